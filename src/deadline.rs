@@ -1,0 +1,261 @@
+//! Deadlines of one thread. Arming one is a store in a table, not a system call: a
+//! single sweep per thread sleeps until the earliest and wakes what has expired.
+
+use std::cell::{Cell, RefCell};
+use std::future::{poll_fn, Future};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{ready, Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use async_io::Timer;
+use slab::Slab;
+
+/// How much later than asked a deadline may strike; keeps sweeps rare under load.
+const GRANULARITY: Duration = Duration::from_millis(20);
+
+/// The time given for some work was over before the work was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimedOut;
+
+/// All deadlines of one thread.
+#[derive(Default)]
+pub struct Timers {
+    entries: RefCell<Slab<Entry>>,
+    /// When the sweep next looks; never later than the earliest deadline.
+    next_sweep: Cell<Option<Instant>>,
+    sweeper: RefCell<Option<Waker>>,
+    draining: Cell<bool>,
+}
+
+#[derive(Default)]
+struct Entry {
+    strikes_at: Option<Instant>,
+    struck: bool,
+    ends_at_drain: bool,
+    waker: Option<Waker>,
+}
+
+impl Timers {
+    /// Strikes each deadline when its time comes. Runs for as long as the thread.
+    pub async fn sweep(&self) {
+        let mut timer = Timer::never();
+        let mut set_for = None;
+        poll_fn(|cx| -> Poll<()> {
+            *self.sweeper.borrow_mut() = Some(cx.waker().clone());
+            loop {
+                let next = self.next_sweep.get();
+                if next != set_for {
+                    set_for = next;
+                    timer = next.map_or_else(Timer::never, Timer::at);
+                }
+                ready!(pin!(&mut timer).poll(cx));
+                self.strike_due(Instant::now());
+                set_for = None;
+            }
+        })
+        .await
+    }
+
+    fn strike_due(&self, now: Instant) {
+        let mut earliest: Option<Instant> = None;
+        for (_, entry) in self.entries.borrow_mut().iter_mut() {
+            let Some(at) = entry.strikes_at else { continue };
+            if at <= now {
+                entry.strike();
+            } else {
+                earliest = Some(earliest.map_or(at, |earliest| earliest.min(at)));
+            }
+        }
+        self.next_sweep
+            .set(earliest.map(|at| at.max(now + GRANULARITY)));
+    }
+
+    /// Ends every wait that is only for a next request, now and from now on.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        for (_, entry) in self.entries.borrow_mut().iter_mut() {
+            if entry.ends_at_drain {
+                entry.strike();
+            }
+        }
+    }
+
+    /// Whether the thread is finishing what is open before it ends.
+    pub fn draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    fn sweep_by(&self, at: Instant) {
+        if self.next_sweep.get().is_none_or(|next| at < next) {
+            self.next_sweep.set(Some(at));
+            if let Some(sweeper) = &*self.sweeper.borrow() {
+                sweeper.wake_by_ref();
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn strike(&mut self) {
+        self.strikes_at = None;
+        self.struck = true;
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// One deadline, reused for wait after wait.
+pub struct Deadline {
+    timers: Rc<Timers>,
+    key: usize,
+}
+
+impl Deadline {
+    /// A deadline that is not armed.
+    pub fn new(timers: &Rc<Timers>) -> Deadline {
+        let key = timers.entries.borrow_mut().insert(Entry::default());
+        Deadline {
+            timers: timers.clone(),
+            key,
+        }
+    }
+
+    /// Strikes `after` from now, in place of any earlier arming; zero is never.
+    pub fn arm(&self, after: Duration) {
+        let at = match after {
+            Duration::ZERO => None,
+            _ => Instant::now().checked_add(after),
+        };
+        {
+            let mut entries = self.timers.entries.borrow_mut();
+            let entry = &mut entries[self.key];
+            entry.strikes_at = at;
+            entry.struck = false;
+        }
+        if let Some(at) = at {
+            self.timers.sweep_by(at);
+        }
+    }
+
+    /// Never strikes until it is armed again.
+    pub fn disarm(&self) {
+        let mut entries = self.timers.entries.borrow_mut();
+        entries[self.key] = Entry::default();
+    }
+
+    fn poll_struck(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut entries = self.timers.entries.borrow_mut();
+        let entry = &mut entries[self.key];
+        if entry.struck {
+            return Poll::Ready(());
+        }
+        match &entry.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => entry.waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Does `work`, for at most `after`; zero is without limit. The work may arm the
+    /// deadline again as it makes progress.
+    pub async fn limit<T>(
+        &self,
+        after: Duration,
+        work: impl Future<Output = T>,
+    ) -> Result<T, TimedOut> {
+        self.arm(after);
+        let mut work = pin!(work);
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            self.poll_struck(cx).map(|()| Err(TimedOut))
+        })
+        .await;
+        self.disarm();
+        outcome
+    }
+
+    /// Like [`limit`](Self::limit), and over at once when the thread drains.
+    pub async fn limit_or_drain<T>(
+        &self,
+        after: Duration,
+        work: impl Future<Output = T>,
+    ) -> Result<T, TimedOut> {
+        let wait = self.limit(after, async {
+            if self.timers.draining() {
+                self.timers.entries.borrow_mut()[self.key].strike();
+            } else {
+                self.timers.entries.borrow_mut()[self.key].ends_at_drain = true;
+            }
+            work.await
+        });
+        wait.await
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.timers.entries.borrow_mut().remove(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_lite::future;
+
+    fn with_timers<T>(work: impl AsyncFnOnce(Rc<Timers>) -> T) -> T {
+        let timers = Rc::new(Timers::default());
+        async_io::block_on(future::or(work(timers.clone()), async {
+            timers.sweep().await;
+            unreachable!("the sweep never ends")
+        }))
+    }
+
+    #[test]
+    fn strikes_in_order_of_time_not_of_arming() {
+        with_timers(async |timers| {
+            let late = Deadline::new(&timers);
+            let soon = Deadline::new(&timers);
+            let first = future::race(
+                async {
+                    let _ = late
+                        .limit(Duration::from_secs(60), future::pending::<()>())
+                        .await;
+                    "late"
+                },
+                async {
+                    let _ = soon
+                        .limit(Duration::from_millis(5), future::pending::<()>())
+                        .await;
+                    "soon"
+                },
+            );
+            assert_eq!(first.await, "soon");
+        });
+    }
+
+    #[test]
+    fn work_that_is_done_in_time_gives_its_result() {
+        with_timers(async |timers| {
+            let deadline = Deadline::new(&timers);
+            let work = deadline.limit(Duration::from_secs(60), async { 7 });
+            assert_eq!(work.await, Ok(7));
+        });
+    }
+
+    #[test]
+    fn a_drain_ends_only_the_waits_for_a_next_request() {
+        with_timers(async |timers| {
+            let idle = Deadline::new(&timers);
+            let busy = Deadline::new(&timers);
+            timers.drain();
+            let wait = idle.limit_or_drain(Duration::ZERO, future::pending::<()>());
+            assert_eq!(wait.await, Err(TimedOut));
+            assert_eq!(busy.limit(Duration::ZERO, async { 1 }).await, Ok(1));
+        });
+    }
+}

@@ -1,0 +1,190 @@
+//! Why the route to the upstream failed: the stage, the cause in words, and the
+//! status a client gets for it. Also decides which I/O errors are only a close.
+
+use std::fmt;
+use std::io;
+
+/// The result of walking the route or of one exchange over it.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// How far a request had come when it failed, as the log names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Looking up the first hop's name.
+    Resolve,
+    /// Connecting to the upstream itself.
+    Connect,
+    /// Connecting to the proxy, TLS to it included, and waiting for its words.
+    ProxyConnect,
+    /// Presenting credentials to the proxy.
+    ProxyAuth,
+    /// The proxy was asked and would not or could not connect.
+    ProxyRefused,
+    /// The TLS handshake with the upstream.
+    Tls,
+    /// Sending the request and receiving the response.
+    Response,
+}
+
+impl Stage {
+    /// The stage's name in the log and in `--check`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Resolve => "resolve",
+            Stage::Connect => "connect",
+            Stage::ProxyConnect => "proxy-connect",
+            Stage::ProxyAuth => "proxy-auth",
+            Stage::ProxyRefused => "proxy-refused",
+            Stage::Tls => "tls",
+            Stage::Response => "response",
+        }
+    }
+}
+
+/// A failure on the way to the upstream. Displays the cause alone, without address,
+/// so that it may be shown to a client; `address` is for the log.
+#[derive(Debug, Clone)]
+pub struct Error {
+    /// How far the request had come.
+    pub stage: Stage,
+    /// What went wrong, in words, with neither address nor credential.
+    pub cause: String,
+    /// The peer that failed, as `host:port`.
+    pub address: String,
+    /// The error type of RFC 9209 §2.3 that fits best.
+    pub token: &'static str,
+    /// Whether time ran out (504) rather than something breaking (502).
+    pub timed_out: bool,
+}
+
+impl Error {
+    /// A failure of the given stage with a cause in words.
+    pub fn new(stage: Stage, token: &'static str, cause: impl Into<String>) -> Error {
+        Error {
+            stage,
+            cause: cause.into(),
+            address: String::new(),
+            token,
+            timed_out: false,
+        }
+    }
+
+    /// A failure of the given stage that the operating system reported.
+    pub fn io(stage: Stage, error: &io::Error) -> Error {
+        let mut failure = Error::new(stage, io_token(stage, error), describe(error));
+        failure.timed_out = error.kind() == io::ErrorKind::TimedOut;
+        failure
+    }
+
+    /// The given stage took longer than `seconds`.
+    pub fn timed_out(stage: Stage, after: std::time::Duration) -> Error {
+        let token = match stage {
+            Stage::Response => "http_response_timeout",
+            Stage::Resolve => "dns_timeout",
+            _ => "connection_timeout",
+        };
+        let mut failure = Error::new(stage, token, format!("timed out after {after:?}"));
+        failure.timed_out = true;
+        failure
+    }
+
+    /// The same failure, naming the peer at fault.
+    pub fn at(mut self, address: impl fmt::Display) -> Error {
+        if self.address.is_empty() {
+            self.address = address.to_string();
+        }
+        self
+    }
+
+    /// The status that a client gets for this failure (RFC 9110 §15.6.3, §15.6.5).
+    pub fn status(&self) -> u16 {
+        if self.timed_out {
+            504
+        } else {
+            502
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.stage.name(), self.cause)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Whether a peer merely closed: an ordinary end, however abrupt.
+pub fn is_close(error: &io::Error) -> bool {
+    use io::ErrorKind::*;
+    matches!(
+        error.kind(),
+        UnexpectedEof
+            | BrokenPipe
+            | ConnectionReset
+            | ConnectionAborted
+            | NotConnected
+            | WriteZero
+    )
+}
+
+/// An I/O error in lower-case words, without the operating system's number.
+pub fn describe(error: &io::Error) -> String {
+    use io::ErrorKind::*;
+    let words = match error.kind() {
+        ConnectionRefused => "connection refused",
+        ConnectionReset => "connection reset by peer",
+        ConnectionAborted => "connection aborted",
+        BrokenPipe => "broken pipe",
+        UnexpectedEof => "connection closed too early",
+        NetworkUnreachable => "network is unreachable",
+        HostUnreachable => "host is unreachable",
+        TimedOut => "timed out",
+        PermissionDenied => "permission denied",
+        AddrInUse => "address already in use",
+        AddrNotAvailable => "address not available",
+        _ => {
+            let text = error.to_string();
+            return match text.split_once(" (os error") {
+                Some((words, _)) => words.to_lowercase(),
+                None => text,
+            };
+        }
+    };
+    words.to_owned()
+}
+
+fn io_token(stage: Stage, error: &io::Error) -> &'static str {
+    use io::ErrorKind::*;
+    match (stage, error.kind()) {
+        (Stage::Resolve, _) => "dns_error",
+        (_, ConnectionRefused) => "connection_refused",
+        (_, TimedOut) => "connection_timeout",
+        (Stage::Connect | Stage::ProxyConnect, NetworkUnreachable | HostUnreachable) => {
+            "destination_ip_unroutable"
+        }
+        (Stage::Response, _) => "http_response_incomplete",
+        _ => "connection_terminated",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_the_stage_but_no_address() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let error = Error::io(Stage::Connect, &refused).at("192.0.2.1:80");
+        assert_eq!(error.to_string(), "connect: connection refused");
+        assert_eq!(error.status(), 502);
+        assert_eq!(error.token, "connection_refused");
+    }
+
+    #[test]
+    fn time_running_out_is_504() {
+        let error = Error::timed_out(Stage::Tls, std::time::Duration::from_secs(10));
+        assert_eq!(error.status(), 504);
+        assert_eq!(error.to_string(), "tls: timed out after 10s");
+    }
+}

@@ -1,0 +1,136 @@
+//! A tunnel through an HTTP proxy: CONNECT (RFC 9110 §9.3.6).
+
+use std::io::Write;
+
+use base64::prelude::{Engine, BASE64_STANDARD};
+
+use crate::config::{Authority, Credentials};
+use crate::error::{describe, Error, Stage};
+use crate::head::{no_fields, read_head, HeadError};
+use crate::log::Escaped;
+use crate::response::check_start_line;
+use crate::stream::Connection;
+
+/// Asks the proxy at the other end of `connection` for a tunnel to `upstream`. What the
+/// proxy sent behind its answer stays in `connection`: it belongs to the upstream.
+pub async fn connect(
+    connection: &mut Connection,
+    upstream: &Authority,
+    credentials: Option<&Credentials>,
+) -> Result<(), Error> {
+    let request = request(upstream, credentials);
+    let sent = connection.stream.write_all(&request).await;
+    sent.map_err(|error| broken(describe(&error)))?;
+    let length = read_head(
+        &connection.stream,
+        &mut connection.received,
+        check_start_line,
+    );
+    let length = length.await.map_err(|error| {
+        broken(match error {
+            HeadError::Closed => "the proxy closed without an answer".to_owned(),
+            HeadError::Truncated => "the proxy closed in the middle of its answer".to_owned(),
+            HeadError::Malformed(reason) => format!("the proxy's answer is malformed: {reason}"),
+            HeadError::Version => "the proxy does not speak HTTP/1".to_owned(),
+            HeadError::StartLineTooLong | HeadError::TooLarge => {
+                "the proxy's answer is too large".to_owned()
+            }
+            HeadError::Io(error) => describe(&error),
+        })
+    })?;
+    let verdict = check_answer(&connection.received.bytes()[..length]);
+    connection.received.consume(length);
+    verdict
+}
+
+fn broken(cause: String) -> Error {
+    Error::new(Stage::ProxyConnect, "connection_terminated", cause)
+}
+
+fn request(upstream: &Authority, credentials: Option<&Credentials>) -> Vec<u8> {
+    let mut request = Vec::new();
+    // Writing to a Vec cannot fail.
+    let _ = write!(
+        request,
+        "CONNECT {upstream} HTTP/1.1\r\nHost: {upstream}\r\n"
+    );
+    if let Some(Credentials { user, password }) = credentials {
+        // RFC 7617 §2
+        let basic = BASE64_STANDARD.encode(format!("{user}:{password}"));
+        let _ = write!(request, "Proxy-Authorization: Basic {basic}\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    request
+}
+
+/// Any 2xx is a tunnel, whatever its framing fields say; all else is a refusal.
+fn check_answer(head: &[u8]) -> Result<(), Error> {
+    let mut fields = no_fields();
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let outcome = config.parse_response_with_uninit_headers(&mut parsed, head, &mut fields);
+    let (Ok(httparse::Status::Complete(_)), Some(status)) = (outcome, parsed.code) else {
+        return Err(broken("the proxy's answer is malformed".to_owned()));
+    };
+    let reason = Escaped(parsed.reason.unwrap_or_default().as_bytes()).to_string();
+    let answered = format!("CONNECT answered {status} {reason}");
+    let cause = answered.trim_end();
+    match status {
+        200..=299 => Ok(()),
+        407 => Err(Error::new(
+            Stage::ProxyAuth,
+            "destination_unavailable",
+            cause,
+        )),
+        403 => Err(Error::new(
+            Stage::ProxyRefused,
+            "destination_ip_prohibited",
+            cause,
+        )),
+        504 => Err(Error::new(Stage::ProxyRefused, "connection_timeout", cause)),
+        _ => Err(Error::new(
+            Stage::ProxyRefused,
+            "destination_unavailable",
+            cause,
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asks_with_host_and_basic() {
+        let upstream = Authority::parse("[2001:db8::1]:443").expect("valid");
+        let credentials = Credentials {
+            user: "alice".to_owned(),
+            password: "s3cr:t@/x".to_owned(),
+        };
+        let text = String::from_utf8(request(&upstream, Some(&credentials))).expect("ASCII");
+        assert_eq!(
+            text,
+            "CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n\
+             Proxy-Authorization: Basic YWxpY2U6czNjcjp0QC94\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn only_2xx_is_a_tunnel() {
+        for (head, stage) in [
+            ("HTTP/1.0 200 Connection established\r\n\r\n", None),
+            ("HTTP/1.1 299 x\r\nContent-Length: 5\r\n\r\n", None),
+            ("HTTP/1.1 200\r\n\r\n", None),
+            ("HTTP/1.1 407 Auth\r\n\r\n", Some(Stage::ProxyAuth)),
+            ("HTTP/1.1 403 Forbidden\r\n\r\n", Some(Stage::ProxyRefused)),
+            ("HTTP/1.1 302 Found\r\n\r\n", Some(Stage::ProxyRefused)),
+            ("HTTP/1.1 100 Continue\r\n\r\n", Some(Stage::ProxyRefused)),
+            ("HTTP/1.1 2000 OK\r\n\r\n", Some(Stage::ProxyConnect)),
+            ("HTTP/1.1 20 OK\r\n\r\n", Some(Stage::ProxyConnect)),
+            ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", Some(Stage::ProxyConnect)),
+        ] {
+            let failed = check_answer(head.as_bytes()).err().map(|error| error.stage);
+            assert_eq!(failed, stage, "{head:?}");
+        }
+    }
+}

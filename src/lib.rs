@@ -1,0 +1,56 @@
+//! The parts of `simple-proxy`, from the top of a request's way to the bottom; a file
+//! uses only files below it.
+//!
+//! ```text
+//! client -> server -> session -> forward -> dial -> upstream
+//!           accept    head       or relay   route
+//! ```
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `cli` | flags and variables, and how they become a `Config` |
+//! | `server` | threads, accept loops, the limit on connections, the drain |
+//! | `listen` | listening sockets |
+//! | `session` | one client connection, request after request |
+//! | `relay` | two streams joined, and closing without losing |
+//! | `forward` | one exchange: request out, response back |
+//! | `worker` | what the connections of one thread share |
+//! | `pool` | idle upstream connections |
+//! | `dial` | the route to the upstream, under one deadline |
+//! | `socks5`, `http_connect` | what the proxies on the way are told |
+//! | `response`, `request` | message heads: checked, and written anew |
+//! | `body` | message bodies: framing, chunks, copying |
+//! | `head` | what all message heads have in common |
+//! | `stream`, `tls` | byte streams, and TLS over them |
+//! | `socket` | one non-blocking TCP socket |
+//! | `deadline`, `buffer` | deadlines and buffers of one thread |
+//! | `log` | one function per event, in either language |
+//! | `error` | stage, cause and status of a failure |
+//! | `config` | validated settings |
+//!
+//! This library exists for the program, its tests and its benchmarks; it is no
+//! published API.
+
+pub mod body;
+pub mod buffer;
+pub mod cli;
+pub mod config;
+pub mod deadline;
+pub mod dial;
+pub mod error;
+pub mod forward;
+pub mod head;
+pub mod http_connect;
+pub mod listen;
+pub mod log;
+pub mod pool;
+pub mod relay;
+pub mod request;
+pub mod response;
+pub mod server;
+pub mod session;
+pub mod socket;
+pub mod socks5;
+pub mod stream;
+pub mod tls;
+pub mod worker;

@@ -1,0 +1,117 @@
+//! Flags and variables become a configuration, the configuration a listener and threads;
+//! signals end them.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use async_signal::{Signal, Signals};
+use futures_lite::StreamExt;
+
+use simple_proxy::cli::{self, Command};
+use simple_proxy::config::Config;
+use simple_proxy::dial::Dialer;
+use simple_proxy::error::describe;
+use simple_proxy::{listen, log, server};
+
+/// A bad flag or setting.
+const USAGE: u8 = 2;
+
+/// Settings that are good but cannot be carried out.
+const CANNOT_RUN: u8 = 1;
+
+fn main() -> ExitCode {
+    let args = std::env::args_os().skip(1);
+    match cli::resolve(args, |name| std::env::var_os(name)) {
+        Ok(Command::Print(text)) => print(&text),
+        Ok(Command::Serve(config)) => match serve(*config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => complain(CANNOT_RUN, &format!("simple-proxy: {problem}")),
+        },
+        Err(usage) => complain(USAGE, &usage.to_string()),
+    }
+}
+
+/// Prints help or version. A reader that closed early has what it wanted; a full disk is
+/// a failure.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = std::io::stdout();
+    let text = format!("{}\n", text.trim_end());
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            let problem = format!("simple-proxy: standard output: {}", describe(&error));
+            complain(CANNOT_RUN, &problem)
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn complain(status: u8, problem: &str) -> ExitCode {
+    // Nobody may be listening.
+    let _ = std::io::stderr().write_all(format!("{problem}\n").as_bytes());
+    ExitCode::from(status)
+}
+
+fn serve(mut config: Config) -> Result<(), String> {
+    log::init(config.log);
+    std::panic::set_hook(Box::new(|panic| log::panicked(&panic.to_string())));
+    let descriptors = raise_descriptor_limit();
+    // Each client may need two descriptors, and some are needed for other things.
+    let affordable = usize::try_from(descriptors.saturating_sub(64) / 2).unwrap_or(usize::MAX);
+    let most = config.limits.max_connections.unwrap_or(affordable.max(1));
+    config.limits.max_connections = Some(most);
+
+    let mut signals = Signals::new([Signal::Term, Signal::Int])
+        .map_err(|error| format!("signals: {}", describe(&error)))?;
+    let listeners = listen::bind(&config.listen, config.threads).map_err(|error| {
+        let port = config.listen.port;
+        match config.listen.address {
+            Some(address) => format!("listen on {address} port {port}: {}", describe(&error)),
+            None => format!("listen on port {port}: {}", describe(&error)),
+        }
+    })?;
+    let config = Arc::new(config);
+    let dialer = Dialer::new(config.clone())?;
+    let address = listeners[0].local_addr();
+    let address = address.map_err(|error| describe(&error))?;
+    log::started(&[address], &config, &cli::describe_route(&config));
+    log::flush();
+
+    let shutdown = async move {
+        let reason = next_signal(&mut signals).await;
+        std::thread::spawn(move || {
+            // The second one means now.
+            async_io::block_on(next_signal(&mut signals));
+            std::process::exit(130);
+        });
+        reason
+    };
+    server::run(config, dialer, listeners, shutdown).map_err(|error| describe(&error))
+}
+
+async fn next_signal(signals: &mut Signals) -> &'static str {
+    loop {
+        match signals.next().await {
+            Some(Ok(Signal::Term)) => return "SIGTERM",
+            Some(Ok(_)) => return "SIGINT",
+            Some(Err(_)) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Raises the soft limit on descriptors to the hard one and gives what is then allowed.
+fn raise_descriptor_limit() -> u64 {
+    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // A sandbox may refuse; what there is must do then.
+    let now = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(_) => limit.current,
+    };
+    now.unwrap_or(u64::MAX)
+}

@@ -1,0 +1,192 @@
+//! The relay of two streams: left-over bytes first, then a race of two copies. Also how a
+//! connection is closed without losing what is still on its way.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::{pin, Pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_lite::{future, io::copy, AsyncWrite};
+
+use crate::buffer::Buffer;
+use crate::deadline::{Deadline, TimedOut};
+use crate::error::is_close;
+use crate::stream::{Connection, Stream};
+use crate::worker::Worker;
+
+/// Once one direction has ended, how long the other may rest.
+const FINISH_IDLE: Duration = Duration::from_secs(10);
+
+/// Once one direction has ended, how long the other may go on in all.
+const FINISH_TOTAL: Duration = Duration::from_secs(60);
+
+/// What a relay carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Bytes from the client to the upstream.
+    pub to_upstream: u64,
+    /// Bytes from the upstream to the client.
+    pub to_downstream: u64,
+}
+
+/// Carries bytes both ways until both directions have ended, or one has and the other
+/// does not end in time, or nothing moves for the tunnel timeout.
+pub async fn relay(
+    worker: &Worker,
+    downstream: Connection,
+    upstream: Connection,
+    deadline: &Deadline,
+) -> Carried {
+    let movement = Movement {
+        deadline,
+        rest: Cell::new(worker.config.limits.tunnel_timeout),
+    };
+    let (to_upstream, to_downstream) = (Cell::new(0), Cell::new(0));
+    {
+        let up = direction(
+            &downstream.stream,
+            downstream.received,
+            &upstream.stream,
+            &movement,
+            &to_upstream,
+        );
+        let down = direction(
+            &upstream.stream,
+            upstream.received,
+            &downstream.stream,
+            &movement,
+            &to_downstream,
+        );
+        let (mut up, mut down) = (pin!(up), pin!(down));
+        let race = future::race(
+            async { (true, up.as_mut().await) },
+            async { (false, down.as_mut().await) },
+        );
+        match deadline.limit(movement.rest.get(), race).await {
+            Ok((true, Ok(()))) => finish(worker, &movement, down).await,
+            Ok((false, Ok(()))) => finish(worker, &movement, up).await,
+            // A reset ends both at once; so does a relay at rest.
+            Ok((_, Err(_))) | Err(TimedOut) => {}
+        }
+    }
+    Carried {
+        to_upstream: to_upstream.get(),
+        to_downstream: to_downstream.get(),
+    }
+}
+
+/// Lets what is left of a connection's other direction end, within bounds.
+async fn finish(
+    worker: &Worker,
+    movement: &Movement<'_>,
+    rest: impl Future<Output = io::Result<()>>,
+) {
+    movement.rest.set(FINISH_IDLE);
+    let total = Deadline::new(&worker.timers);
+    let bounded = movement.deadline.limit(FINISH_IDLE, rest);
+    let _ = total.limit(FINISH_TOTAL, bounded).await;
+}
+
+/// Ends a connection behind its last byte: our side is shut down, then what the client
+/// still sends is read and discarded for a while. Closing at once would reset the
+/// connection and destroy what the client has not yet read.
+pub async fn linger(worker: &Worker, mut connection: Connection, deadline: &Deadline) {
+    let movement = Movement {
+        deadline,
+        rest: Cell::new(FINISH_IDLE),
+    };
+    let rest = async {
+        connection.stream.shutdown_write().await?;
+        loop {
+            let n = connection.received.len();
+            connection.received.consume(n);
+            if connection.fill().await? == 0 {
+                return Ok(());
+            }
+            movement.happened();
+        }
+    };
+    finish(worker, &movement, rest).await;
+}
+
+/// Whether and when bytes last moved.
+struct Movement<'a> {
+    deadline: &'a Deadline,
+    /// How long nothing may move; zero is without limit.
+    rest: Cell<Duration>,
+}
+
+impl Movement<'_> {
+    fn happened(&self) {
+        if !self.rest.get().is_zero() {
+            self.deadline.arm(self.rest.get());
+        }
+    }
+}
+
+/// Carries one direction to its end and then shuts down the sink's writing side.
+async fn direction(
+    from: &Stream,
+    left_over: Buffer,
+    to: &Stream,
+    movement: &Movement<'_>,
+    carried: &Cell<u64>,
+) -> io::Result<()> {
+    let mut sink = Outlet {
+        stream: to,
+        gone: false,
+        movement,
+        carried,
+    };
+    copy(left_over.bytes(), &mut sink).await?;
+    drop(left_over);
+    match copy(from, &mut sink).await {
+        // TLS that ends without close_notify is an end here: the protocol inside knows.
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+        _ => {}
+    }
+    // A sink that is gone needs no end.
+    let _ = to.shutdown_write().await;
+    Ok(())
+}
+
+/// The writing end of a direction. Once its peer takes no more it swallows what comes, so
+/// that the source can still be read to its end.
+struct Outlet<'a> {
+    stream: &'a Stream,
+    gone: bool,
+    movement: &'a Movement<'a>,
+    carried: &'a Cell<u64>,
+}
+
+impl AsyncWrite for Outlet<'_> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.gone {
+            match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+                Poll::Ready(Err(error)) if is_close(&error) => self.gone = true,
+                Poll::Ready(Ok(n)) => {
+                    self.movement.happened();
+                    self.carried.set(self.carried.get() + n as u64);
+                    return Poll::Ready(Ok(n));
+                }
+                outcome => return outcome,
+            }
+        }
+        self.movement.happened();
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

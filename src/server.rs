@@ -1,0 +1,229 @@
+//! The threads, their accept loops, the limit on connections, and the drain at the end.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::net::TcpListener;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::thread;
+use std::time::Duration;
+
+use async_io::{Async, Timer};
+use futures_lite::{future, Future, FutureExt};
+use smol::channel::{self, Receiver};
+use smol::lock::{Semaphore, SemaphoreGuardArc};
+use smol::LocalExecutor;
+
+use crate::config::Config;
+use crate::dial::Dialer;
+use crate::error::describe;
+use crate::log;
+use crate::session;
+use crate::socket::Socket;
+use crate::stream::{Connection, Stream};
+use crate::worker::Worker;
+
+/// How long accepting pauses when descriptors or memory have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all threads share.
+struct Shared {
+    config: Arc<Config>,
+    dialer: Dialer,
+    /// One permit per client that may be served at once.
+    permits: Arc<Semaphore>,
+    /// Numbers the connections in the log.
+    accepted: AtomicU64,
+    /// Connections that were still open when their thread ended.
+    cut_off: AtomicUsize,
+}
+
+/// Serves on `listeners`, one thread each, until `shutdown` resolves to the reason; then
+/// finishes what is open, for at most the drain timeout.
+pub fn run(
+    config: Arc<Config>,
+    dialer: Dialer,
+    listeners: Vec<TcpListener>,
+    shutdown: impl Future<Output = &'static str>,
+) -> io::Result<()> {
+    let most = config.limits.max_connections.unwrap_or(usize::MAX >> 4);
+    let drain_timeout = config.limits.drain_timeout;
+    let shared = Arc::new(Shared {
+        config,
+        dialer,
+        permits: Arc::new(Semaphore::new(most)),
+        accepted: AtomicU64::new(0),
+        cut_off: AtomicUsize::new(0),
+    });
+    // Closing the channel is the signal to drain.
+    let (alive, draining) = channel::bounded::<()>(1);
+    let mut threads = Vec::new();
+    for (n, listener) in listeners.into_iter().enumerate() {
+        let (shared, draining) = (shared.clone(), draining.clone());
+        let name = format!("worker-{n}");
+        let thread = thread::Builder::new().name(name);
+        threads.push(thread.spawn(move || serve(&shared, listener, draining))?);
+    }
+    drop(draining);
+    let reason = async_io::block_on(shutdown);
+    log::draining(reason, drain_timeout);
+    log::flush();
+    drop(alive);
+    for thread in threads {
+        // A thread that panicked has said so.
+        let _ = thread.join();
+    }
+    log::stopped(shared.cut_off.load(Ordering::Relaxed));
+    log::flush_last();
+    Ok(())
+}
+
+/// One thread's life.
+fn serve(shared: &Shared, listener: TcpListener, draining: Receiver<()>) {
+    let worker = Rc::new(Worker::new(shared.config.clone(), shared.dialer.clone()));
+    let executor = LocalExecutor::new();
+    let open = Rc::new(Open::default());
+    let life = async {
+        let accepting = accept_all(shared, &executor, &worker, &open, listener);
+        let drained = async {
+            // Nothing is ever sent: an error is the channel closing.
+            let _ = draining.recv().await;
+        };
+        future::or(accepting, drained).await;
+        worker.timers.drain();
+        let finish = async {
+            open.none().await;
+        };
+        let timeout = shared.config.limits.drain_timeout;
+        future::or(finish, async {
+            Timer::after(timeout).await;
+        })
+        .await;
+    };
+    executor.spawn(sweep(worker.clone())).detach();
+    async_io::block_on(flushing(executor.run(life)));
+    shared.cut_off.fetch_add(open.count.get(), Ordering::Relaxed);
+    log::flush_last();
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    future::or(worker.timers.sweep(), worker.pool.sweep()).await;
+}
+
+/// Writes the log out whenever the thread is about to wait.
+async fn flushing<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        let outcome = work.as_mut().poll(cx);
+        log::flush();
+        outcome
+    })
+    .await
+}
+
+/// The connections that a thread has open.
+#[derive(Default)]
+struct Open {
+    count: Cell<usize>,
+    emptied: Cell<Option<Waker>>,
+}
+
+impl Open {
+    async fn none(&self) {
+        poll_fn(|cx| {
+            if self.count.get() == 0 {
+                return Poll::Ready(());
+            }
+            self.emptied.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// One open connection; its end counts, however it comes.
+struct Ticket {
+    open: Rc<Open>,
+    _permit: SemaphoreGuardArc,
+}
+
+impl Ticket {
+    fn new(open: &Rc<Open>, permit: SemaphoreGuardArc) -> Ticket {
+        open.count.set(open.count.get() + 1);
+        Ticket {
+            open: open.clone(),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.open.count.set(self.open.count.get() - 1);
+        if self.open.count.get() == 0 {
+            if let Some(waker) = self.open.emptied.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+async fn accept_all(
+    shared: &Shared,
+    executor: &LocalExecutor<'_>,
+    worker: &Rc<Worker>,
+    open: &Rc<Open>,
+    listener: TcpListener,
+) {
+    let listener = match Async::new_nonblocking(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            log::accept_paused(&describe(&error));
+            return;
+        }
+    };
+    loop {
+        // The permit is taken only for a client that is there, so that no thread holds
+        // one while another's clients wait.
+        let _ = listener.readable().await;
+        let permit = shared.permits.acquire_arc().await;
+        match listener.get_ref().accept() {
+            Ok((stream, peer)) => {
+                let number = 1 + shared.accepted.fetch_add(1, Ordering::Relaxed);
+                let ticket = Ticket::new(open, permit);
+                let worker = worker.clone();
+                let serving = async move {
+                    let stream = match Async::new(stream) {
+                        Ok(stream) => Stream::Plain(Socket::new(stream)),
+                        Err(error) => return log::accept_paused(&describe(&error)),
+                    };
+                    let connection = Connection::new(stream);
+                    let serving = session::serve(&worker, connection, peer, number);
+                    // A bug in one connection ends that connection; the hook has logged it.
+                    let _ = AssertUnwindSafe(serving).catch_unwind().await;
+                    drop(ticket);
+                };
+                executor.spawn(serving).detach();
+            }
+            Err(error) if is_momentary(&error) => {}
+            Err(error) => {
+                log::accept_paused(&describe(&error));
+                Timer::after(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether an error of accept concerns that one client only (accept(2)).
+fn is_momentary(error: &io::Error) -> bool {
+    use io::ErrorKind::*;
+    matches!(
+        error.kind(),
+        WouldBlock | Interrupted | ConnectionAborted | ConnectionReset
+    )
+}

@@ -1,0 +1,172 @@
+//! A byte stream to a peer, plain or TLS, and a stream together with its read buffer.
+//!
+//! Streams are used by shared reference, both directions from one task.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, Read, Write};
+use std::pin::Pin;
+use std::task::{ready, Context, Poll};
+
+use futures_lite::{AsyncRead, AsyncWrite};
+
+use crate::buffer::Buffer;
+use crate::socket::Socket;
+use crate::tls::TlsStream;
+
+/// A connected byte stream.
+pub enum Stream {
+    /// TCP itself.
+    Plain(Socket),
+    /// TLS over another stream, which may itself be TLS (to a proxy).
+    Tls(RefCell<TlsStream>),
+}
+
+impl Stream {
+    /// Reads what is there; `WouldBlock` when nothing is, 0 at a clean end.
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.try_read(buf),
+            Stream::Tls(tls) => tls.borrow_mut().read(buf),
+        }
+    }
+
+    /// Writes what fits; `WouldBlock` when nothing does.
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.try_write(buf),
+            Stream::Tls(tls) => tls.borrow_mut().write(buf),
+        }
+    }
+
+    /// Uses the socket at the bottom.
+    pub fn with_socket<T>(&self, work: impl FnOnce(&Socket) -> T) -> T {
+        match self {
+            Stream::Plain(socket) => work(socket),
+            Stream::Tls(tls) => tls.borrow().get_ref().with_socket(work),
+        }
+    }
+
+    /// Waits for what the last operation that would have blocked needs.
+    pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with_socket(|socket| socket.poll_unblocked(cx))
+    }
+
+    fn poll_io<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut attempt: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            match attempt() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.poll_unblocked(cx))?;
+                }
+                outcome => return Poll::Ready(outcome),
+            }
+        }
+    }
+
+    /// Writes all of `bytes`.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let n = poll_fn(|cx| self.poll_io(cx, || self.try_write(bytes))).await?;
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    /// Ends our sending side: close_notify where there is TLS, then FIN.
+    pub async fn shutdown_write(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_shutdown_write(cx)).await
+    }
+
+    fn poll_shutdown_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Stream::Tls(tls) = self {
+            // A peer that is gone needs no goodbye.
+            let _ = ready!(self.poll_io(cx, || tls.borrow_mut().shutdown()));
+        }
+        Poll::Ready(self.with_socket(Socket::shutdown_write))
+    }
+
+    /// Whether the peer has sent nothing, not even an end, that was not yet read.
+    pub fn is_quiet(&self) -> bool {
+        self.with_socket(Socket::look_again);
+        matches!(self.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl AsyncRead for &Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_io(cx, || self.try_read(buf))
+    }
+}
+
+impl AsyncWrite for &Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_io(cx, || self.try_write(buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Nothing is held back: TLS records are written whole or not at all.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_shutdown_write(cx)
+    }
+}
+
+/// A stream together with the bytes read from it and not yet used. Travels whole, so
+/// that no byte behind a head is ever lost.
+pub struct Connection {
+    /// Where bytes come from and go to.
+    pub stream: Stream,
+    /// Bytes received and not yet used.
+    pub received: Buffer,
+}
+
+impl Connection {
+    /// A stream from which nothing has been read.
+    pub fn new(stream: Stream) -> Connection {
+        Connection {
+            stream,
+            received: Buffer::default(),
+        }
+    }
+
+    /// Reads more bytes into `received`; 0 at the end.
+    pub async fn fill(&mut self) -> io::Result<usize> {
+        fill(&self.stream, &mut self.received).await
+    }
+}
+
+/// Reads more bytes from `stream` into `received`; 0 at the end. Holds no storage while
+/// it waits with nothing unused. `received` must have room.
+pub async fn fill(stream: &Stream, received: &mut Buffer) -> io::Result<usize> {
+    poll_fn(|cx| loop {
+        match stream.try_read(received.space()) {
+            Ok(n) => {
+                received.received(n);
+                return Poll::Ready(Ok(n));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                received.release();
+                ready!(stream.poll_unblocked(cx))?;
+            }
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    })
+    .await
+}

@@ -1,0 +1,161 @@
+//! TLS over a stream: one connector for the process, driven without blocking.
+//!
+//! `async_native_tls` would build a whole TLS context, CA bundle included, for every
+//! connection; a `native_tls::TlsConnector` kept for the process does not.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io::{self, Read, Write};
+
+use native_tls::{Certificate, HandshakeError, TlsConnector};
+
+use crate::buffer::Buffer;
+use crate::socket::Socket;
+use crate::stream::{Connection, Stream};
+
+/// Makes TLS clients of connections.
+#[derive(Clone)]
+pub struct Tls {
+    connector: TlsConnector,
+}
+
+/// What a certificate must satisfy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// Chain, dates and name.
+    Full,
+    /// Nothing.
+    Nothing,
+}
+
+impl Tls {
+    /// Loads the system's roots and the given ones. Costs some milliseconds: once per process.
+    pub fn new(verify: Verify, roots: &[Certificate]) -> Result<Tls, native_tls::Error> {
+        let mut builder = TlsConnector::builder();
+        builder.request_alpns(&["http/1.1"]);
+        for root in roots {
+            builder.add_root_certificate(root.clone());
+        }
+        if verify == Verify::Nothing {
+            builder
+                .danger_accept_invalid_certs(true)
+                .danger_accept_invalid_hostnames(true);
+        }
+        builder.build().map(|connector| Tls { connector })
+    }
+
+    /// Performs the handshake with `server_name` as SNI (RFC 6066 §3), or none when it is
+    /// an IP address. Bytes already received are the peer's first TLS bytes.
+    pub async fn connect(
+        &self,
+        server_name: &str,
+        connection: Connection,
+    ) -> Result<Connection, native_tls::Error> {
+        let transport = Transport {
+            stream: connection.stream,
+            received: connection.received,
+            ended: Cell::new(false),
+        };
+        let mut handshake = self.connector.connect(server_name, transport);
+        loop {
+            match handshake {
+                Ok(inner) => {
+                    let stream = TlsStream { inner };
+                    return Ok(Connection::new(Stream::Tls(stream.into())));
+                }
+                Err(HandshakeError::Failure(error)) => return Err(error),
+                Err(HandshakeError::WouldBlock(half)) => {
+                    // A broken socket fails the next step of the handshake, with its reason.
+                    let _ = poll_fn(|cx| half.get_ref().stream.poll_unblocked(cx)).await;
+                    handshake = half.handshake();
+                }
+            }
+        }
+    }
+}
+
+/// A TLS session and the stream below it.
+pub struct TlsStream {
+    inner: native_tls::TlsStream<Transport>,
+}
+
+impl TlsStream {
+    /// The stream that carries the records.
+    pub fn get_ref(&self) -> &Stream {
+        &self.inner.get_ref().stream
+    }
+
+    /// Sends close_notify.
+    pub fn shutdown(&mut self) -> io::Result<()> {
+        self.inner.shutdown()
+    }
+
+    /// Uses the socket at the bottom.
+    pub fn with_socket<T>(&self, work: impl FnOnce(&Socket) -> T) -> T {
+        self.get_ref().with_socket(work)
+    }
+}
+
+impl Read for TlsStream {
+    /// 0 only after close_notify: an end without one is `UnexpectedEof` (RFC 8446 §6.1).
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.inner.read(buf) {
+            Ok(0) if !buf.is_empty() && self.inner.get_ref().ended.get() => {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+            Err(error)
+                if error.kind() == io::ErrorKind::Other && self.inner.get_ref().ended.get() =>
+            {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+impl Write for TlsStream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.inner.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The stream below a TLS session, as OpenSSL wants to use it.
+struct Transport {
+    stream: Stream,
+    /// What the peer had sent before TLS began here.
+    received: Buffer,
+    /// The stream ended.
+    ended: Cell<bool>,
+}
+
+impl Read for Transport {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let waiting = self.received.bytes();
+        if !waiting.is_empty() {
+            let n = waiting.len().min(buf.len());
+            buf[..n].copy_from_slice(&waiting[..n]);
+            self.received.consume(n);
+            self.received.release();
+            return Ok(n);
+        }
+        let n = self.stream.try_read(buf)?;
+        if n == 0 && !buf.is_empty() {
+            self.ended.set(true);
+        }
+        Ok(n)
+    }
+}
+
+impl Write for Transport {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.stream.try_write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

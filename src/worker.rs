@@ -1,0 +1,48 @@
+//! What the connections of one thread share.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::config::{Authority, Config};
+use crate::deadline::Timers;
+use crate::dial::Dialer;
+use crate::pool::Pool;
+
+/// The settings, the route, and the thread's own pool and deadlines.
+pub struct Worker {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// Makes upstream connections.
+    pub dialer: Dialer,
+    /// Keeps upstream connections.
+    pub pool: Pool,
+    /// The thread's deadlines.
+    pub timers: Rc<Timers>,
+    /// Host for a request that came without one.
+    pub default_host: String,
+}
+
+impl Worker {
+    /// A thread's worker with nothing open.
+    pub fn new(config: Arc<Config>, dialer: Dialer) -> Worker {
+        Worker {
+            default_host: default_host(&config.upstream, config.tls.is_some()),
+            config,
+            dialer,
+            pool: Pool::default(),
+            timers: Rc::default(),
+        }
+    }
+}
+
+/// The upstream's authority, without the port that its scheme implies.
+fn default_host(upstream: &Authority, with_tls: bool) -> String {
+    let text = upstream.to_string();
+    match (with_tls, upstream.port) {
+        (true, 443) | (false, 80) => {
+            let colon = text.rfind(':').unwrap_or(text.len());
+            text[..colon].to_owned()
+        }
+        _ => text,
+    }
+}
