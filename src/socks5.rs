@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{ready, Context, Poll};
 
 use async_socks5::{AddrKind, Auth, UnsuccessfulReply};
 use futures_lite::{AsyncRead, AsyncWrite};
@@ -26,8 +26,11 @@ pub async fn connect(
         Host::Name(name) => AddrKind::Domain(name.clone(), upstream.port),
     };
     let auth = credentials.map(|c| Auth::new(c.user.clone(), c.password.clone()));
-    // No buffer in between: bytes behind the reply belong to the upstream.
-    let mut stream = TokioIo(stream);
+    // No read buffer in between: bytes behind the reply belong to the upstream.
+    let mut stream = TokioIo {
+        stream,
+        unsent: Vec::new(),
+    };
     match async_socks5::connect(&mut stream, destination, auth).await {
         Ok(_) => Ok(()),
         Err(error) => Err(explain(error, credentials.is_some())),
@@ -87,17 +90,33 @@ fn refusal(reply: UnsuccessfulReply) -> Error {
     Error::new(Stage::ProxyRefused, token, cause)
 }
 
-/// A stream under tokio's I/O traits, which `async_socks5` is written on.
-struct TokioIo<'a>(&'a mut Stream);
+/// A stream under tokio's I/O traits, which `async_socks5` is written on. It writes field
+/// by field and some proxies take one segment for one message, so what is written is
+/// collected until an answer is wanted.
+struct TokioIo<'a> {
+    stream: &'a mut Stream,
+    unsent: Vec<u8>,
+}
+
+impl TokioIo<'_> {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            let n = ready!(Pin::new(&mut &*self.stream).poll_write(cx, &self.unsent))?;
+            self.unsent.drain(..n);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
 
 impl tokio::io::AsyncRead for TokioIo<'_> {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
         let space = buf.initialize_unfilled();
-        Pin::new(&mut &*self.0)
+        Pin::new(&mut &*self.stream)
             .poll_read(cx, space)
             .map_ok(|n| buf.advance(n))
     }
@@ -105,19 +124,20 @@ impl tokio::io::AsyncRead for TokioIo<'_> {
 
 impl tokio::io::AsyncWrite for TokioIo<'_> {
     fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut &*self.0).poll_write(cx, bytes)
+        self.unsent.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut &*self.0).poll_flush(cx)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_send(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut &*self.0).poll_close(cx)
+        self.poll_flush(cx)
     }
 }
 
