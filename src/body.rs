@@ -1,6 +1,7 @@
 //! Message bodies (RFC 9112 §6, §7): how they end, the chunked coding, and copying one
 //! from a stream to another in constant memory, framed anew.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 
 use crate::buffer::{Buffer, LARGE};
@@ -76,6 +77,8 @@ pub struct Sink<'a> {
     pub pending: &'a mut Vec<u8>,
     /// How it ends there: chunked, or else by the bytes as they are.
     pub framing: Framing,
+    /// Set once any of this may have been sent.
+    pub started: &'a Cell<bool>,
 }
 
 /// Copies one body and gives its length, coding aside. `progress` is called whenever
@@ -93,6 +96,7 @@ pub async fn copy(
     let mut sink = Writer {
         stream: sink.stream,
         pending: sink.pending,
+        started: sink.started,
         chunked: sink.framing == Framing::Chunked,
     };
     let mut decoder = Decoder::new(framing);
@@ -131,6 +135,7 @@ pub async fn copy(
 struct Writer<'a> {
     stream: &'a Stream,
     pending: &'a mut Vec<u8>,
+    started: &'a Cell<bool>,
     chunked: bool,
 }
 
@@ -155,6 +160,7 @@ impl Writer<'_> {
             self.pending.extend_from_slice(data);
         } else {
             self.flush().await?;
+            self.started.set(true);
             self.stream.write_all(data).await.map_err(BodyError::Sink)?;
         }
         Ok(())
@@ -162,6 +168,7 @@ impl Writer<'_> {
 
     async fn flush(&mut self) -> Result<(), BodyError> {
         if !self.pending.is_empty() {
+            self.started.set(true);
             let written = self.stream.write_all(self.pending).await;
             written.map_err(BodyError::Sink)?;
             self.pending.clear();
@@ -193,13 +200,24 @@ enum State {
     /// All bytes are body.
     Endless,
     /// In the hex digits of a chunk's size.
-    Size { value: u64, digits: u8 },
+    Size {
+        value: u64,
+        digits: u8,
+    },
     /// In blanks behind the size, which only an extension may follow.
-    SizeBlank { value: u64 },
+    SizeBlank {
+        value: u64,
+    },
     /// In a chunk extension, which is dropped.
-    Extension { value: u64, length: u16, quote: Quote },
+    Extension {
+        value: u64,
+        length: u16,
+        quote: Quote,
+    },
     /// A chunk's size line needs its LF.
-    SizeLf { value: u64 },
+    SizeLf {
+        value: u64,
+    },
     /// So many bytes of a chunk are left.
     Data(u64),
     /// A chunk's data needs its CR.
@@ -463,8 +481,16 @@ mod tests {
         for (bytes, body, trailers) in [
             (&b"0\r\n\r\n"[..], &b""[..], &b""[..]),
             (b"5\r\nhello\r\n0\r\n\r\n", b"hello", b""),
-            (b"5\r\nhello\r\nA\r\n0123456789\r\n000\r\n\r\n", b"hello0123456789", b""),
-            (b"5;a=b;c=\"d;\\\"e\"\r\nhello\r\n0;x\r\n\r\n", b"hello", b""),
+            (
+                b"5\r\nhello\r\nA\r\n0123456789\r\n000\r\n\r\n",
+                b"hello0123456789",
+                b"",
+            ),
+            (
+                b"5;a=b;c=\"d;\\\"e\"\r\nhello\r\n0;x\r\n\r\n",
+                b"hello",
+                b"",
+            ),
             (b"5 \t;a\r\nhello\r\n0\r\n\r\n", b"hello", b""),
             (
                 b"1\r\nx\r\n0\r\nX-Sum: 1\r\nContent-Length: 9\r\nhost: b\r\nY: 2\r\n\r\n",

@@ -127,7 +127,10 @@ pub struct Outgoing(Vec<u8>);
 impl Outgoing {
     /// Empty storage.
     pub fn new() -> Outgoing {
-        Outgoing(POOL.with_borrow_mut(|pool| pool.outgoing.pop()).unwrap_or_default())
+        Outgoing(
+            POOL.with_borrow_mut(|pool| pool.outgoing.pop())
+                .unwrap_or_default(),
+        )
     }
 }
 

@@ -13,12 +13,14 @@ use crate::config::{
     Rewrite, Route, Scheme, UpstreamTls, Verbosity,
 };
 
-/// Reverse proxy to one fixed upstream: through SOCKS5, through an HTTP proxy by
-/// CONNECT, or directly. HTTP and WebSocket; the client's Host is kept.
+/// Reverse proxy to one fixed upstream, directly, through SOCKS5 or by CONNECT.
 // Every option is a list of which the last wins, so that argh never complains about (and
 // repeats) a value given twice; every value is checked after flags and variables are merged.
 #[derive(FromArgs, ArgsInfo)]
-#[argh(help_triggers("-h", "--help"))]
+#[argh(
+    help_triggers("-h", "--help"),
+    usage = "simple-proxy -u HOST:PORT [OPTION]..."
+)]
 pub struct Args {
     /// where every request goes, HOST:PORT; port 443 means TLS [env: UPSTREAM_HOST]
     #[argh(option, short = 'u', arg_name = "host:port")]
@@ -171,13 +173,13 @@ fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, Usa
             let value = args.pop_front();
             text(value.ok_or_else(|| Usage::new(name, "a value is missing"))?)
         };
-        if let Some((name, value)) = word
-            .strip_prefix("--")
-            .filter(|rest| !rest.is_empty())
-            .map(|_| match word.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None => (word.as_str(), None),
-            })
+        if let Some((name, value)) =
+            word.strip_prefix("--")
+                .filter(|rest| !rest.is_empty())
+                .map(|_| match word.split_once('=') {
+                    Some((name, value)) => (name, Some(value)),
+                    None => (word.as_str(), None),
+                })
         {
             let flag = info.flags.iter().find(|flag| flag.long == name);
             let flag = flag.ok_or_else(|| Usage::new(printable(name), "no such option"))?;
@@ -388,7 +390,11 @@ impl<E: Fn(&str) -> Option<OsString>> Source<E> {
         let socks = parse(socks, Proxy::parse_socks5)?;
         let http = parse(http, Proxy::parse_http)?;
         let https = parse(https, Proxy::parse_http)?;
-        let connect = if with_tls { https.or(http) } else { http.or(https) };
+        let connect = if with_tls {
+            https.or(http)
+        } else {
+            http.or(https)
+        };
         Ok(match (socks, connect) {
             (Some(proxy), _) => Route::Socks5(proxy),
             (None, Some(proxy)) => Route::Connect(proxy),
@@ -424,7 +430,7 @@ fn parse_host_header(text: &str) -> Result<String, String> {
 
 fn parse_upgrades(tokens: &[String]) -> Result<Vec<String>, Usage> {
     let check = |token: &String| {
-        if token.is_empty() || !crate::head::is_token(token.as_bytes()) {
+        if !crate::request::is_protocol(token.as_bytes()) {
             return Err(Usage::new("--upgrade", "not an Upgrade token"));
         }
         let token = token.to_ascii_lowercase();
@@ -555,7 +561,11 @@ mod tests {
             (&["-u", "a:80", "-d"], &all, "direct"),
             (&["-u", "a:80", "--http-proxy", "f"], &all, "http://f:80"),
             (&["-u", "a:80"], &[("SOCKS_PROXY", "")], "direct"),
-            (&["-u", "a:80"], &[("socks_proxy", "x"), ("ALL_PROXY", "y")], "direct"),
+            (
+                &["-u", "a:80"],
+                &[("socks_proxy", "x"), ("ALL_PROXY", "y")],
+                "direct",
+            ),
         ] {
             let route = config(args, variables).route.to_string();
             assert_eq!(route, expected, "{args:?} {variables:?}");
@@ -576,31 +586,79 @@ mod tests {
         for (args, variables, expected) in [
             (&[][..], &[][..], "UPSTREAM_HOST: not set"),
             (&["-u", "a"], &[], "--upstream-host: a port is missing"),
-            (&[], &[("UPSTREAM_HOST", "a")], "UPSTREAM_HOST: a port is missing"),
+            (
+                &[],
+                &[("UPSTREAM_HOST", "a")],
+                "UPSTREAM_HOST: a port is missing",
+            ),
             (&["-p", "+80"], &[up], "--listen-port: not a port"),
             (&[], &[up, ("LISTEN_PORT", "x")], "LISTEN_PORT: not a port"),
             (&["-b", "localhost"], &[up], "--bind: not an IP address"),
-            (&["--socks-proxy", ""], &[up], "--socks-proxy: the value is empty"),
+            (
+                &["--socks-proxy", ""],
+                &[up],
+                "--socks-proxy: the value is empty",
+            ),
             (&["-s"], &[up], "-s: a value is missing"),
-            (&["-d", "-s", "h"], &[up], "--direct: cannot be combined with --socks-proxy"),
+            (
+                &["-d", "-s", "h"],
+                &[up],
+                "--direct: cannot be combined with --socks-proxy",
+            ),
             (&["-qv"], &[up], "--quiet: cannot be combined"),
             (&["--nope=secret"], &[up], "--nope: no such option"),
             (&["-x"], &[up], "-x: no such option"),
-            (&["--direct=1"], &[up], "--direct: this option takes no value"),
-            (&["extra"], &[up], "extra: this argument belongs to no option"),
+            (
+                &["--direct=1"],
+                &[up],
+                "--direct: this option takes no value",
+            ),
+            (
+                &["extra"],
+                &[up],
+                "extra: this argument belongs to no option",
+            ),
             (&["--", "extra"], &[up], "extra: this argument"),
             (&["--tls", "maybe"], &[up], "--tls: must be auto"),
             (&["--tls-name", "a b"], &[up], "--tls-name: not a DNS name"),
-            (&["--tls-ca", "/nonexistent"], &[up], "--tls-ca: cannot read"),
-            (&["--host-header", "a b"], &[up], "--host-header: not a host"),
+            (
+                &["--tls-ca", "/nonexistent"],
+                &[up],
+                "--tls-ca: cannot read",
+            ),
+            (
+                &["--host-header", "a b"],
+                &[up],
+                "--host-header: not a host",
+            ),
             (&["--upgrade", "H2C"], &[up], "--upgrade: h2c is never"),
-            (&["--connect-timeout", "0"], &[up], "--connect-timeout: not a number"),
-            (&["--connect-timeout", "inf"], &[up], "--connect-timeout: not a number"),
-            (&["--response-timeout", "-1"], &[up], "--response-timeout: not a number"),
+            (
+                &["--connect-timeout", "0"],
+                &[up],
+                "--connect-timeout: not a number",
+            ),
+            (
+                &["--connect-timeout", "inf"],
+                &[up],
+                "--connect-timeout: not a number",
+            ),
+            (
+                &["--response-timeout", "-1"],
+                &[up],
+                "--response-timeout: not a number",
+            ),
             (&["--threads", "0"], &[up], "--threads: not a number"),
-            (&["--max-connections", "+1"], &[up], "--max-connections: not a number"),
+            (
+                &["--max-connections", "+1"],
+                &[up],
+                "--max-connections: not a number",
+            ),
             (&["--log-lang", "fr"], &[up], "--log-lang: must be"),
-            (&[], &[up, ("SOCKS_PROXY", "ftp://x")], "SOCKS_PROXY: the scheme"),
+            (
+                &[],
+                &[up, ("SOCKS_PROXY", "ftp://x")],
+                "SOCKS_PROXY: the scheme",
+            ),
         ] {
             let line = error(args, variables);
             assert!(line.starts_with(expected), "{args:?} {variables:?}: {line}");
@@ -636,6 +694,9 @@ mod tests {
         let Ok(Command::Print(version)) = resolve_with(&["-V"], &[]) else {
             panic!("-V prints nothing")
         };
-        assert_eq!(version, format!("simple-proxy {}\n", env!("CARGO_PKG_VERSION")));
+        assert_eq!(
+            version,
+            format!("simple-proxy {}\n", env!("CARGO_PKG_VERSION"))
+        );
     }
 }

@@ -441,7 +441,10 @@ mod tests {
             ("[::1]80", Err("a colon must follow")),
             ("[127.0.0.1]:80", Err("the brackets hold no IPv6")),
             ("exa mple.com:80", Err("the host is neither")),
-            ("http://example.com:80", Err("write HOST:PORT, without a scheme")),
+            (
+                "http://example.com:80",
+                Err("write HOST:PORT, without a scheme"),
+            ),
             ("example..com:80", Err("the host is neither")),
         ] {
             let parsed = Authority::parse(text).map(|authority| authority.to_string());

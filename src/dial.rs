@@ -37,7 +37,8 @@ impl Dialer {
     /// Prepares TLS where the route needs it. Fails with words for the operator.
     pub fn new(config: Arc<Config>) -> std::result::Result<Dialer, String> {
         let tls = |verify| {
-            Tls::new(verify, &config.roots).map_err(|error| format!("TLS cannot be set up: {error}"))
+            Tls::new(verify, &config.roots)
+                .map_err(|error| format!("TLS cannot be set up: {error}"))
         };
         let upstream_tls = match &config.tls {
             Some(settings) if settings.verify => Some(tls(Verify::Full)?),

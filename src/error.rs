@@ -119,12 +119,7 @@ pub fn is_close(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(
         error.kind(),
-        UnexpectedEof
-            | BrokenPipe
-            | ConnectionReset
-            | ConnectionAborted
-            | NotConnected
-            | WriteZero
+        UnexpectedEof | BrokenPipe | ConnectionReset | ConnectionAborted | NotConnected | WriteZero
     )
 }
 

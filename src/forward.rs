@@ -47,6 +47,9 @@ pub enum Failure {
     Request(Rejection),
     /// The exchange broke off where no status can be sent any more; why, in words.
     Broken(String),
+    /// The same, behind a part of a response whose end only the connection's end would
+    /// tell: that end must be a reset.
+    Cut(String),
 }
 
 /// One request on its way.
@@ -70,7 +73,7 @@ pub struct Exchange<'a> {
 struct Progress {
     /// The request was sent whole.
     uploaded: Cell<bool>,
-    /// Bytes of the request's body may have been sent.
+    /// Bytes of a request that has a body may have been sent.
     body_sent: Cell<bool>,
     /// Bytes of a response have arrived.
     answered: Cell<bool>,
@@ -97,10 +100,15 @@ impl Exchange<'_> {
             }
         }
         let start = std::time::Instant::now();
-        let upstream = self.worker.dialer.dial(self.server_name, self.deadline).await;
+        let upstream = self
+            .worker
+            .dialer
+            .dial(self.server_name, self.deadline)
+            .await;
         let upstream = upstream.map_err(Failure::Upstream)?;
         (self.dialled)(start.elapsed());
-        self.attempt(upstream, downstream, &Progress::default()).await
+        self.attempt(upstream, downstream, &Progress::default())
+            .await
     }
 
     fn limits(&self) -> &Limits {
@@ -122,14 +130,13 @@ impl Exchange<'_> {
             Ok(answer) => answer?,
             Err(TimedOut) => {
                 return Err(match (progress.delivered.get(), progress.uploaded.get()) {
-                    (true, _) => Failure::Broken(format!("nothing moved for {timeout:?}")),
+                    (true, _) => Failure::Cut(format!("nothing moved for {timeout:?}")),
                     (false, false) => Failure::Request(Rejection {
                         status: 408,
                         reason: "the request body did not arrive in time",
                     }),
                     (false, true) => Failure::Upstream(
-                        Error::timed_out(Stage::Response, timeout)
-                            .at(&self.worker.config.upstream),
+                        Error::timed_out(Stage::Response, timeout).at(&self.worker.config.upstream),
                     ),
                 })
             }
@@ -184,9 +191,11 @@ impl Exchange<'_> {
         let uploading = async {
             if self.request.framing == Framing::None {
                 // The head stays whole for a second try.
-                upstream.write_all(self.head).await.map_err(BodyError::Sink)?;
+                upstream
+                    .write_all(self.head)
+                    .await
+                    .map_err(BodyError::Sink)?;
             } else {
-                progress.body_sent.set(true);
                 let source = Source {
                     stream: downstream,
                     received: from_downstream,
@@ -196,6 +205,7 @@ impl Exchange<'_> {
                     stream: upstream,
                     pending: self.head,
                     framing: self.request.framing,
+                    started: &progress.body_sent,
                 };
                 body::copy(source, sink, || deadline.arm(timeout)).await?;
             }
@@ -281,7 +291,8 @@ impl Answering<'_> {
             self.progress.answered.set(!received.is_empty());
             let length = length.map_err(|error| self.no_answer(error))?;
             self.progress.answered.set(true);
-            self.deadline.arm(self.worker.config.limits.response_timeout);
+            self.deadline
+                .arm(self.worker.config.limits.response_timeout);
             let next = self.take_head(&received.bytes()[..length], &mut out);
             received.consume(length);
             match next? {
@@ -362,7 +373,6 @@ impl Answering<'_> {
         downstream_framing: Framing,
         out: &mut Outgoing,
     ) -> Result<u64, Failure> {
-        self.progress.delivered.set(true);
         let timeout = self.worker.config.limits.response_timeout;
         let source = Source {
             stream: self.upstream,
@@ -373,22 +383,24 @@ impl Answering<'_> {
             stream: self.downstream,
             pending: out,
             framing: downstream_framing,
+            started: &self.progress.delivered,
         };
         let copied = body::copy(source, sink, || self.deadline.arm(timeout)).await;
         copied.map_err(|error| {
-            if downstream_framing == Framing::UntilClose {
-                // Only an abort tells this client that the body is not whole.
-                self.downstream.with_socket(|socket| socket.abort_on_close());
-            }
-            match error {
+            let cause = match error {
+                BodyError::Malformed(reason) if !self.progress.delivered.get() => {
+                    return self.not_understood(reason)
+                }
+                BodyError::Malformed(reason) => format!("upstream: {reason}"),
                 BodyError::Truncated => {
-                    Failure::Broken("the upstream closed in the middle of its response".to_owned())
+                    "the upstream closed in the middle of its response".to_owned()
                 }
-                BodyError::Malformed(reason) => Failure::Broken(format!("upstream: {reason}")),
-                BodyError::Source(error) => {
-                    Failure::Broken(format!("upstream: {}", describe(&error)))
-                }
-                BodyError::Sink(error) => client_gone(&error),
+                BodyError::Source(error) => format!("upstream: {}", describe(&error)),
+                BodyError::Sink(error) => return client_gone(&error),
+            };
+            match downstream_framing {
+                Framing::UntilClose => Failure::Cut(cause),
+                _ => Failure::Broken(cause),
             }
         })
     }

@@ -64,6 +64,9 @@ impl Scan {
                 return Err(HeadError::Malformed("a line ends in a bare LF"));
             };
             if !self.has_start_line {
+                if line.len() > MAX_HEAD_BYTES {
+                    return Err(HeadError::StartLineTooLong);
+                }
                 check_start_line(line)?;
                 self.has_start_line = true;
             }

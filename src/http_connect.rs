@@ -127,7 +127,10 @@ mod tests {
             ("HTTP/1.1 100 Continue\r\n\r\n", Some(Stage::ProxyRefused)),
             ("HTTP/1.1 2000 OK\r\n\r\n", Some(Stage::ProxyConnect)),
             ("HTTP/1.1 20 OK\r\n\r\n", Some(Stage::ProxyConnect)),
-            ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", Some(Stage::ProxyConnect)),
+            (
+                "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+                Some(Stage::ProxyConnect),
+            ),
         ] {
             let failed = check_answer(head.as_bytes()).err().map(|error| error.stage);
             assert_eq!(failed, stage, "{head:?}");

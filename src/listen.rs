@@ -16,10 +16,14 @@ pub fn bind(listen: &Listen, count: usize) -> io::Result<Vec<TcpListener>> {
     let first = match listen.address {
         Some(address) => bind_one(SocketAddr::new(address, listen.port), false)?,
         // Both families where the kernel has IPv6, else IPv4 alone.
-        None => match bind_one(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), listen.port), false) {
-            Err(error) if is_without_ipv6(&error) => {
-                bind_one(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), listen.port), false)?
-            }
+        None => match bind_one(
+            SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), listen.port),
+            false,
+        ) {
+            Err(error) if is_without_ipv6(&error) => bind_one(
+                SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), listen.port),
+                false,
+            )?,
             bound => bound?,
         },
     };
@@ -40,7 +44,9 @@ pub fn bind(listen: &Listen, count: usize) -> io::Result<Vec<TcpListener>> {
 
 fn is_without_ipv6(error: &io::Error) -> bool {
     matches!(
-        error.raw_os_error().map(rustix::io::Errno::from_raw_os_error),
+        error
+            .raw_os_error()
+            .map(rustix::io::Errno::from_raw_os_error),
         Some(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::ADDRNOTAVAIL)
     )
 }
@@ -75,7 +81,9 @@ mod tests {
         let first = bind(&loopback(0), 3).expect("a free port");
         assert_eq!(first.len(), 3);
         let port = first[0].local_addr().expect("bound").port();
-        assert!(first.iter().all(|l| l.local_addr().is_ok_and(|a| a.port() == port)));
+        assert!(first
+            .iter()
+            .all(|l| l.local_addr().is_ok_and(|a| a.port() == port)));
         for count in [1, 2] {
             let kind = bind(&loopback(port), count).map(drop).map_err(|e| e.kind());
             assert_eq!(kind, Err(io::ErrorKind::AddrInUse), "{count}");

@@ -183,7 +183,12 @@ fn whole_lines(lines: &[u8]) -> usize {
     }
     let newline = lines[..WRITE_AT_ONCE].iter().rposition(|&b| b == b'\n');
     newline.map_or_else(
-        || lines.iter().position(|&b| b == b'\n').map_or(lines.len(), |at| at + 1),
+        || {
+            lines
+                .iter()
+                .position(|&b| b == b'\n')
+                .map_or(lines.len(), |at| at + 1)
+        },
         |at| at + 1,
     )
 }
@@ -244,7 +249,11 @@ impl Date {
             (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let shifted_month = (5 * day_of_year + 2) / 153;
-        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+        let month = if shifted_month < 10 {
+            shifted_month + 3
+        } else {
+            shifted_month - 9
+        };
         Date {
             year: era * 400 + year_of_era + u64::from(month <= 2),
             month,
@@ -263,7 +272,9 @@ pub fn http_date() -> String {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let date = Date::of(now.as_secs());
     format!(
         "{}, {:02} {} {:04} {:02}:{:02}:{:02} GMT",

@@ -37,7 +37,10 @@ fn main() -> ExitCode {
 fn print(text: &str) -> ExitCode {
     let mut stdout = std::io::stdout();
     let text = format!("{}\n", text.trim_end());
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             let problem = format!("simple-proxy: standard output: {}", describe(&error));
             complain(CANNOT_RUN, &problem)

@@ -38,7 +38,11 @@ impl Pool {
     /// made for the same server name.
     pub fn take(&self, server_name: &str, may_be_sent_twice: bool) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        let limit = if may_be_sent_twice { MAX_IDLE } else { MAX_IDLE_ONCE };
+        let limit = if may_be_sent_twice {
+            MAX_IDLE
+        } else {
+            MAX_IDLE_ONCE
+        };
         loop {
             let at = idle
                 .iter()

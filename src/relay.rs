@@ -3,7 +3,11 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::io;
+use std::io::{
+    self,
+    ErrorKind::{BrokenPipe, UnexpectedEof},
+};
+use std::mem::take;
 use std::pin::{pin, Pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -32,11 +36,11 @@ pub struct Carried {
 }
 
 /// Carries bytes both ways until both directions have ended, or one has and the other
-/// does not end in time, or nothing moves for the tunnel timeout.
+/// does not end in time, or nothing moves for the tunnel timeout, or either side resets.
 pub async fn relay(
     worker: &Worker,
-    downstream: Connection,
-    upstream: Connection,
+    downstream: &mut Connection,
+    upstream: &mut Connection,
     deadline: &Deadline,
 ) -> Carried {
     let movement = Movement {
@@ -47,23 +51,22 @@ pub async fn relay(
     {
         let up = direction(
             &downstream.stream,
-            downstream.received,
+            take(&mut downstream.received),
             &upstream.stream,
             &movement,
             &to_upstream,
         );
         let down = direction(
             &upstream.stream,
-            upstream.received,
+            take(&mut upstream.received),
             &downstream.stream,
             &movement,
             &to_downstream,
         );
         let (mut up, mut down) = (pin!(up), pin!(down));
-        let race = future::race(
-            async { (true, up.as_mut().await) },
-            async { (false, down.as_mut().await) },
-        );
+        let race = future::race(async { (true, up.as_mut().await) }, async {
+            (false, down.as_mut().await)
+        });
         match deadline.limit(movement.rest.get(), race).await {
             Ok((true, Ok(()))) => finish(worker, &movement, down).await,
             Ok((false, Ok(()))) => finish(worker, &movement, up).await,
@@ -143,9 +146,11 @@ async fn direction(
     copy(left_over.bytes(), &mut sink).await?;
     drop(left_over);
     match copy(from, &mut sink).await {
-        // TLS that ends without close_notify is an end here: the protocol inside knows.
-        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
-        _ => {}
+        // Closed, and our own bytes came too late for it: what it had sent was read. So is
+        // TLS that ends without close_notify: the protocol inside knows better.
+        Err(error) if matches!(error.kind(), BrokenPipe | UnexpectedEof) => {}
+        Err(error) => return Err(error),
+        Ok(_) => {}
     }
     // A sink that is gone needs no end.
     let _ = to.shutdown_write().await;

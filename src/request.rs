@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::body::Framing;
 use crate::config::Rewrite;
 use crate::head::{
-    content_length, is_chunked, is_token, is_token_byte, list, values, write_field,
-    ConnectionOptions, Fields, HeadError, Header,
+    content_length, is_chunked, is_token, list, values, write_field, ConnectionOptions, Fields,
+    HeadError, Header,
 };
 
 /// What has to be known of a request once its head is gone.
@@ -210,7 +210,11 @@ impl<'b, 'f> RequestHead<'b, 'f> {
             write_field(out, "X-Forwarded-Host", host);
         }
         write_field(out, "X-Forwarded-Proto", b"http");
-        let via = if self.request.minor == 0 { "1.0" } else { "1.1" };
+        let via = if self.request.minor == 0 {
+            "1.0"
+        } else {
+            "1.1"
+        };
         write_field(out, "Via", format!("{via} simple-proxy").as_bytes());
     }
 
@@ -295,8 +299,9 @@ pub fn is_host(bytes: &[u8]) -> bool {
             && std::str::from_utf8(port).is_ok_and(|p| p.is_empty() || p.parse::<u16>().is_ok())
     });
     let host_is_good = match host {
-        [b'[', inner @ .., b']'] => std::str::from_utf8(inner)
-            .is_ok_and(|inner| inner.parse::<Ipv6Addr>().is_ok()),
+        [b'[', inner @ .., b']'] => {
+            std::str::from_utf8(inner).is_ok_and(|inner| inner.parse::<Ipv6Addr>().is_ok())
+        }
         _ => is_reg_name(host),
     };
     port_is_good && host_is_good
@@ -342,12 +347,18 @@ fn upgrade_of(fields: &[Header<'_>], upgrades: &[String]) -> Option<Box<str>> {
     let (Some(value), None) = (asked.next(), asked.next()) else {
         return None;
     };
-    if value.is_empty() || !value.iter().all(|&b| is_token_byte(b) || b == b'/') {
+    if !is_protocol(value) {
         return None;
     }
     let token = std::str::from_utf8(value).ok()?.to_ascii_lowercase();
     let passes = token == "websocket" || upgrades.contains(&token);
     passes.then(|| token.into())
+}
+
+/// Whether `bytes` are one protocol, with or without a version (RFC 9110 §7.8).
+pub fn is_protocol(bytes: &[u8]) -> bool {
+    let mut parts = bytes.splitn(2, |&b| b == b'/');
+    parts.all(is_token)
 }
 
 fn is_forwarded_field(name: &str) -> bool {
@@ -393,7 +404,9 @@ mod tests {
 
     #[test]
     fn hosts() {
-        for host in ["a", "a:80", "a:", "", "[::1]", "[::1]:80", "a_b", "%41", "xn--a", "1.2.3.4"] {
+        for host in [
+            "a", "a:80", "a:", "", "[::1]", "[::1]:80", "a_b", "%41", "xn--a", "1.2.3.4",
+        ] {
             let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
             assert!(parse(&head).is_ok(), "{host}");
         }
@@ -412,7 +425,10 @@ mod tests {
     #[test]
     fn targets() {
         for (line, expected) in [
-            ("GET http://B.example:1/p?q", "GET /p?q HTTP/1.1\r\nHost: B.example:1"),
+            (
+                "GET http://B.example:1/p?q",
+                "GET /p?q HTTP/1.1\r\nHost: B.example:1",
+            ),
             ("GET HTTP://b?q", "GET /?q HTTP/1.1\r\nHost: b"),
             ("GET https://b", "GET / HTTP/1.1\r\nHost: b"),
             ("OPTIONS http://b", "OPTIONS * HTTP/1.1\r\nHost: b"),
@@ -442,7 +458,10 @@ mod tests {
         for (fields, expected) in [
             ("", Framing::None),
             ("Content-Length: 5\r\n", Framing::Length(5)),
-            ("Content-Length: 5\r\ncontent-length: 5\r\n", Framing::Length(5)),
+            (
+                "Content-Length: 5\r\ncontent-length: 5\r\n",
+                Framing::Length(5),
+            ),
             ("Transfer-Encoding: chunked\r\n", Framing::Chunked),
             ("Transfer-Encoding:\tchunked\t\r\n", Framing::Chunked),
         ] {
@@ -471,7 +490,10 @@ mod tests {
             let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
             assert_eq!(status(&head), 400, "{fields:?}");
         }
-        assert_eq!(status("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);
+        assert_eq!(
+            status("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            400
+        );
     }
 
     #[test]
@@ -496,7 +518,11 @@ mod tests {
                 ..Rewrite::default()
             };
             let (request, sent) = parse_with(head.as_bytes(), &rewrite).expect(&head);
-            assert_eq!(request.upgrade.is_some(), sent.contains("Upgrade"), "{sent}");
+            assert_eq!(
+                request.upgrade.is_some(),
+                sent.contains("Upgrade"),
+                "{sent}"
+            );
             request.upgrade
         };
         let get = "GET / HTTP/1.1";
@@ -505,13 +531,22 @@ mod tests {
         for (line, fields) in [
             (get, "Connection: Upgrade\r\nUpgrade: h2c\r\n"),
             (get, "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n"),
-            (get, "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n"),
+            (
+                get,
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+            ),
             (get, "Connection: keep-alive\r\nUpgrade: websocket\r\n"),
             (get, "Connection: Upgrade\r\n"),
             ("GET / HTTP/1.0", websocket),
             ("POST / HTTP/1.1", websocket),
-            (get, "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n"),
-            (get, "Connection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n"),
+            (
+                get,
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n",
+            ),
+            (
+                get,
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n",
+            ),
         ] {
             assert_eq!(upgrade(line, fields, &[]), None, "{line} {fields}");
         }
@@ -521,10 +556,12 @@ mod tests {
 
     #[test]
     fn http_1_0() {
-        let (request, sent) = parse("GET / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n").expect("valid");
+        let (request, sent) =
+            parse("GET / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n").expect("valid");
         assert!(!request.persistent);
         assert_eq!(sent, "GET / HTTP/1.1\r\nHost: upstream.example\r\n\r\n");
-        let (request, _) = parse("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").expect("valid");
+        let (request, _) =
+            parse("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").expect("valid");
         assert!(request.persistent);
     }
 

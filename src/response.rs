@@ -253,8 +253,16 @@ mod tests {
     fn responses_without_a_body() {
         for (line, fields, kept) in [
             ("HTTP/1.1 204 No Content", "Content-Length: 5\r\n", ""),
-            ("HTTP/1.1 304 Not Modified", "Content-Length: 5\r\n", "Content-Length: 5\r\n"),
-            ("HTTP/1.1 103 Early Hints", "Link: </a>\r\n", "Link: </a>\r\n"),
+            (
+                "HTTP/1.1 304 Not Modified",
+                "Content-Length: 5\r\n",
+                "Content-Length: 5\r\n",
+            ),
+            (
+                "HTTP/1.1 103 Early Hints",
+                "Link: </a>\r\n",
+                "Link: </a>\r\n",
+            ),
         ] {
             let head = format!("{line}\r\n{fields}\r\n");
             let (framing, _, sent) = parse(&head, &request(1, false)).expect("valid");
@@ -299,7 +307,11 @@ mod tests {
             let head = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n");
             let mut room = no_fields();
             let parsed = ResponseHead::parse(head.as_bytes(), &mut room, &request(1, false));
-            assert_eq!(parsed.expect("valid").switches_to("websocket"), expected, "{fields}");
+            assert_eq!(
+                parsed.expect("valid").switches_to("websocket"),
+                expected,
+                "{fields}"
+            );
         }
     }
 
@@ -307,8 +319,14 @@ mod tests {
     fn persistence() {
         for (head, expected) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: Close\r\n\r\n", false),
-            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", false),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: Close\r\n\r\n",
+                false,
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n",
+                false,
+            ),
             ("HTTP/1.1 200 OK\r\n\r\n", false),
         ] {
             let (_, persistent, _) = parse(head, &request(1, false)).expect("valid");

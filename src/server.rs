@@ -107,7 +107,9 @@ fn serve(shared: &Shared, listener: TcpListener, draining: Receiver<()>) {
     };
     executor.spawn(sweep(worker.clone())).detach();
     async_io::block_on(flushing(executor.run(life)));
-    shared.cut_off.fetch_add(open.count.get(), Ordering::Relaxed);
+    shared
+        .cut_off
+        .fetch_add(open.count.get(), Ordering::Relaxed);
     log::flush_last();
 }
 

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use futures_lite::future;
+
 use crate::buffer::Outgoing;
 use crate::deadline::{Deadline, TimedOut};
 use crate::error::Error;
@@ -14,6 +16,7 @@ use crate::log::{self, Subject};
 use crate::relay::{linger, relay};
 use crate::request::{check_start_line, Rejection, Request, RequestHead};
 use crate::response::write_connection;
+use crate::socket::Socket;
 use crate::stream::Connection;
 use crate::worker::Worker;
 
@@ -52,6 +55,8 @@ enum Then {
     Close,
     /// The client may still be sending, or hopes to go on.
     Linger,
+    /// The client must see that what it got is not whole.
+    Reset,
 }
 
 impl Session<'_> {
@@ -105,6 +110,9 @@ impl Session<'_> {
                     let _ = connection.stream.shutdown_write().await;
                     return;
                 }
+                Then::Reset => {
+                    return connection.stream.with_socket(Socket::abort_on_close);
+                }
                 Then::Close | Then::Linger => {
                     return linger(self.worker, connection, &self.deadline).await;
                 }
@@ -123,7 +131,11 @@ impl Session<'_> {
         let mut head_timeout = limits.head_timeout;
         if connection.received.is_empty() {
             let start = Instant::now();
-            let patience = if first { head_timeout } else { limits.keepalive_timeout };
+            let patience = if first {
+                head_timeout
+            } else {
+                limits.keepalive_timeout
+            };
             let arrival = self.deadline.limit_or_drain(patience, connection.fill());
             match arrival.await {
                 Ok(Ok(1..)) => {}
@@ -181,14 +193,21 @@ impl Session<'_> {
         Ok((head.request, out))
     }
 
-    async fn relay(self, downstream: Connection, upstream: Connection, request: &Request) {
+    async fn relay(self, mut downstream: Connection, mut upstream: Connection, request: &Request) {
         let protocol = request.upgrade.as_deref().unwrap_or_default();
         let protocol = protocol_name(protocol);
         log::upgraded(protocol);
-        let relayed = relay(self.worker, downstream, upstream, &self.deadline);
+        let relayed = relay(self.worker, &mut downstream, &mut upstream, &self.deadline);
         let carried = Box::pin(relayed).await;
         log::upgrade_closed(protocol);
         log::relayed(self.number, carried.to_upstream, carried.to_downstream);
+        // Where one side was reset, the other may still be reading what it was sent.
+        let own = Deadline::new(&self.worker.timers);
+        let lingering = future::zip(
+            linger(self.worker, downstream, &self.deadline),
+            linger(self.worker, upstream, &own),
+        );
+        Box::pin(lingering).await;
     }
 
     /// Tells the client, where it can still be told, and the log.
@@ -196,7 +215,11 @@ impl Session<'_> {
         let (response, then) = match failure {
             Failure::Broken(cause) => {
                 log::request_aborted(&self.subject, &cause);
-                return Then::Close;
+                return Then::Linger;
+            }
+            Failure::Cut(cause) => {
+                log::request_aborted(&self.subject, &cause);
+                return Then::Reset;
             }
             Failure::Request(rejection) => {
                 log::request_rejected(rejection.status, rejection.reason);
@@ -208,7 +231,11 @@ impl Session<'_> {
                     && request.upgrade.is_none()
                     && request.framing == crate::body::Framing::None
                     && !self.worker.timers.draining();
-                let then = if goes_on { Then::NextRequest } else { Then::Linger };
+                let then = if goes_on {
+                    Then::NextRequest
+                } else {
+                    Then::Linger
+                };
                 (gateway_error(&error, request, !goes_on), then)
             }
         };
@@ -239,7 +266,13 @@ fn gateway_error(error: &Error, request: &Request, close: bool) -> Vec<u8> {
     let mut connection = Vec::new();
     write_connection(&mut connection, request, close);
     let words = error.to_string();
-    own_response(error.status(), error.token, &words, &connection, request.is_head)
+    own_response(
+        error.status(),
+        error.token,
+        &words,
+        &connection,
+        request.is_head,
+    )
 }
 
 fn own_response(

@@ -1,1 +1,97 @@
-fn main() {}
+//! End-to-end tests over the real binary, one file per topic. Run by libtest-mimic, in
+//! which a test whose real peer is not installed is shown and counted as ignored.
+
+mod drain;
+mod http;
+mod peers;
+mod regression;
+mod route;
+mod settings;
+mod support;
+mod upgrade;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Makes a trial of each named function of a topic.
+macro_rules! trials {
+    ($($topic:ident: $($name:ident),+ $(,)?);+ $(;)?) => {
+        vec![$($(Trial::test(
+            concat!(stringify!($topic), "::", stringify!($name)),
+            || { $topic::$name(); Ok(()) },
+        ),)+)+]
+    };
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Each test is mostly waiting for processes; two at least overlap on any machine.
+    arguments.test_threads.get_or_insert(4);
+    let mut all = trials! {
+        settings:
+            help_and_version_go_to_stdout,
+            a_bad_setting_is_one_line_and_exit_2,
+            a_port_in_use_is_exit_1,
+            variables_work_and_flags_override_them,
+            listen_port_0_logs_the_port_taken,
+            no_credential_is_ever_printed,
+            closed_and_full_outputs_do_no_harm;
+        route:
+            direct_and_dual_stack,
+            socks5_sends_addresses_as_addresses_and_names_as_names,
+            connect_sends_host_and_basic,
+            connect_through_a_tls_proxy,
+            bytes_behind_the_proxys_answer_belong_to_the_upstream,
+            every_failure_is_a_status_a_stage_and_a_cause,
+            time_runs_out_in_every_stage,
+            a_broken_proxy_never_falls_back_to_direct,
+            tls_names,
+            tls_verification,
+            http_1_1_is_negotiated;
+        http:
+            host_and_fields_arrive_as_they_were_sent,
+            keep_alive_and_pipelining,
+            bodies_of_every_framing,
+            responses_of_every_framing,
+            trailers_pass,
+            responses_without_a_body,
+            expect_and_interim_responses,
+            http_1_0_clients,
+            an_early_answer_is_delivered,
+            a_client_that_ends_its_side_still_gets_its_answer,
+            server_sent_events_arrive_one_by_one,
+            the_pool_reuses_and_retries,
+            a_post_is_never_sent_twice,
+            surplus_bytes_reach_nobody,
+            a_response_cut_short_is_seen_as_such,
+            a_gigabyte_each_way_in_constant_memory,
+            bad_requests_are_answered_and_not_forwarded,
+            errors_keep_the_connection_where_they_can,
+            three_vhosts_on_one_tls_address;
+        upgrade:
+            the_documented_lines_are_logged_exactly,
+            english_lines,
+            nothing_goes_upstream_before_the_101,
+            first_frames_in_the_segment_of_the_handshake_arrive,
+            two_hundred_at_once_byte_exact,
+            a_64_mib_message_survives,
+            what_the_upstream_sent_before_closing_arrives,
+            what_the_client_sent_before_closing_arrives,
+            a_client_that_goes_on_sending_loses_nothing,
+            a_client_that_ends_its_side_still_gets_everything,
+            a_refused_upgrade_is_an_ordinary_response,
+            a_switch_that_was_not_asked_for_is_502,
+            other_protocols_pass_only_when_allowed,
+            a_reset_ends_both_sides,
+            an_idle_relay_is_closed_when_asked;
+        drain:
+            sigterm_finishes_what_is_open,
+            sigterm_ends_idle_connections_and_relays_in_time,
+            a_second_signal_ends_at_once,
+            works_as_pid_1,
+            more_clients_than_allowed_wait_their_turn;
+        regression:
+            a_socks_proxy_that_takes_one_segment_for_one_message;
+    };
+    all.extend(peers::trials());
+    libtest_mimic::run(&arguments, all).exit();
+}

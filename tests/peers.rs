@@ -1,0 +1,4 @@
+//! Real peers.
+pub fn trials() -> Vec<libtest_mimic::Trial> {
+    Vec::new()
+}

@@ -1,0 +1,185 @@
+//! Flags, variables, messages and exit codes, as a person meets them.
+
+use std::fs::OpenOptions;
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+
+use crate::support::*;
+
+fn output(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+pub fn help_and_version_go_to_stdout() {
+    for flag in ["-h", "--help"] {
+        let help = output(program().arg(flag));
+        assert_eq!(help.status.code(), Some(0));
+        assert!(help.stderr.is_empty());
+        let help = text(&help.stdout);
+        assert!(help.starts_with("Usage: simple-proxy"), "{help}");
+        assert!(
+            help.lines().all(|line| line.chars().count() <= 80),
+            "{help}"
+        );
+    }
+    for flag in ["-V", "--version"] {
+        let version = output(program().arg(flag));
+        assert_eq!(version.status.code(), Some(0));
+        let expected = format!("simple-proxy {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!(text(&version.stdout), expected);
+    }
+}
+
+pub fn a_bad_setting_is_one_line_and_exit_2() {
+    for (args, start) in [
+        (&["--nope"][..], "simple-proxy: --nope: no such option\n"),
+        (
+            &["-u", "a"],
+            "simple-proxy: --upstream-host: a port is missing",
+        ),
+        (&[], "simple-proxy: UPSTREAM_HOST: not set"),
+        (
+            &["-u", "a:1", "-p", "x"],
+            "simple-proxy: --listen-port: not a port",
+        ),
+    ] {
+        let refused = output(program().args(args));
+        assert_eq!(refused.status.code(), Some(2), "{args:?}");
+        assert!(refused.stdout.is_empty());
+        let words = text(&refused.stderr);
+        assert!(words.starts_with(start), "{words}");
+        let hint = "\nTry 'simple-proxy --help' for more information.\n";
+        assert!(words.ends_with(hint), "{words}");
+        assert_eq!(words.lines().count(), 2);
+    }
+}
+
+pub fn a_port_in_use_is_exit_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let refused = output(program().args(["-u", "a:1", "-b", "127.0.0.1", "-p", &port]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(
+        text(&refused.stderr),
+        format!("simple-proxy: listen on 127.0.0.1 port {port}: address already in use\n")
+    );
+}
+
+pub fn variables_work_and_flags_override_them() {
+    let one = origin(echo).to_string();
+    let two = answering(|_| ok("two")).to_string();
+    let dead = format!("socks5://{}", dead_address());
+    let environment = [("UPSTREAM_HOST", one.as_str()), ("SOCKS_PROXY", "")];
+    let proxy = Proxy::start_with(&[], &environment);
+    assert_eq!(proxy.get("/x").text(), "path=/x host=a.example\n");
+    let environment = [("UPSTREAM_HOST", one.as_str()), ("SOCKS_PROXY", &dead)];
+    let proxy = Proxy::start_with(&["--upstream-host", &two, "--direct"], &environment);
+    assert_eq!(proxy.get("/").text(), "two");
+    let proxy = Proxy::start_with(&[], &environment);
+    assert_eq!(proxy.get("/").status(), 502);
+    let mut command = program();
+    command
+        .args(["-b", "127.0.0.1"])
+        .env("LISTEN_PORT", "0")
+        .env("UPSTREAM_HOST", &two);
+    assert_eq!(Proxy::spawn(&mut command).get("/").text(), "two");
+}
+
+pub fn listen_port_0_logs_the_port_taken() {
+    let proxy = Proxy::start(&["-u", "127.0.0.1:9"]);
+    assert_ne!(proxy.address.port(), 0);
+    let log = proxy.log.wait_for("路由");
+    assert!(log.ends_with("路由: direct"), "{log}");
+    let first = proxy.log.text().lines().next().unwrap().to_owned();
+    assert!(
+        first.ends_with(&format!("开始监听: {}", proxy.address)),
+        "{first}"
+    );
+    let proxy = Proxy::start(&["-u", "127.0.0.1:9", "--log-lang", "en"]);
+    let first = proxy.log.text().lines().next().unwrap().to_owned();
+    assert!(
+        first.ends_with(&format!("listening on {}", proxy.address)),
+        "{first}"
+    );
+}
+
+pub fn no_credential_is_ever_printed() {
+    let dead = dead_address();
+    for url in [
+        format!("--socks-proxy=socks5://user:s3cret@{dead}"),
+        format!("--http-proxy=http://user:s3cret@{dead}"),
+    ] {
+        let proxy = Proxy::start(&["-u", "127.0.0.1:9", "-v", &url]);
+        let answer = proxy.get("/?s3cret");
+        assert_eq!(answer.status(), 502);
+        assert!(
+            !answer.text().contains(&dead.to_string()),
+            "{}",
+            answer.text()
+        );
+        proxy.log.wait_for("proxy-connect");
+        let log = proxy.log.text();
+        assert!(log.contains("user:***@"), "{log}");
+        assert!(!log.contains("s3cret"), "{log}");
+    }
+    for args in [
+        ["-s", "ftp://user:s3cret@h"],
+        ["-s", "socks5://user:s3cret@h:port"],
+        ["-u", "socks5://user:s3cret@h"],
+        ["-d", "socks5://user:s3cret@h"],
+    ] {
+        let refused = output(program().args(args).args(["-b", "127.0.0.1"]));
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(!text(&refused.stderr).contains("s3cret"), "{args:?}");
+    }
+}
+
+pub fn closed_and_full_outputs_do_no_harm() {
+    let sh = |script: &str| {
+        let mut command = program();
+        let program = command.get_program().to_owned();
+        command = Command::new("sh");
+        command
+            .args(["-c", script])
+            .env("PROGRAM", program)
+            .env_remove("UPSTREAM_HOST");
+        output(&mut command).status.code()
+    };
+    assert_eq!(sh("\"$PROGRAM\" --help >&-"), Some(0));
+    assert_eq!(sh("\"$PROGRAM\" --help >/dev/full"), Some(1));
+    assert_eq!(sh("\"$PROGRAM\" --nope 2>&-"), Some(2));
+    assert_eq!(sh("\"$PROGRAM\" --nope 2>/dev/full"), Some(2));
+
+    // A log on a full disk, and one whose reader is gone: the port is chosen beforehand,
+    // since nothing can tell it.
+    let upstream = answering(|_| ok("fine")).to_string();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    for stderr in [Stdio::from(full), Stdio::from(closed)] {
+        let address = dead_address();
+        let mut command = program();
+        command.args(["-u", &upstream, "-b", "127.0.0.1", "-p"]);
+        command.arg(address.port().to_string()).stderr(stderr);
+        let mut guard = Guard::spawn(&mut command);
+        let deadline = std::time::Instant::now() + PATIENCE;
+        let stream = loop {
+            match std::net::TcpStream::connect(address) {
+                Ok(stream) => break stream,
+                Err(_) => assert!(std::time::Instant::now() < deadline),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        };
+        let mut client = Client::new(stream);
+        for _ in 0..100 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(client.response().text(), "fine");
+        }
+        guard.signal("TERM");
+        assert_eq!(guard.wait().code(), Some(0));
+    }
+}

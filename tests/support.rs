@@ -1,0 +1,698 @@
+//! What the end-to-end tests share: the program as a child process, scripted peers, a raw
+//! HTTP client and WebSocket frames. Every wait has a deadline; every port is the kernel's.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Generous: a slow machine must pass, and only a hang must not.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_simple-proxy");
+
+/// The program with no setting of ours in its environment.
+pub fn program() -> Command {
+    let mut command = Command::new(PROGRAM);
+    for name in [
+        "UPSTREAM_HOST",
+        "LISTEN_PORT",
+        "SOCKS_PROXY",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "JOURNAL_STREAM",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Lines that arrive from a child's stream, to be waited for.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<(Mutex<Vec<String>>, Condvar)>);
+
+impl Lines {
+    pub fn collect(stream: impl Read + Send + 'static) -> Lines {
+        let lines = Lines::default();
+        let shared = lines.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(stream).split(b'\n') {
+                let Ok(line) = line else { break };
+                let line = String::from_utf8_lossy(&line).into_owned();
+                shared.0 .0.lock().unwrap().push(line);
+                shared.0 .1.notify_all();
+            }
+        });
+        lines
+    }
+
+    /// The first line with `needle` in it, once it is there.
+    pub fn wait_for(&self, needle: &str) -> String {
+        self.wait_for_count(needle, 1).remove(0)
+    }
+
+    /// `count` lines with `needle` in them, once they are there.
+    pub fn wait_for_count(&self, needle: &str, count: usize) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.0 .0.lock().unwrap();
+        loop {
+            let found: Vec<String> = lines
+                .iter()
+                .filter(|l| l.contains(needle))
+                .cloned()
+                .collect();
+            if found.len() >= count {
+                return found;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                !left.is_zero(),
+                "no {count} lines with {needle:?} in:\n{}",
+                lines.join("\n")
+            );
+            lines = self.0 .1.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
+    pub fn text(&self) -> String {
+        self.0 .0.lock().unwrap().join("\n")
+    }
+}
+
+/// A child process that ends with its guard.
+pub struct Guard(pub Child);
+
+impl Guard {
+    pub fn spawn(command: &mut Command) -> Guard {
+        let child = command.spawn();
+        Guard(child.unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.0.id().to_string();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &pid])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Its exit, within the tests' patience.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the child does not end");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A running simple-proxy.
+pub struct Proxy {
+    pub guard: Guard,
+    pub address: SocketAddr,
+    pub log: Lines,
+}
+
+impl Proxy {
+    /// Starts it with these arguments, on a port of its own.
+    pub fn start(args: &[&str]) -> Proxy {
+        Proxy::start_with(args, &[])
+    }
+
+    /// Starts it in front of `upstream`.
+    pub fn before(upstream: SocketAddr, args: &[&str]) -> Proxy {
+        let upstream = upstream.to_string();
+        let mut all = vec!["-u", upstream.as_str()];
+        all.extend_from_slice(args);
+        Proxy::start(&all)
+    }
+
+    pub fn start_with(args: &[&str], environment: &[(&str, &str)]) -> Proxy {
+        let mut command = program();
+        command.args(["-b", "127.0.0.1", "-p", "0"]).args(args);
+        command.envs(environment.iter().copied());
+        Proxy::spawn(&mut command)
+    }
+
+    /// Starts a prepared command and waits until it listens.
+    pub fn spawn(command: &mut Command) -> Proxy {
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut guard = Guard::spawn(command);
+        let log = Lines::collect(guard.0.stderr.take().unwrap());
+        let line = log.wait_for("127.0.0.1:");
+        let address = line.rsplit(' ').next().unwrap().parse().unwrap();
+        Proxy {
+            guard,
+            address,
+            log,
+        }
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// One request on a connection of its own, with its answer.
+    pub fn fetch(&self, request: &str) -> Response {
+        let mut client = self.connect();
+        client.send(request);
+        client.response()
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        self.fetch(&format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"))
+    }
+
+    /// SIGTERM, and its exit status.
+    pub fn terminate(mut self) -> ExitStatus {
+        self.guard.signal("TERM");
+        self.guard.wait()
+    }
+
+    /// Its peak resident memory in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        self.status_field("VmHWM:")
+    }
+
+    fn status_field(&self, name: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.guard.0.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+/// A listener whose connections each run `script` in a thread.
+pub fn origin(script: impl Fn(Client) + Send + Sync + 'static) -> SocketAddr {
+    origin_at("127.0.0.1:0", script)
+}
+
+pub fn origin_at(bind: &str, script: impl Fn(Client) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind(bind).unwrap();
+    let address = listener.local_addr().unwrap();
+    let script = Arc::new(script);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { break };
+            let script = script.clone();
+            thread::spawn(move || script(Client::new(stream)));
+        }
+    });
+    address
+}
+
+/// An origin that answers each request with `answer`, its head as argument, for as long
+/// as the connection lasts. Request bodies with a Content-Length are read first.
+pub fn answering(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> SocketAddr {
+    origin(move |mut client| {
+        while let Some(head) = client.try_head() {
+            if let Some(length) = field(&head, "content-length") {
+                client.exactly(length.parse().unwrap());
+            }
+            client.send(&answer(&head));
+        }
+    })
+}
+
+/// An ordinary response.
+pub fn ok(body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// An address at which nothing listens.
+pub fn dead_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// The value of a field in a head.
+pub fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    head.lines().skip(1).find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+/// A byte stream: TCP, or TLS over it.
+pub trait Bytes: Read + Write + Send {}
+impl<T: Read + Write + Send> Bytes for T {}
+
+/// One end of a connection, read and written blocking, with what was read too far.
+pub struct Client {
+    pub stream: Box<dyn Bytes>,
+    pub socket: TcpStream,
+    ahead: Vec<u8>,
+}
+
+/// A response as it was received.
+#[derive(Debug)]
+pub struct Response {
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn status(&self) -> u16 {
+        self.head.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    pub fn field(&self, name: &str) -> Option<&str> {
+        field(&self.head, name)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Client {
+        Client::new(TcpStream::connect(address).unwrap())
+    }
+
+    pub fn new(stream: TcpStream) -> Client {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client {
+            socket: stream.try_clone().unwrap(),
+            stream: Box::new(stream),
+            ahead: Vec::new(),
+        }
+    }
+
+    /// The same connection under TLS, as its server.
+    pub fn accept_tls(self, acceptor: &openssl::ssl::SslAcceptor) -> Option<Client> {
+        let socket = self.socket.try_clone().unwrap();
+        let stream = acceptor.accept(self.socket).ok()?;
+        Some(Client {
+            stream: Box::new(stream),
+            socket,
+            ahead: Vec::new(),
+        })
+    }
+
+    pub fn send(&mut self, text: &str) {
+        self.send_bytes(text.as_bytes());
+    }
+
+    /// Sends, or fails the test.
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// Sends if the other side still takes it.
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
+    fn read_more(&mut self) -> std::io::Result<usize> {
+        let mut chunk = [0; 64 * 1024];
+        let n = self.stream.read(&mut chunk)?;
+        self.ahead.extend_from_slice(&chunk[..n]);
+        Ok(n)
+    }
+
+    /// A head with its empty line; None at the end of the stream.
+    pub fn try_head(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.ahead.windows(4).position(|w| w == b"\r\n\r\n") {
+                let head: Vec<u8> = self.ahead.drain(..end + 4).collect();
+                return Some(String::from_utf8_lossy(&head).into_owned());
+            }
+            match self.read_more() {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    pub fn head(&mut self) -> String {
+        self.try_head().expect("a head")
+    }
+
+    /// Exactly so many bytes, or fails the test.
+    pub fn exactly(&mut self, count: usize) -> Vec<u8> {
+        while self.ahead.len() < count {
+            let n = self.read_more().unwrap();
+            assert!(
+                n > 0,
+                "the stream ended {} bytes early",
+                count - self.ahead.len()
+            );
+        }
+        self.ahead.drain(..count).collect()
+    }
+
+    /// Everything until the stream ends; fails the test on a reset.
+    pub fn rest(&mut self) -> Vec<u8> {
+        while self.read_more().unwrap() > 0 {}
+        std::mem::take(&mut self.ahead)
+    }
+
+    /// Everything until the stream ends in any way, the read timeout included.
+    pub fn rest_or_reset(&mut self) -> Vec<u8> {
+        while self.read_more().unwrap_or(0) > 0 {}
+        std::mem::take(&mut self.ahead)
+    }
+
+    /// Everything until the stream ends in any way or `end` has arrived.
+    pub fn rest_or_reset_after(&mut self, end: &[u8]) -> Vec<u8> {
+        while !self.ahead.ends_with(end) && self.read_more().unwrap_or(0) > 0 {}
+        std::mem::take(&mut self.ahead)
+    }
+
+    /// Reads exactly so many bytes and forgets them.
+    pub fn skip(&mut self, count: usize) {
+        let mut left = count.saturating_sub(self.ahead.len());
+        self.ahead.drain(..count.min(self.ahead.len()));
+        let mut chunk = vec![0; 1 << 20];
+        while left > 0 {
+            let most = chunk.len().min(left);
+            let n = self.stream.read(&mut chunk[..most]).unwrap();
+            assert!(n > 0, "the stream ended {left} bytes early");
+            left -= n;
+        }
+    }
+
+    /// Whether the other side closed without sending anything more.
+    pub fn is_closed(&mut self) -> bool {
+        self.ahead.is_empty() && matches!(self.read_more(), Ok(0) | Err(_))
+    }
+
+    pub fn response(&mut self) -> Response {
+        self.response_to("GET")
+    }
+
+    /// A response, its body decoded; `method` decides whether it has one.
+    pub fn response_to(&mut self, method: &str) -> Response {
+        let head = self.head();
+        let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = if method == "HEAD" || status == 204 || status == 304 || status < 200 {
+            Vec::new()
+        } else if let Some(length) = field(&head, "content-length") {
+            self.exactly(length.parse().unwrap())
+        } else if field(&head, "transfer-encoding").is_some() {
+            self.chunked().0
+        } else {
+            self.rest()
+        };
+        Response { head, body }
+    }
+
+    pub fn line(&mut self) -> String {
+        loop {
+            if let Some(end) = self.ahead.windows(2).position(|w| w == b"\r\n") {
+                let line: Vec<u8> = self.ahead.drain(..end + 2).collect();
+                return String::from_utf8(line[..end].to_vec()).unwrap();
+            }
+            assert!(self.read_more().unwrap() > 0, "the stream ended in a line");
+        }
+    }
+
+    /// A chunk; empty for the last one.
+    pub fn chunk(&mut self) -> Vec<u8> {
+        let size = usize::from_str_radix(&self.line(), 16).unwrap();
+        let data = self.exactly(size);
+        if size > 0 {
+            assert_eq!(self.exactly(2), b"\r\n");
+        }
+        data
+    }
+
+    /// A chunked body and its trailer lines.
+    pub fn chunked(&mut self) -> (Vec<u8>, Vec<String>) {
+        let mut body = Vec::new();
+        loop {
+            let data = self.chunk();
+            if data.is_empty() {
+                break;
+            }
+            body.extend(data);
+        }
+        let mut trailers = Vec::new();
+        loop {
+            let line = self.line();
+            if line.is_empty() {
+                return (body, trailers);
+            }
+            trailers.push(line);
+        }
+    }
+
+    pub fn end_sending(&self) {
+        self.socket.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Closes with a reset.
+    pub fn reset(self) {
+        let socket = socket2::SockRef::from(&self.socket);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    /// The client's side of a WebSocket handshake, with `more` in the same segment.
+    pub fn upgrade_with(&mut self, path: &str, more: &[u8]) -> String {
+        let mut request = upgrade_request(path).into_bytes();
+        request.extend_from_slice(more);
+        self.send_bytes(&request);
+        let head = self.head();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        head
+    }
+
+    pub fn upgrade(&mut self, path: &str) -> String {
+        self.upgrade_with(path, &[])
+    }
+
+    /// The payload of one WebSocket frame; None at the end.
+    pub fn frame(&mut self) -> Option<Vec<u8>> {
+        while self.ahead.len() < 2 {
+            if self.read_more().ok()? == 0 {
+                return None;
+            }
+        }
+        let start = self.exactly(2);
+        let masked = start[1] & 0x80 != 0;
+        let length = match start[1] & 0x7f {
+            126 => u16::from_be_bytes(self.exactly(2).try_into().unwrap()).into(),
+            127 => u64::from_be_bytes(self.exactly(8).try_into().unwrap()),
+            short => short.into(),
+        };
+        let mask: Vec<u8> = if masked { self.exactly(4) } else { vec![0; 4] };
+        let mut payload = self.exactly(length as usize);
+        for (i, byte) in payload.iter_mut().enumerate() {
+            *byte ^= mask[i % 4];
+        }
+        (start[0] & 0x0f != 8).then_some(payload)
+    }
+}
+
+pub fn upgrade_request(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: chat.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+pub const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// One binary WebSocket frame (RFC 6455 §5.2), masked as a client's.
+pub fn frame(payload: &[u8], masked: bool) -> Vec<u8> {
+    let mask_bit = if masked { 0x80 } else { 0 };
+    let mut frame = vec![0x82];
+    match payload.len() {
+        n @ 0..=125 => frame.push(mask_bit | n as u8),
+        n @ 126..=65535 => {
+            frame.push(mask_bit | 126);
+            frame.extend((n as u16).to_be_bytes());
+        }
+        n => {
+            frame.push(mask_bit | 127);
+            frame.extend((n as u64).to_be_bytes());
+        }
+    }
+    let mask = [0x37, 0xfa, 0x21, 0x3d];
+    if masked {
+        frame.extend(mask);
+    }
+    frame.extend(payload.iter().enumerate().map(|(i, byte)| match masked {
+        true => byte ^ mask[i % 4],
+        false => *byte,
+    }));
+    frame
+}
+
+/// Answers WebSocket handshakes with 101 and then echoes every frame; anything else with
+/// a page that shows path and Host.
+pub fn echo(mut client: Client) {
+    while let Some(head) = client.try_head() {
+        if field(&head, "upgrade").is_some() {
+            client.send(SWITCHING);
+            while let Some(payload) = client.frame() {
+                if !client.try_send(&frame(&payload, false)) {
+                    return;
+                }
+            }
+            let _ = client.try_send(&[0x88, 0]);
+            return;
+        }
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let host = field(&head, "host").unwrap_or_default();
+        if !client.try_send(ok(&format!("path={path} host={host}\n")).as_bytes()) {
+            return;
+        }
+    }
+}
+
+/// Repeatable noise.
+pub struct Noise(u64);
+
+impl Noise {
+    pub fn new(seed: u64) -> Noise {
+        Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(count + 8);
+        while bytes.len() < count {
+            bytes.extend(self.next().to_le_bytes());
+        }
+        bytes.truncate(count);
+        bytes
+    }
+}
+
+/// A certificate for `name` and 127.0.0.1, signed by itself, and its key.
+pub struct Certificate {
+    pub certificate: openssl::x509::X509,
+    pub key: openssl::pkey::PKey<openssl::pkey::Private>,
+}
+
+impl Certificate {
+    pub fn new(name: &str) -> Certificate {
+        use openssl::{asn1::*, bn::BigNum, ec::*, hash::*, nid::Nid, pkey::*, x509::*};
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let mut subject = X509Name::builder().unwrap();
+        subject.append_entry_by_text("CN", name).unwrap();
+        let subject = subject.build();
+        let mut builder = X509::builder().unwrap();
+        builder.set_version(2).unwrap();
+        let serial = BigNum::from_u32(1).unwrap().to_asn1_integer().unwrap();
+        builder.set_serial_number(&serial).unwrap();
+        builder.set_subject_name(&subject).unwrap();
+        builder.set_issuer_name(&subject).unwrap();
+        builder.set_pubkey(&key).unwrap();
+        builder
+            .set_not_before(&Asn1Time::days_from_now(0).unwrap())
+            .unwrap();
+        builder
+            .set_not_after(&Asn1Time::days_from_now(2).unwrap())
+            .unwrap();
+        let names = extension::SubjectAlternativeName::new()
+            .dns(name)
+            .ip("127.0.0.1")
+            .build(&builder.x509v3_context(None, None))
+            .unwrap();
+        builder.append_extension(names).unwrap();
+        let ca = extension::BasicConstraints::new().ca().build().unwrap();
+        builder.append_extension(ca).unwrap();
+        builder.sign(&key, MessageDigest::sha256()).unwrap();
+        Certificate {
+            certificate: builder.build(),
+            key,
+        }
+    }
+
+    pub fn acceptor(&self) -> openssl::ssl::SslAcceptor {
+        use openssl::ssl::{SslAcceptor, SslMethod};
+        let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
+        builder.set_certificate(&self.certificate).unwrap();
+        builder.set_private_key(&self.key).unwrap();
+        builder.build()
+    }
+
+    pub fn pem(&self) -> String {
+        String::from_utf8(self.certificate.to_pem().unwrap()).unwrap()
+    }
+
+    pub fn key_pem(&self) -> String {
+        String::from_utf8(self.key.private_key_to_pem_pkcs8().unwrap()).unwrap()
+    }
+}
+
+/// An origin behind TLS; `script` gets the connection after the handshake.
+pub fn tls_origin(name: &str, script: impl Fn(Client) + Send + Sync + 'static) -> SocketAddr {
+    let acceptor = Certificate::new(name).acceptor();
+    origin(move |client| {
+        if let Some(client) = client.accept_tls(&acceptor) {
+            script(client);
+        }
+    })
+}
+
+/// A folder that goes when the test is over.
+pub struct Folder(pub std::path::PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("simple-proxy-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Joins two connections until both ends have closed: the inside of a scripted proxy.
+pub fn splice(a: Client, b: Client) {
+    fn pump(mut from: TcpStream, mut to: TcpStream, ahead: &[u8]) {
+        let _ = to.write_all(ahead);
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    }
+    let (from, to) = (a.socket.try_clone().unwrap(), b.socket.try_clone().unwrap());
+    let ahead = a.ahead.clone();
+    let there = thread::spawn(move || pump(from, to, &ahead));
+    pump(b.socket, a.socket, &b.ahead);
+    let _ = there.join();
+}

@@ -1,0 +1,397 @@
+//! Upgrades and the relay: what is logged, what is held back, and that nothing is lost.
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::*;
+
+pub fn the_documented_lines_are_logged_exactly() {
+    let upstream = origin(echo);
+    let proxy = Proxy::before(upstream, &[]);
+    let mut client = Client::connect(proxy.address);
+    let request =
+        upgrade_request("/ws/chat?token=secret").replace("chat.example", "localhost:8080");
+    client.send(&request);
+    assert!(client.head().starts_with("HTTP/1.1 101 "));
+    client.send_bytes(&frame(b"hi", true));
+    assert_eq!(client.frame().unwrap(), b"hi");
+    drop(client);
+    proxy.log.wait_for("WebSocket 连接关闭");
+    assert_eq!(proxy.get("/").status(), 200);
+    proxy.log.wait_for("请求完成");
+    let log = proxy.log.text();
+    let lines: Vec<&str> = log
+        .lines()
+        .skip(3)
+        .map(|line| line.split_once("Z ").expect("a time before each line").1)
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "===收到请求开始=== GET /ws/chat (Host: localhost:8080)",
+            "WebSocket 请求: /ws/chat (Host: localhost:8080)",
+            "WebSocket 连接建立，开始双向转发",
+            "WebSocket 连接关闭",
+            "===收到请求开始=== GET / (Host: a.example)",
+            "请求完成: GET / -> 200 (22 bytes)",
+        ]
+    );
+}
+
+pub fn english_lines() {
+    let upstream = origin(echo);
+    let proxy = Proxy::before(upstream, &["--log-lang", "en", "-v"]);
+    let mut client = proxy.connect();
+    client.upgrade("/ws");
+    drop(client);
+    proxy.log.wait_for("WebSocket connection closed");
+    proxy.get("/");
+    for line in [
+        " request: GET /ws (Host: chat.example)",
+        " WebSocket request: /ws (Host: chat.example)",
+        " WebSocket connection established, relaying both ways",
+        " request done: GET / -> 200 (22 bytes)",
+        " connection 1: from 127.0.0.1:",
+        " connection 1: upstream reached in ",
+        " connection 1: relayed 0 bytes up, 2 down",
+        " connection 1: closed after ",
+    ] {
+        proxy.log.wait_for(line);
+    }
+    assert!(proxy.log.text().is_ascii(), "{}", proxy.log.text());
+}
+
+pub fn nothing_goes_upstream_before_the_101() {
+    let (report, seen) = channel();
+    let report = Mutex::new(report);
+    let upstream = origin(move |mut client| {
+        let head = client.head();
+        assert_eq!(field(&head, "sec-websocket-version"), Some("13"));
+        // Long enough for bytes that should not come.
+        client
+            .socket
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        let early = client.rest_or_reset();
+        report.lock().unwrap().send(early.len()).unwrap();
+        client.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.send(SWITCHING);
+        let payload = client.frame().unwrap();
+        client.send_bytes(&frame(&payload, false));
+    });
+    let proxy = Proxy::before(upstream, &[]);
+    let mut client = proxy.connect();
+    let head = client.upgrade_with("/", &frame(b"eager", true));
+    assert_eq!(
+        field(&head, "sec-websocket-accept"),
+        Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+    );
+    assert_eq!(field(&head, "upgrade"), Some("websocket"));
+    assert_eq!(
+        seen.recv_timeout(PATIENCE).unwrap(),
+        0,
+        "bytes before the 101"
+    );
+    assert_eq!(client.frame().unwrap(), b"eager");
+}
+
+pub fn first_frames_in_the_segment_of_the_handshake_arrive() {
+    let upstream = origin(|mut client| {
+        client.head();
+        let mut answer = SWITCHING.as_bytes().to_vec();
+        answer.extend(frame(b"welcome", false));
+        answer.extend(frame(&[7; 100_000], false));
+        client.send_bytes(&answer);
+        let payload = client.frame().unwrap();
+        client.send_bytes(&frame(&payload, false));
+    });
+    let proxy = Proxy::before(upstream, &[]);
+    let mut client = proxy.connect();
+    client.upgrade_with("/", &frame(b"first", true));
+    assert_eq!(client.frame().unwrap(), b"welcome");
+    assert_eq!(client.frame().unwrap(), [7; 100_000]);
+    assert_eq!(client.frame().unwrap(), b"first");
+}
+
+pub fn two_hundred_at_once_byte_exact() {
+    let plain = Proxy::before(origin(echo), &[]);
+    let secure = Proxy::before(tls_origin("origin.test", echo), &["--tls", "on"]);
+    let addresses = [plain.address, secure.address];
+    let start = Arc::new(std::sync::Barrier::new(200));
+    let clients: Vec<_> = (0..200)
+        .map(|n| {
+            let start = start.clone();
+            thread::spawn(move || {
+                let mut client = Client::connect(addresses[usize::from(n % 4 == 3)]);
+                client.upgrade("/echo");
+                start.wait();
+                let mut noise = Noise::new(n);
+                for _ in 0..5 {
+                    // Small ones mostly, up to 1 MiB, empty ones too.
+                    let size = noise.next() as usize % (1 << (noise.next() % 21));
+                    let message = noise.bytes(size);
+                    client.send_bytes(&frame(&message, true));
+                    assert!(client.frame().unwrap() == message, "{size} bytes");
+                }
+                let largest = noise.bytes(1 << 20);
+                client.send_bytes(&frame(&largest, true));
+                assert!(client.frame().unwrap() == largest);
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().expect("a client failed");
+    }
+}
+
+pub fn a_64_mib_message_survives() {
+    for (upstream, tls) in [(origin(echo), "off"), (tls_origin("a.test", echo), "on")] {
+        let proxy = Proxy::before(upstream, &["--tls", tls]);
+        let mut client = proxy.connect();
+        client.upgrade("/");
+        let message = Noise::new(64).bytes(64 << 20);
+        client.send_bytes(&frame(&message, true));
+        assert!(client.frame().unwrap() == message);
+        let peak = proxy.peak_kib();
+        assert!(peak < 32 * 1024, "{peak} KiB");
+    }
+}
+
+pub fn what_the_upstream_sent_before_closing_arrives() {
+    const TAIL: usize = 10 << 20;
+    let script = |mut client: Client| {
+        client.head();
+        client.send(SWITCHING);
+        client.send_bytes(&Noise::new(10).bytes(TAIL));
+    };
+    for (upstream, tls) in [
+        (origin(script), "off"),
+        (tls_origin("a.test", script), "on"),
+    ] {
+        let proxy = Proxy::before(upstream, &["--tls", tls]);
+        let mut client = proxy.connect();
+        client.upgrade("/");
+        thread::sleep(Duration::from_millis(100));
+        assert!(client.rest() == Noise::new(10).bytes(TAIL), "TLS {tls}");
+    }
+}
+
+/// What a client still sends to an upstream that has closed must not turn into a reset
+/// that destroys the tail on its way to the client. The last MiB fits into the buffers on
+/// the client's side, so that the upstream's own kernel has nothing left to lose.
+pub fn a_client_that_goes_on_sending_loses_nothing() {
+    const TAIL: usize = 4 << 20;
+    let (report, closed) = channel();
+    let report = Mutex::new(report);
+    let upstream = origin(move |mut client| {
+        client.head();
+        client.send(SWITCHING);
+        client.send_bytes(&Noise::new(12).bytes(TAIL));
+        drop(client);
+        report.lock().unwrap().send(()).unwrap();
+    });
+    let proxy = Proxy::before(upstream, &[]);
+    for _ in 0..5 {
+        let mut client = proxy.connect();
+        client.upgrade("/");
+        closed.recv_timeout(PATIENCE).unwrap();
+        let mut tail = client.exactly(TAIL - (1 << 20));
+        thread::sleep(Duration::from_millis(100));
+        let mut sender = client.socket.try_clone().unwrap();
+        let sending = thread::spawn(move || {
+            for _ in 0..100 {
+                if std::io::Write::write_all(&mut sender, &[1; 1000]).is_err() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
+        });
+        thread::sleep(Duration::from_millis(100));
+        tail.extend(client.rest());
+        assert_eq!(tail.len(), TAIL);
+        assert!(tail == Noise::new(12).bytes(TAIL));
+        sending.join().unwrap();
+    }
+}
+
+pub fn a_client_that_ends_its_side_still_gets_everything() {
+    const TAIL: usize = 10 << 20;
+    let upstream = origin(move |mut client| {
+        client.head();
+        client.send(SWITCHING);
+        let tail = client.rest();
+        assert!(tail == Noise::new(11).bytes(TAIL));
+        client.send_bytes(&tail);
+    });
+    let proxy = Proxy::before(upstream, &[]);
+    let mut client = proxy.connect();
+    client.upgrade("/");
+    client.send_bytes(&Noise::new(11).bytes(TAIL));
+    client.end_sending();
+    assert!(client.rest() == Noise::new(11).bytes(TAIL));
+}
+
+/// The client closes while its tail is on its way to a slow upstream, which goes on
+/// sending to it.
+pub fn what_the_client_sent_before_closing_arrives() {
+    const TAIL: usize = 3 << 20;
+    let (tell, client_closed) = channel::<()>();
+    let client_closed = Mutex::new(client_closed);
+    let (report, seen) = channel();
+    let report = Mutex::new(report);
+    let upstream = origin(move |mut client| {
+        client.head();
+        client.send(SWITCHING);
+        let mut tail = client.exactly(TAIL - (1 << 20));
+        client_closed
+            .lock()
+            .unwrap()
+            .recv_timeout(PATIENCE)
+            .unwrap();
+        thread::sleep(Duration::from_millis(100));
+        for _ in 0..20 {
+            client.try_send(&[2; 1000]);
+            thread::sleep(Duration::from_millis(2));
+        }
+        tail.extend(client.rest_or_reset());
+        report.lock().unwrap().send(tail).unwrap();
+    });
+    let proxy = Proxy::before(upstream, &[]);
+    for _ in 0..5 {
+        let mut client = proxy.connect();
+        client.upgrade("/");
+        client.send_bytes(&Noise::new(13).bytes(TAIL));
+        drop(client);
+        tell.send(()).unwrap();
+        let tail = seen.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(tail.len(), TAIL);
+        assert!(tail == Noise::new(13).bytes(TAIL));
+    }
+}
+
+pub fn a_refused_upgrade_is_an_ordinary_response() {
+    let (report, seen) = channel();
+    let report = Mutex::new(report);
+    let upstream = origin(move |mut client| {
+        client.head();
+        client.send(&ok("no websocket here"));
+        let more = client.rest_or_reset();
+        report.lock().unwrap().send(more).unwrap();
+    });
+    let proxy = Proxy::before(upstream, &[]);
+    let mut client = proxy.connect();
+    // What follows the head is no tunnel, and no request either.
+    client.send(&(upgrade_request("/") + "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"));
+    let response = client.response();
+    assert_eq!(response.text(), "no websocket here");
+    assert_eq!(response.field("connection"), Some("close"));
+    client.end_sending();
+    assert!(client.is_closed());
+    assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), b"");
+    assert!(!proxy.log.text().contains("smuggled"));
+    assert!(!proxy.log.text().contains("连接建立"));
+}
+
+pub fn a_switch_that_was_not_asked_for_is_502() {
+    let wrong = SWITCHING.replace("websocket", "h2c");
+    for (request, answer) in [
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            SWITCHING.to_owned(),
+        ),
+        (upgrade_request("/"), wrong),
+        (
+            upgrade_request("/"),
+            "HTTP/1.1 101 Switching Protocols\r\n\r\n".to_owned(),
+        ),
+    ] {
+        let upstream = origin(move |mut client| {
+            client.head();
+            client.send(&answer);
+            client.rest_or_reset();
+        });
+        let proxy = Proxy::before(upstream, &[]);
+        assert_eq!(proxy.fetch(&request).status(), 502);
+        proxy.log.wait_for("[response]");
+    }
+}
+
+pub fn other_protocols_pass_only_when_allowed() {
+    let (report, heads) = channel();
+    let report = Mutex::new(report);
+    let upstream = origin(move |mut client| {
+        let head = client.head();
+        let asked = field(&head, "upgrade").map(str::to_owned);
+        report.lock().unwrap().send(asked.clone()).unwrap();
+        match asked {
+            Some(protocol) => {
+                client.send(&SWITCHING.replace("websocket", &protocol));
+                let line = client.line();
+                client.send(&format!("{line}\r\n"));
+            }
+            None => client.send(&ok("plain")),
+        }
+    });
+    let request = |protocol: &str| {
+        format!("GET /x HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n")
+    };
+    let proxy = Proxy::before(upstream, &["--upgrade", "echo/1", "--upgrade=other"]);
+    for protocol in ["h2c", "tls/1.0", "websocket, echo/1"] {
+        assert_eq!(proxy.fetch(&request(protocol)).text(), "plain");
+        assert_eq!(heads.recv_timeout(PATIENCE).unwrap(), None, "{protocol}");
+    }
+    let mut client = proxy.connect();
+    client.send(&(request("Echo/1") + "left over\r\n"));
+    assert!(client.head().starts_with("HTTP/1.1 101 "));
+    assert_eq!(client.line(), "left over");
+    assert_eq!(
+        heads.recv_timeout(PATIENCE).unwrap().as_deref(),
+        Some("Echo/1")
+    );
+    proxy.log.wait_for("echo/1 请求: /x (Host: a)");
+}
+
+pub fn a_reset_ends_both_sides() {
+    let (report, seen) = channel();
+    let report = Mutex::new(report);
+    let upstream = origin(move |mut client| {
+        let head = client.head();
+        client.send(SWITCHING);
+        if head.starts_with("GET /stay ") {
+            client.rest_or_reset();
+            report.lock().unwrap().send(()).unwrap();
+        } else {
+            client.exactly(1);
+            client.reset();
+        }
+    });
+    let proxy = Proxy::before(upstream, &[]);
+    let mut client = proxy.connect();
+    client.upgrade("/stay");
+    client.reset();
+    seen.recv_timeout(PATIENCE)
+        .expect("the upstream's side ends");
+    let mut client = proxy.connect();
+    client.upgrade("/go");
+    client.send("x");
+    client.rest_or_reset();
+    proxy.log.wait_for_count("WebSocket 连接关闭", 2);
+    assert!(!proxy.log.text().contains("中断"), "{}", proxy.log.text());
+}
+
+pub fn an_idle_relay_is_closed_when_asked() {
+    let upstream = origin(echo);
+    let proxy = Proxy::before(upstream, &["--tunnel-timeout", "0.5"]);
+    let mut client = proxy.connect();
+    client.upgrade("/");
+    // Longer than the timeout in all, but never at rest for that long.
+    for _ in 0..8 {
+        client.send_bytes(&frame(b"still here", true));
+        assert_eq!(client.frame().unwrap(), b"still here");
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(client.is_closed());
+    proxy.log.wait_for("WebSocket 连接关闭");
+}
