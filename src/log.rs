@@ -129,9 +129,8 @@ impl Pending {
         let _ = if state().to_journal {
             write!(self.lines, "<{}>", priority as u8)
         } else {
-            let now = SystemTime::now();
-            let stamp = self.clock.stamp(now);
-            write!(self.lines, "{stamp} ")
+            self.clock.stamp(SystemTime::now(), &mut self.lines);
+            self.lines.write_char(' ')
         };
         let _ = writeln!(self.lines, "{text}");
     }
@@ -211,7 +210,8 @@ struct Clock {
 }
 
 impl Clock {
-    fn stamp(&mut self, now: SystemTime) -> impl fmt::Display + '_ {
+    /// Appends the time.
+    fn stamp(&mut self, now: SystemTime, line: &mut String) {
         let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let second = since_epoch.as_secs();
         if self.text.is_empty() || second != self.second {
@@ -222,8 +222,8 @@ impl Clock {
                 date.year, date.month, date.day, date.hour, date.minute, date.second
             );
         }
-        let (text, millis) = (&self.text, since_epoch.subsec_millis());
-        fmt::from_fn(move |f| write!(f, "{text}.{millis:03}Z"))
+        // Writing to a String cannot fail.
+        let _ = write!(line, "{}.{:03}Z", self.text, since_epoch.subsec_millis());
     }
 }
 
@@ -563,7 +563,9 @@ mod tests {
             (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
         ] {
             let at = UNIX_EPOCH + Duration::from_millis(millis);
-            assert_eq!(clock.stamp(at).to_string(), expected);
+            let mut line = String::new();
+            clock.stamp(at, &mut line);
+            assert_eq!(line, expected);
         }
         assert_eq!(Date::of(1_795_366_799).weekday, 0);
     }

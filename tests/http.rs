@@ -698,7 +698,7 @@ pub fn three_vhosts_on_one_tls_address() {
         counted.fetch_add(1, Ordering::SeqCst);
         let certified = stream.ssl().certificate().unwrap();
         let name = certified.subject_name().entries().next().unwrap();
-        let name = name.data().as_utf8().unwrap().to_string();
+        let name = name.data().to_string().unwrap();
         let mut request = [0; 4096];
         while let Ok(n @ 1..) = std::io::Read::read(&mut stream, &mut request) {
             let head = String::from_utf8_lossy(&request[..n]).into_owned();

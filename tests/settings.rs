@@ -158,8 +158,9 @@ pub fn closed_and_full_outputs_do_no_harm() {
     // since nothing can tell it.
     let upstream = answering(|_| ok("fine")).to_string();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let (reader, closed) = std::io::pipe().unwrap();
-    drop(reader);
+    let mut reader = Command::new("true").stdin(Stdio::piped()).spawn().unwrap();
+    let closed = reader.stdin.take().unwrap();
+    reader.wait().unwrap();
     for stderr in [Stdio::from(full), Stdio::from(closed)] {
         let address = dead_address();
         let mut command = program();

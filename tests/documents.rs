@@ -1,0 +1,211 @@
+//! The documents against the program: every flag and variable is in the manual page, the
+//! README and the CHANGELOG, and none is in them that does not exist.
+
+use std::collections::BTreeSet;
+
+use argh::ArgsInfo;
+use simple_proxy::cli::Args;
+
+const MANUAL: &str = include_str!("../man/simple-proxy.1");
+const README: &str = include_str!("../README.md");
+const CHANGELOG: &str = include_str!("../CHANGELOG.md");
+
+const VARIABLES: [&str; 5] = [
+    "UPSTREAM_HOST",
+    "LISTEN_PORT",
+    "SOCKS_PROXY",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+];
+
+/// Names in the documents that look like variables of ours and are none.
+const OTHER_NAMES: [&str; 8] = [
+    "ALL_PROXY",
+    "JOURNAL_STREAM",
+    "NO_PROXY",
+    "RLIMIT_NOFILE",
+    "SIMPLE_PROXY_REQUIRE_PEERS",
+    "SO_REUSEPORT",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+];
+
+/// Long flags of other programs that the documents use.
+const OTHER_FLAGS: [&str; 0] = [];
+
+/// The lines that users were promised, as they look for one request.
+const PROMISED_LINES: [&str; 4] = [
+    "===收到请求开始=== GET /ws/chat (Host: localhost:8080)",
+    "WebSocket 请求: /ws/chat (Host: localhost:8080)",
+    "WebSocket 连接建立，开始双向转发",
+    "WebSocket 连接关闭",
+];
+
+/// One flag as a document or the program has it: its names, and its variable if any.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Flag {
+    names: Vec<String>,
+    variable: Option<String>,
+}
+
+pub fn every_flag_and_variable_is_documented() {
+    let flags = flags_of_the_program();
+    let variables = flags.iter().filter_map(|flag| flag.variable.as_deref());
+    assert_eq!(
+        variables.collect::<BTreeSet<_>>(),
+        BTreeSet::from(VARIABLES),
+        "the variables that --help names"
+    );
+    assert_eq!(flags_of_the_manual(), flags, "OPTIONS of the manual page");
+    assert_eq!(
+        flags_of_the_readme(),
+        flags,
+        "the settings table of the README"
+    );
+
+    let names: BTreeSet<&str> = flags
+        .iter()
+        .flat_map(|flag| &flag.names)
+        .map(String::as_str)
+        .collect();
+    let manual = MANUAL.replace(r"\-", "-");
+    for (document, text) in [
+        ("manual page", &*manual),
+        ("README", README),
+        ("CHANGELOG", CHANGELOG),
+    ] {
+        for flag in long_flags(text) {
+            let known = names.contains(flag) || OTHER_FLAGS.contains(&flag);
+            assert!(
+                known,
+                "the {document} mentions {flag}, which does not exist"
+            );
+        }
+        let mentioned: BTreeSet<&str> = upper_case_names(text).collect();
+        for name in &mentioned {
+            let known = VARIABLES.contains(name) || OTHER_NAMES.contains(name);
+            assert!(
+                known,
+                "the {document} mentions {name}, which does not exist"
+            );
+        }
+        for variable in VARIABLES {
+            assert!(
+                mentioned.contains(variable),
+                "the {document} lacks {variable}"
+            );
+        }
+    }
+    for flag in MANUAL.lines().flat_map(flags_of_macros) {
+        assert!(
+            names.contains(&*flag),
+            "the manual page mentions {flag}, which does not exist"
+        );
+    }
+    let in_changelog: BTreeSet<&str> = long_flags(CHANGELOG).collect();
+    for flag in names.iter().filter(|name| name.starts_with("--")) {
+        assert!(in_changelog.contains(flag), "the CHANGELOG lacks {flag}");
+    }
+}
+
+pub fn promised_log_lines_are_documented() {
+    for line in PROMISED_LINES {
+        for (document, text) in [("manual page", MANUAL), ("README", README)] {
+            let found = text.lines().any(|candidate| candidate == line);
+            assert!(found, "the {document} lacks the line {line:?}");
+        }
+    }
+}
+
+/// From argh's own table; the variable stands at the end of a description.
+fn flags_of_the_program() -> BTreeSet<Flag> {
+    let info = Args::get_args_info();
+    let flags = info.flags.iter().map(|flag| {
+        // argh lists the long trigger of its help only.
+        let short = if flag.long == "--help" {
+            Some('h')
+        } else {
+            flag.short
+        };
+        let short = short.map(|letter| format!("-{letter}"));
+        let variable = flag.description.split_once("[env: ");
+        Flag {
+            names: short.into_iter().chain([flag.long.to_owned()]).collect(),
+            variable: variable.map(|(_, rest)| rest.trim_end_matches(']').to_owned()),
+        }
+    });
+    flags.collect()
+}
+
+/// From the items of the manual's OPTIONS: `.It Fl u , Fl -upstream-host Ar host`.
+fn flags_of_the_manual() -> BTreeSet<Flag> {
+    let (_, options) = MANUAL
+        .split_once("\n.Sh OPTIONS\n")
+        .expect("a section OPTIONS");
+    let (options, _) = options
+        .split_once("\n.Sh ")
+        .expect("a section behind OPTIONS");
+    let items = options.split("\n.It ").skip(1).map(|item| {
+        let head = item.lines().next().unwrap_or_default();
+        let variable = item.lines().find_map(|line| line.strip_prefix(".Ev "));
+        Flag {
+            names: flags_of_macros(&format!(".It {head}")),
+            variable: variable.map(|rest| rest.trim_end_matches(" .").to_owned()),
+        }
+    });
+    items.collect()
+}
+
+/// From the rows of the settings table: ``| `-u`, `--upstream-host HOST:PORT` | `X` |``.
+fn flags_of_the_readme() -> BTreeSet<Flag> {
+    let rows = README.lines().filter(|line| line.starts_with("| `-"));
+    let flags = rows.map(|row| {
+        let mut cells = row
+            .split('|')
+            .skip(1)
+            .map(|cell| cell.trim().replace('`', ""));
+        let (names, variable) = (cells.next().unwrap_or_default(), cells.next());
+        let words = names.split([' ', ',']).filter(|word| word.starts_with('-'));
+        Flag {
+            names: words.map(str::to_owned).collect(),
+            variable: variable.filter(|variable| !variable.is_empty()),
+        }
+    });
+    flags.collect()
+}
+
+/// The flags that a line of mdoc marks with `Fl`; joined switches count one by one.
+fn flags_of_macros(line: &str) -> Vec<String> {
+    let Some(words) = line.strip_prefix('.') else {
+        return Vec::new();
+    };
+    let mut flags = Vec::new();
+    let mut in_flags = false;
+    for word in words.split_whitespace() {
+        let is_macro = matches!(word.as_bytes(), [b'A'..=b'Z', b'a'..=b'z']);
+        if is_macro {
+            in_flags = word == "Fl";
+        } else if in_flags && word.starts_with('-') {
+            flags.push(format!("-{word}"));
+        } else if in_flags && word.bytes().all(|b| b.is_ascii_alphabetic()) {
+            flags.extend(word.chars().map(|letter| format!("-{letter}")));
+        }
+    }
+    flags
+}
+
+/// What looks like a long flag: two hyphens, then a letter.
+fn long_flags(text: &str) -> impl Iterator<Item = &str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    text.split(move |c| !is_part(c))
+        .filter(|word| word.starts_with("--"))
+        .filter(|word| word[2..].starts_with(|c: char| c.is_ascii_alphabetic()))
+}
+
+/// What looks like a variable: capitals with an underscore between them.
+fn upper_case_names(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| {
+            word.contains('_') && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+        })
+}

@@ -1,0 +1,30 @@
+# An origin at ADDRESS PORT [CERTIFICATE KEY]: WebSocket echo, and a page that shows path and Host.
+import asyncio
+import http
+import ssl
+import sys
+
+import websockets
+
+
+async def echo(ws):
+    async for message in ws:
+        await ws.send(message)
+
+
+async def page(path, headers):
+    if headers.get("Upgrade", "").lower() != "websocket":
+        body = f"path={path} host={headers.get('Host')}\n".encode()
+        return http.HTTPStatus.OK, [("Content-Length", str(len(body)))], body
+
+
+async def main(address, port, certificate=None, key=None):
+    context = None
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+    await websockets.serve(echo, address, int(port), ssl=context, process_request=page)
+    await asyncio.Future()
+
+
+asyncio.run(main(*sys.argv[1:]))
