@@ -290,6 +290,16 @@ impl<E: Fn(&str) -> Option<OsString>> Source<E> {
                 })
             })
             .transpose()?;
+        let without_effect = [
+            ("--tls-name", name.is_some()),
+            ("--tls-verify", args.tls_verify),
+        ];
+        if let (false, Some((flag, _))) = (with_tls, without_effect.iter().find(|(_, on)| *on)) {
+            return Err(Usage::new(
+                flag,
+                "the upstream speaks no TLS; add --tls on, or leave this out",
+            ));
+        }
         let tls = with_tls.then_some(UpstreamTls {
             name,
             verify: args.tls_verify,
@@ -488,7 +498,7 @@ fn parse_seconds(text: &str, zero: bool) -> Result<Duration, String> {
         Ok(seconds) if plain && seconds <= YEAR && (zero || seconds > 0.0) => {
             Ok(Duration::from_secs_f64(seconds))
         }
-        _ if zero => Err("not a number of seconds; 0 is off".to_owned()),
+        _ if zero => Err("not a number of seconds from 0".to_owned()),
         _ => Err("not a number of seconds above 0".to_owned()),
     }
 }
@@ -621,6 +631,16 @@ mod tests {
             (&["--", "extra"], &[up], "extra: this argument"),
             (&["--tls", "maybe"], &[up], "--tls: must be auto"),
             (&["--tls-name", "a b"], &[up], "--tls-name: not a DNS name"),
+            (
+                &["--tls-verify"],
+                &[up],
+                "--tls-verify: the upstream speaks no TLS",
+            ),
+            (
+                &["--tls-name", "a"],
+                &[up],
+                "--tls-name: the upstream speaks no TLS",
+            ),
             (
                 &["--tls-ca", "/nonexistent"],
                 &[up],

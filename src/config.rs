@@ -339,16 +339,18 @@ impl Proxy {
             }
             None => (default_scheme, url),
         };
-        // The authority ends where a path, query or fragment begins, but a password may
-        // hold any of these: the last `@` decides first.
-        let (userinfo, host) = match rest.rsplit_once('@') {
-            Some((userinfo, host)) => (Some(userinfo), host),
-            None => (None, rest),
-        };
-        let host = host.strip_suffix('/').unwrap_or(host);
-        if host.contains(['/', '?', '#']) {
+        // RFC 3986 §3.2: a path, query or fragment ends the authority.
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if path.contains('@') {
+            return Err("write / ? and # in a password as %2F %3F and %23".to_owned());
+        }
+        if !matches!(path, "" | "/") {
             return Err("a proxy URL has no path, query or fragment".to_owned());
         }
+        let (userinfo, host) = match authority.rsplit_once('@') {
+            Some((userinfo, host)) => (Some(userinfo), host),
+            None => (None, authority),
+        };
         let authority = Authority::parse_with_default(host, Some(scheme.default_port()))?;
         let credentials = userinfo.map(Credentials::parse).transpose()?;
         Ok(Proxy {
@@ -484,7 +486,7 @@ mod tests {
     fn userinfo_ends_at_the_last_at_sign_and_is_then_decoded() {
         for (url, user, password) in [
             ("socks5://alice:s3cr%3At%40%2Fx@h", "alice", "s3cr:t@/x"),
-            ("socks5://alice:s3cr:t@/x@h", "alice", "s3cr:t@/x"),
+            ("socks5://alice:s3cr:t@x@h", "alice", "s3cr:t@x"),
             ("socks5://al%20ice:%E5%AF%86@h", "al ice", "密"),
         ] {
             let credentials = Proxy::parse_socks5(url).expect(url).credentials;
@@ -500,6 +502,8 @@ mod tests {
             ("ftp://u:secret@h", "the scheme is not known"),
             ("http://u:secret@h", "a SOCKS proxy is"),
             ("socks5://u:secret@h/path", "a proxy URL has no path"),
+            ("socks5://u:secret/x@h", "write / ? and # in a password"),
+            ("socks5://h/x@secret", "write / ? and # in a password"),
             ("socks5://u:secret@h:port", "the port must be"),
             ("socks5://u:secret@h:+1", "the port must be"),
             ("socks5://u:secret@", "the host is missing"),

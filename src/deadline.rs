@@ -14,6 +14,10 @@ use slab::Slab;
 /// How much later than asked a deadline may strike; keeps sweeps rare under load.
 const GRANULARITY: Duration = Duration::from_millis(20);
 
+/// How long a client that was just accepted or answered may take to send what is already
+/// on its way, although the thread drains.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
 /// The time given for some work was over before the work was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut;
@@ -32,7 +36,8 @@ pub struct Timers {
 struct Entry {
     strikes_at: Option<Instant>,
     struck: bool,
-    ends_at_drain: bool,
+    /// For a wait that a drain ends: when the drain may end it.
+    drains_from: Option<Instant>,
     waker: Option<Waker>,
 }
 
@@ -75,10 +80,11 @@ impl Timers {
     pub fn drain(&self) {
         self.draining.set(true);
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
-            if entry.ends_at_drain {
-                entry.strike();
+            if let Some(from) = entry.drains_from {
+                entry.strikes_at = Some(entry.strikes_at.map_or(from, |at| at.min(from)));
             }
         }
+        self.sweep_by(Instant::now());
     }
 
     /// Whether the thread is finishing what is open before it ends.
@@ -132,6 +138,7 @@ impl Deadline {
             let mut entries = self.timers.entries.borrow_mut();
             let entry = &mut entries[self.key];
             entry.strikes_at = at;
+            entry.drains_from = None;
             entry.struck = false;
         }
         if let Some(at) = at {
@@ -184,12 +191,12 @@ impl Deadline {
         after: Duration,
         work: impl Future<Output = T>,
     ) -> Result<T, TimedOut> {
+        if self.timers.draining() {
+            return self.limit(after.min(DRAIN_GRACE), work).await;
+        }
         let wait = self.limit(after, async {
-            if self.timers.draining() {
-                self.timers.entries.borrow_mut()[self.key].strike();
-            } else {
-                self.timers.entries.borrow_mut()[self.key].ends_at_drain = true;
-            }
+            let from = Instant::now() + DRAIN_GRACE;
+            self.timers.entries.borrow_mut()[self.key].drains_from = Some(from);
             work.await
         });
         wait.await
@@ -252,9 +259,12 @@ mod tests {
         with_timers(async |timers| {
             let idle = Deadline::new(&timers);
             let busy = Deadline::new(&timers);
-            timers.drain();
-            let wait = idle.limit_or_drain(Duration::ZERO, future::pending::<()>());
-            assert_eq!(wait.await, Err(TimedOut));
+            let drain = async {
+                timers.drain();
+                future::pending().await
+            };
+            let wait = idle.limit_or_drain(Duration::from_secs(60), future::pending::<()>());
+            assert_eq!(future::or(wait, drain).await, Err(TimedOut));
             assert_eq!(busy.limit(Duration::ZERO, async { 1 }).await, Ok(1));
         });
     }

@@ -57,10 +57,12 @@ impl Dialer {
     }
 
     /// Appends the name for SNI, and for verification, to `name`: the configured one; the
-    /// upstream's own; for an upstream that is an address, the name in the request's Host.
-    /// An address stands for no SNI. Empty without TLS.
+    /// upstream's own; for an upstream that is an address, the name in the Host that is
+    /// sent there. An address stands for no SNI. Empty without TLS.
     pub fn server_name(&self, host: &[u8], name: &mut String) {
         let Some(tls) = &self.config.tls else { return };
+        let configured_host = self.config.rewrite.host.as_deref();
+        let host = configured_host.map_or(host, str::as_bytes);
         match (&tls.name, &self.config.upstream.host) {
             (Some(configured), _) => name.push_str(configured),
             (None, Host::Name(upstream)) => name.push_str(upstream.trim_end_matches('.')),
@@ -133,7 +135,7 @@ impl Dialer {
 }
 
 fn tls_error(stage: Stage, error: &native_tls::Error) -> Error {
-    let words = error.to_string();
+    let words = openssl_words(&error.to_string());
     let token = if words.contains("certificate verify failed") {
         "tls_certificate_error"
     } else if words.contains("alert") {
@@ -146,6 +148,20 @@ fn tls_error(stage: Stage, error: &native_tls::Error) -> Error {
         _ => format!("the handshake failed: {words}"),
     };
     Error::new(stage, token, cause)
+}
+
+/// The reason in an OpenSSL error, without its number, function and source line:
+/// `error:CODE:LIBRARY:FUNCTION:REASON:FILE:LINE:DATA (VERDICT)`.
+fn openssl_words(text: &str) -> String {
+    let mut parts = text.splitn(8, ':');
+    if parts.next() != Some("error") {
+        return text.to_owned();
+    }
+    let reason = parts.nth(3).unwrap_or(text);
+    match parts.nth(2).and_then(|data| data.rsplit_once('(')) {
+        Some((_, verdict)) => format!("{reason} ({verdict}"),
+        None => reason.to_owned(),
+    }
 }
 
 /// The name in a Host that can be sent as SNI (RFC 6066 §3): no address, not localhost.
@@ -285,6 +301,25 @@ mod tests {
             ("a!b", None),
         ] {
             assert_eq!(sni_of(host.as_bytes()), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn openssl_speaks_plainly() {
+        for (text, words) in [
+            (
+                "error:0A000086:SSL routines:tls_post_process_server_certificate:certificate \
+                 verify failed:../ssl/statem/statem_clnt.c:1889: (self-signed certificate)",
+                "certificate verify failed (self-signed certificate)",
+            ),
+            (
+                "error:0A00010B:SSL routines:ssl3_get_record:wrong version number:\
+                 ../ssl/record/ssl3_record.c:354:",
+                "wrong version number",
+            ),
+            ("unexpected EOF", "unexpected EOF"),
+        ] {
+            assert_eq!(openssl_words(text), words);
         }
     }
 

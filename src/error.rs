@@ -27,7 +27,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// The stage's name in the log and in `--check`.
+    /// The stage's name in the log and in answers to clients.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Resolve => "resolve",

@@ -64,7 +64,7 @@ fn request(upstream: &Authority, credentials: Option<&Credentials>) -> Vec<u8> {
 }
 
 /// Any 2xx is a tunnel, whatever its framing fields say; all else is a refusal.
-fn check_answer(head: &[u8]) -> Result<(), Error> {
+pub fn check_answer(head: &[u8]) -> Result<(), Error> {
     let mut fields = no_fields();
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -77,7 +77,8 @@ fn check_answer(head: &[u8]) -> Result<(), Error> {
     let cause = answered.trim_end();
     match status {
         200..=299 => Ok(()),
-        407 => Err(Error::new(
+        // RFC 9110 §11.7.1 wants 407; tinyproxy says 401 to a wrong password.
+        401 | 407 => Err(Error::new(
             Stage::ProxyAuth,
             "destination_unavailable",
             cause,
@@ -122,6 +123,7 @@ mod tests {
             ("HTTP/1.1 299 x\r\nContent-Length: 5\r\n\r\n", None),
             ("HTTP/1.1 200\r\n\r\n", None),
             ("HTTP/1.1 407 Auth\r\n\r\n", Some(Stage::ProxyAuth)),
+            ("HTTP/1.1 401 Auth\r\n\r\n", Some(Stage::ProxyAuth)),
             ("HTTP/1.1 403 Forbidden\r\n\r\n", Some(Stage::ProxyRefused)),
             ("HTTP/1.1 302 Found\r\n\r\n", Some(Stage::ProxyRefused)),
             ("HTTP/1.1 100 Continue\r\n\r\n", Some(Stage::ProxyRefused)),

@@ -24,6 +24,7 @@
 //! | `stream`, `tls` | byte streams, and TLS over them |
 //! | `socket` | one non-blocking TCP socket |
 //! | `deadline`, `buffer` | deadlines and buffers of one thread |
+//! | `notify` | what the service manager is told |
 //! | `log` | one function per event, in either language |
 //! | `error` | stage, cause and status of a failure |
 //! | `config` | validated settings |
@@ -43,6 +44,7 @@ pub mod head;
 pub mod http_connect;
 pub mod listen;
 pub mod log;
+pub mod notify;
 pub mod pool;
 pub mod relay;
 pub mod request;

@@ -1,29 +1,86 @@
-//! Listening sockets: one per thread, all on the same address and port.
+//! Listening sockets: inherited from a service manager, or bound here. Every thread gets
+//! its own handle on every address.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::Listen;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
+/// The first descriptor that a service manager hands over (sd_listen_fds(3)).
+const FIRST_INHERITED: RawFd = 3;
+
+/// The listeners of each of `threads` threads: the inherited ones, else those bound to
+/// `listen`. Call it once, before anything else opens a descriptor.
+pub fn listeners(listen: &Listen, threads: usize) -> Result<Vec<Vec<TcpListener>>, String> {
+    let inherited = inherit()?;
+    let words = |error: io::Error| crate::error::describe(&error);
+    if inherited.is_empty() {
+        let bound = bind(listen, threads).map_err(|error| match listen.address {
+            Some(address) => format!("listen on {address} port {}: {}", listen.port, words(error)),
+            None => format!("listen on port {}: {}", listen.port, words(error)),
+        });
+        return Ok(bound?.into_iter().map(|listener| vec![listener]).collect());
+    }
+    let share = || inherited.iter().map(TcpListener::try_clone).collect();
+    let shared: io::Result<Vec<_>> = (0..threads).map(|_| share()).collect();
+    shared.map_err(words)
+}
+
+/// The sockets of LISTEN_FDS, if they are meant for this process.
+fn inherit() -> Result<Vec<TcpListener>, String> {
+    let variable = |name| std::env::var(name).ok();
+    let (Some(pid), Some(count)) = (variable("LISTEN_PID"), variable("LISTEN_FDS")) else {
+        return Ok(Vec::new());
+    };
+    if pid != std::process::id().to_string() {
+        return Ok(Vec::new());
+    }
+    let count: RawFd = match count.parse() {
+        Ok(count @ 0..=1024) => count,
+        _ => return Err("LISTEN_FDS: not a number of sockets".to_owned()),
+    };
+    (FIRST_INHERITED..FIRST_INHERITED + count)
+        .map(|fd| {
+            // SAFETY: the service manager opened this descriptor for this process alone
+            // (LISTEN_PID), and this is the only place that takes it.
+            #[allow(unsafe_code)]
+            let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
+            let is_listener = matches!(socket.is_listener(), Ok(true))
+                && matches!(socket.r#type(), Ok(Type::STREAM))
+                && matches!(socket.local_addr(), Ok(address) if address.as_socket().is_some());
+            if !is_listener {
+                // Dropping it would close a descriptor that is not ours after all.
+                std::mem::forget(socket);
+                return Err(format!(
+                    "LISTEN_FDS: descriptor {fd} is no listening TCP socket"
+                ));
+            }
+            socket
+                .set_nonblocking(true)
+                .and_then(|()| socket.set_cloexec(true))
+                .map_err(|error| format!("LISTEN_FDS: {}", crate::error::describe(&error)))?;
+            Ok(socket.into())
+        })
+        .collect()
+}
+
 /// Binds `count` listeners that share the connections to one address. Fails when any
 /// other process listens there.
-pub fn bind(listen: &Listen, count: usize) -> io::Result<Vec<TcpListener>> {
+fn bind(listen: &Listen, count: usize) -> io::Result<Vec<TcpListener>> {
+    let any = |address: IpAddr| SocketAddr::new(address, listen.port);
     let first = match listen.address {
-        Some(address) => bind_one(SocketAddr::new(address, listen.port), false)?,
+        Some(address) => bind_one(any(address), false)?,
         // Both families where the kernel has IPv6, else IPv4 alone.
-        None => match bind_one(
-            SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), listen.port),
-            false,
-        ) {
-            Err(error) if is_without_ipv6(&error) => bind_one(
-                SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), listen.port),
-                false,
-            )?,
+        None => match bind_one(any(Ipv6Addr::UNSPECIFIED.into()), false) {
+            Err(error) if is_without_ipv6(&error) => {
+                bind_one(any(Ipv4Addr::UNSPECIFIED.into()), false)?
+            }
             bound => bound?,
         },
     };
@@ -31,7 +88,7 @@ pub fn bind(listen: &Listen, count: usize) -> io::Result<Vec<TcpListener>> {
     let mut listeners = vec![first];
     if count > 1 {
         // Only after it is bound: an occupied port was an error until here.
-        socket2::SockRef::from(&listeners[0]).set_reuse_port(true)?;
+        SockRef::from(&listeners[0]).set_reuse_port(true)?;
         for _ in 1..count {
             listeners.push(bind_one(address, true)?);
         }
@@ -43,12 +100,9 @@ pub fn bind(listen: &Listen, count: usize) -> io::Result<Vec<TcpListener>> {
 }
 
 fn is_without_ipv6(error: &io::Error) -> bool {
-    matches!(
-        error
-            .raw_os_error()
-            .map(rustix::io::Errno::from_raw_os_error),
-        Some(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::ADDRNOTAVAIL)
-    )
+    use rustix::io::Errno;
+    let number = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(number, Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
 fn bind_one(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {

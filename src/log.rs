@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -101,7 +102,7 @@ fn emit(priority: Priority, chinese: fmt::Arguments<'_>, english: fmt::Arguments
         Language::Chinese => chinese,
         Language::English => english,
     };
-    PENDING.with_borrow_mut(|pending| {
+    with_pending(|pending| {
         if pending.lines.len() > HELD_BACK {
             pending.dropped += 1;
             return;
@@ -113,14 +114,23 @@ fn emit(priority: Priority, chinese: fmt::Arguments<'_>, english: fmt::Arguments
     });
 }
 
+/// Does nothing while a line is being formatted, should that very formatting panic.
+fn with_pending(work: impl FnOnce(&mut Pending)) {
+    PENDING.with(|pending| {
+        if let Ok(mut pending) = pending.try_borrow_mut() {
+            work(&mut pending);
+        }
+    });
+}
+
 /// Writes the thread's lines out, as far as the reader takes them without a wait.
 pub fn flush() {
-    PENDING.with_borrow_mut(|pending| pending.write_out(Duration::ZERO));
+    with_pending(|pending| pending.write_out(Duration::ZERO));
 }
 
 /// Writes the thread's lines out before it ends, waiting a moment for a slow reader.
 pub fn flush_last() {
-    PENDING.with_borrow_mut(|pending| pending.write_out(Duration::from_millis(500)));
+    with_pending(|pending| pending.write_out(Duration::from_millis(500)));
 }
 
 impl Pending {
@@ -353,7 +363,7 @@ fn without_query(path: &str) -> &str {
 }
 
 /// The addresses listened on, the upstream and the route, once at the start.
-pub fn started(addresses: &[std::net::SocketAddr], config: &Config, route: &str) {
+pub fn started(addresses: &[SocketAddr], config: &Config, route: &str) {
     for address in addresses {
         emit(
             Priority::Info,
@@ -452,11 +462,11 @@ pub fn request_aborted(subject: &Subject, cause: &str) {
 }
 
 /// A client sent something that is not a request we forward.
-pub fn request_rejected(status: u16, reason: &str) {
+pub fn request_rejected(client: SocketAddr, status: u16, reason: &str) {
     emit(
         Priority::Warning,
-        format_args!("请求被拒绝: {status} {reason}"),
-        format_args!("request rejected: {status} {reason}"),
+        format_args!("请求被拒绝: {client} -> {status} {reason}"),
+        format_args!("request rejected: {client} -> {status} {reason}"),
     );
 }
 
@@ -522,6 +532,15 @@ pub fn stopped(cut_off: usize) {
         Priority::Info,
         format_args!("已停止，中断 {cut_off} 个连接"),
         format_args!("stopped, {cut_off} connections cut off"),
+    );
+}
+
+/// The service manager could not be told.
+pub fn not_notified(cause: &str) {
+    emit(
+        Priority::Warning,
+        format_args!("无法通知服务管理器: {cause}"),
+        format_args!("the service manager cannot be told: {cause}"),
     );
 }
 

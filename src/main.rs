@@ -12,6 +12,7 @@ use simple_proxy::cli::{self, Command};
 use simple_proxy::config::Config;
 use simple_proxy::dial::Dialer;
 use simple_proxy::error::describe;
+use simple_proxy::notify::{notify, Status};
 use simple_proxy::{listen, log, server};
 
 /// A bad flag or setting.
@@ -57,7 +58,11 @@ fn complain(status: u8, problem: &str) -> ExitCode {
 
 fn serve(mut config: Config) -> Result<(), String> {
     log::init(config.log);
-    std::panic::set_hook(Box::new(|panic| log::panicked(&panic.to_string())));
+    let listeners = listen::listeners(&config.listen, config.threads)?;
+    std::panic::set_hook(Box::new(|panic| {
+        log::panicked(&panic.to_string());
+        log::flush();
+    }));
     let descriptors = raise_descriptor_limit();
     // Each client may need two descriptors, and some are needed for other things.
     let affordable = usize::try_from(descriptors.saturating_sub(64) / 2).unwrap_or(usize::MAX);
@@ -66,22 +71,19 @@ fn serve(mut config: Config) -> Result<(), String> {
 
     let mut signals = Signals::new([Signal::Term, Signal::Int])
         .map_err(|error| format!("signals: {}", describe(&error)))?;
-    let listeners = listen::bind(&config.listen, config.threads).map_err(|error| {
-        let port = config.listen.port;
-        match config.listen.address {
-            Some(address) => format!("listen on {address} port {port}: {}", describe(&error)),
-            None => format!("listen on port {port}: {}", describe(&error)),
-        }
-    })?;
     let config = Arc::new(config);
     let dialer = Dialer::new(config.clone())?;
-    let address = listeners[0].local_addr();
-    let address = address.map_err(|error| describe(&error))?;
-    log::started(&[address], &config, &cli::describe_route(&config));
+    let addresses: Vec<_> = listeners[0]
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect();
+    log::started(&addresses, &config, &cli::describe_route(&config));
+    notify(Status::Ready);
     log::flush();
 
     let shutdown = async move {
         let reason = next_signal(&mut signals).await;
+        notify(Status::Stopping);
         std::thread::spawn(move || {
             // The second one means now.
             async_io::block_on(next_signal(&mut signals));

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
@@ -43,12 +43,12 @@ struct Shared {
     cut_off: AtomicUsize,
 }
 
-/// Serves on `listeners`, one thread each, until `shutdown` resolves to the reason; then
+/// Serves on `listeners`, one thread for each group of them, until `shutdown` resolves to the reason; then
 /// finishes what is open, for at most the drain timeout.
 pub fn run(
     config: Arc<Config>,
     dialer: Dialer,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Vec<TcpListener>>,
     shutdown: impl Future<Output = &'static str>,
 ) -> io::Result<()> {
     let most = config.limits.max_connections.unwrap_or(usize::MAX >> 4);
@@ -63,11 +63,11 @@ pub fn run(
     // Closing the channel is the signal to drain.
     let (alive, draining) = channel::bounded::<()>(1);
     let mut threads = Vec::new();
-    for (n, listener) in listeners.into_iter().enumerate() {
+    for (n, listeners) in listeners.into_iter().enumerate() {
         let (shared, draining) = (shared.clone(), draining.clone());
         let name = format!("worker-{n}");
         let thread = thread::Builder::new().name(name);
-        threads.push(thread.spawn(move || serve(&shared, listener, draining))?);
+        threads.push(thread.spawn(move || serve(shared, listeners, draining))?);
     }
     drop(draining);
     let reason = async_io::block_on(shutdown);
@@ -84,28 +84,35 @@ pub fn run(
 }
 
 /// One thread's life.
-fn serve(shared: &Shared, listener: TcpListener, draining: Receiver<()>) {
-    let worker = Rc::new(Worker::new(shared.config.clone(), shared.dialer.clone()));
-    let executor = LocalExecutor::new();
-    let open = Rc::new(Open::default());
-    let life = async {
-        let accepting = accept_all(shared, &executor, &worker, &open, listener);
-        let drained = async {
-            // Nothing is ever sent: an error is the channel closing.
-            let _ = draining.recv().await;
-        };
-        future::or(accepting, drained).await;
-        worker.timers.drain();
-        let finish = async {
-            open.none().await;
-        };
-        let timeout = shared.config.limits.drain_timeout;
-        future::or(finish, async {
-            Timer::after(timeout).await;
-        })
-        .await;
+fn serve(shared: Arc<Shared>, listeners: Vec<TcpListener>, draining: Receiver<()>) {
+    let executor = Rc::new(LocalExecutor::new());
+    let config = shared.config.clone();
+    let acceptor = Acceptor {
+        worker: Rc::new(Worker::new(config.clone(), shared.dialer.clone())),
+        executor: executor.clone(),
+        open: Rc::default(),
+        shared: shared.clone(),
     };
+    let (open, worker) = (acceptor.open.clone(), acceptor.worker.clone());
     executor.spawn(sweep(worker.clone())).detach();
+    let acceptor = Rc::new(acceptor);
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| executor.spawn(acceptor.clone().accept_all(listener)))
+        .collect();
+    let counted = open.clone();
+    let life = executor.spawn(async move {
+        // Nothing is ever sent: an error is the channel closing.
+        let _ = draining.recv().await;
+        for task in accepting {
+            task.cancel().await;
+        }
+        worker.timers.drain();
+        let out_of_time = async {
+            Timer::after(config.limits.drain_timeout).await;
+        };
+        future::or(counted.none(), out_of_time).await;
+    });
     async_io::block_on(flushing(executor.run(life)));
     shared
         .cut_off
@@ -175,49 +182,52 @@ impl Drop for Ticket {
     }
 }
 
-async fn accept_all(
-    shared: &Shared,
-    executor: &LocalExecutor<'_>,
-    worker: &Rc<Worker>,
-    open: &Rc<Open>,
-    listener: TcpListener,
-) {
-    let listener = match Async::new_nonblocking(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            log::accept_paused(&describe(&error));
-            return;
-        }
-    };
-    loop {
-        // The permit is taken only for a client that is there, so that no thread holds
-        // one while another's clients wait.
-        let _ = listener.readable().await;
-        let permit = shared.permits.acquire_arc().await;
-        match listener.get_ref().accept() {
-            Ok((stream, peer)) => {
-                let number = 1 + shared.accepted.fetch_add(1, Ordering::Relaxed);
-                let ticket = Ticket::new(open, permit);
-                let worker = worker.clone();
-                let serving = async move {
-                    let stream = match Async::new(stream) {
-                        Ok(stream) => Stream::Plain(Socket::new(stream)),
-                        Err(error) => return log::accept_paused(&describe(&error)),
-                    };
-                    let connection = Connection::new(stream);
-                    let serving = session::serve(&worker, connection, peer, number);
-                    // A bug in one connection ends that connection; the hook has logged it.
-                    let _ = AssertUnwindSafe(serving).catch_unwind().await;
-                    drop(ticket);
-                };
-                executor.spawn(serving).detach();
-            }
-            Err(error) if is_momentary(&error) => {}
-            Err(error) => {
-                log::accept_paused(&describe(&error));
-                Timer::after(ACCEPT_PAUSE).await;
+/// What accepting needs.
+struct Acceptor {
+    shared: Arc<Shared>,
+    executor: Rc<LocalExecutor<'static>>,
+    worker: Rc<Worker>,
+    open: Rc<Open>,
+}
+
+impl Acceptor {
+    async fn accept_all(self: Rc<Acceptor>, listener: TcpListener) {
+        let listener = match Async::new_nonblocking(listener) {
+            Ok(listener) => listener,
+            Err(error) => return log::accept_paused(&describe(&error)),
+        };
+        loop {
+            // The permit is taken only for a client that is there, so that no thread
+            // holds one while another's clients wait.
+            let _ = listener.readable().await;
+            let permit = self.shared.permits.acquire_arc().await;
+            match listener.get_ref().accept() {
+                Ok((stream, peer)) => self.spawn_session(stream, peer, permit),
+                Err(error) if is_momentary(&error) => {}
+                Err(error) => {
+                    drop(permit);
+                    log::accept_paused(&describe(&error));
+                    Timer::after(ACCEPT_PAUSE).await;
+                }
             }
         }
+    }
+
+    fn spawn_session(&self, stream: TcpStream, peer: SocketAddr, permit: SemaphoreGuardArc) {
+        let stream = match Async::new(stream) {
+            Ok(stream) => Stream::Plain(Socket::new(stream)),
+            Err(error) => return log::accept_paused(&describe(&error)),
+        };
+        let number = 1 + self.shared.accepted.fetch_add(1, Ordering::Relaxed);
+        let ticket = Ticket::new(&self.open, permit);
+        let worker = self.worker.clone();
+        let serving = async move {
+            let serving = session::serve(&worker, Connection::new(stream), peer, number);
+            // A bug in one connection ends that connection; the hook has logged it.
+            let _ = AssertUnwindSafe(serving).catch_unwind().await;
+            drop(ticket);
+        };
+        self.executor.spawn(serving).detach();
     }
 }
 

@@ -67,7 +67,7 @@ impl Session<'_> {
                 Ok(Some(request)) => request,
                 Ok(None) => return,
                 Err(rejection) => {
-                    log::request_rejected(rejection.status, rejection.reason);
+                    log::request_rejected(self.peer, rejection.status, rejection.reason);
                     let response = rejected(&rejection);
                     if connection.stream.write_all(&response).await.is_ok() {
                         linger(self.worker, connection, &self.deadline).await;
@@ -222,7 +222,7 @@ impl Session<'_> {
                 return Then::Reset;
             }
             Failure::Request(rejection) => {
-                log::request_rejected(rejection.status, rejection.reason);
+                log::request_rejected(self.peer, rejection.status, rejection.reason);
                 (rejected(&rejection), Then::Linger)
             }
             Failure::Upstream(error) => {

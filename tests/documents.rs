@@ -19,9 +19,12 @@ const VARIABLES: [&str; 5] = [
 ];
 
 /// Names in the documents that look like variables of ours and are none.
-const OTHER_NAMES: [&str; 8] = [
+const OTHER_NAMES: [&str; 11] = [
     "ALL_PROXY",
     "JOURNAL_STREAM",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
     "NO_PROXY",
     "RLIMIT_NOFILE",
     "SIMPLE_PROXY_REQUIRE_PEERS",

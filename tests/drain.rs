@@ -1,8 +1,12 @@
 //! Ending well: signals, what is open, PID 1, and the limit on clients.
 
-use std::process::Command;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,7 +47,7 @@ pub fn sigterm_finishes_what_is_open() {
 
 pub fn sigterm_ends_idle_connections_and_relays_in_time() {
     let upstream = origin(echo);
-    let proxy = Proxy::before(upstream, &["--drain-timeout", "0.5"]);
+    let proxy = Proxy::before(upstream, &["--drain-timeout", "3"]);
     let mut idle = proxy.connect();
     idle.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     idle.response();
@@ -124,4 +128,101 @@ pub fn more_clients_than_allowed_wait_their_turn() {
     // Those within the limit are still served.
     open[0].send_bytes(&frame(b"x", true));
     assert_eq!(open[0].frame().unwrap(), b"x");
+}
+
+/// Starts the program on an inherited socket, as a service manager does.
+fn start_inherited(listener: &TcpListener, upstream: &str, extra: &[(&str, &str)]) -> Proxy {
+    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$PROGRAM\" \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh", "-u", upstream, "-d", "-p", "1"]);
+    command.env("PROGRAM", PROGRAM).envs(extra.iter().copied());
+    command.stderr(Stdio::piped());
+    command.stdin(OwnedFd::from(listener.try_clone().unwrap()));
+    let mut guard = Guard::spawn(&mut command);
+    let log = Lines::collect(guard.0.stderr.take().unwrap());
+    log.wait_for("开始监听: 127.0.0.1:");
+    Proxy {
+        guard,
+        address: listener.local_addr().unwrap(),
+        log,
+    }
+}
+
+pub fn a_restart_on_an_inherited_socket_fails_no_request() {
+    let upstream = answering(|_| ok(&"x".repeat(10_000))).to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut running = start_inherited(&listener, &upstream, &[]);
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = stop.clone();
+            thread::spawn(move || {
+                let mut served = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let mut client = Client::connect(address);
+                    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+                    assert_eq!(client.response().body.len(), 10_000);
+                    served += 1;
+                }
+                served
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(100));
+        let next = start_inherited(&listener, &upstream, &[]);
+        let old = std::mem::replace(&mut running, next);
+        assert_eq!(old.terminate().code(), Some(0));
+    }
+    // And with a gap in which nobody serves: clients wait in the backlog.
+    assert_eq!(running.terminate().code(), Some(0));
+    thread::sleep(Duration::from_millis(100));
+    let _running = start_inherited(&listener, &upstream, &[]);
+    thread::sleep(Duration::from_millis(100));
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        assert!(client.join().expect("a request failed") > 0);
+    }
+}
+
+pub fn the_service_manager_is_told() {
+    let folder = Folder::new("notify");
+    let path = folder.path("socket");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut message = [0; 64];
+        let n = manager.recv(&mut message).unwrap();
+        String::from_utf8(message[..n].to_vec()).unwrap()
+    };
+    let proxy = Proxy::start_with(&["-u", "127.0.0.1:9"], &[("NOTIFY_SOCKET", &path)]);
+    assert_eq!(told(), "READY=1\n");
+    assert_eq!(proxy.terminate().code(), Some(0));
+    assert_eq!(told(), "STOPPING=1\n");
+    // A manager that is gone is no reason to stop.
+    let gone = folder.path("gone");
+    let proxy = Proxy::start_with(&["-u", "127.0.0.1:9"], &[("NOTIFY_SOCKET", &gone)]);
+    proxy.log.wait_for("无法通知服务管理器");
+    assert_eq!(proxy.terminate().code(), Some(0));
+}
+
+pub fn sockets_that_are_none_are_refused() {
+    let mut command = Command::new("sh");
+    let script = "exec 3</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$PROGRAM\" -u a:1";
+    let refused = command
+        .args(["-c", script])
+        .env("PROGRAM", PROGRAM)
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&refused.stderr),
+        "simple-proxy: LISTEN_FDS: descriptor 3 is no listening TCP socket\n"
+    );
+    // Meant for another process: not for us.
+    let upstream = answering(|_| ok("own socket")).to_string();
+    let other = [("LISTEN_PID", "1"), ("LISTEN_FDS", "1")];
+    let proxy = Proxy::start_with(&["-u", &upstream], &other);
+    assert_eq!(proxy.get("/").text(), "own socket");
 }

@@ -1,6 +1,7 @@
 //! End-to-end tests over the real binary, one file per topic. Run by libtest-mimic, in
 //! which a test whose real peer is not installed is shown and counted as ignored.
 
+mod documents;
 mod drain;
 mod http;
 mod peers;
@@ -88,7 +89,13 @@ fn main() {
             sigterm_ends_idle_connections_and_relays_in_time,
             a_second_signal_ends_at_once,
             works_as_pid_1,
-            more_clients_than_allowed_wait_their_turn;
+            more_clients_than_allowed_wait_their_turn,
+            a_restart_on_an_inherited_socket_fails_no_request,
+            the_service_manager_is_told,
+            sockets_that_are_none_are_refused;
+        documents:
+            every_flag_and_variable_is_documented,
+            promised_log_lines_are_documented;
         regression:
             a_socks_proxy_that_takes_one_segment_for_one_message;
     };

@@ -384,7 +384,11 @@ impl Drop for Process {
     fn drop(&mut self) {
         testify(&self.name, || self.said());
         // Its number is not given up before the guard waits for it.
-        let _ = kill_process_group(Pid::from_child(&self.guard.0), Signal::KILL);
+        let group = Pid::from_child(&self.guard.0);
+        // Asked first, for squid to take its shared memory with it.
+        let _ = kill_process_group(group, Signal::TERM);
+        poll(Duration::from_secs(10), || self.ended());
+        let _ = kill_process_group(group, Signal::KILL);
     }
 }
 

