@@ -23,6 +23,7 @@
 //! | `head` | what all message heads have in common |
 //! | `stream`, `tls` | byte streams, and TLS over them |
 //! | `socket` | one non-blocking TCP socket |
+//! | `reactor` | which sockets are ready, and the wait for them |
 //! | `deadline`, `buffer` | deadlines and buffers of one thread |
 //! | `notify` | what the service manager is told |
 //! | `log` | one function per event, in either language |
@@ -46,6 +47,7 @@ pub mod listen;
 pub mod log;
 pub mod notify;
 pub mod pool;
+pub mod reactor;
 pub mod relay;
 pub mod request;
 pub mod response;

@@ -517,6 +517,15 @@ pub fn accept_paused(cause: &str) {
     );
 }
 
+/// A thread cannot serve at all.
+pub fn thread_failed(cause: &str) {
+    emit(
+        Priority::Error,
+        format_args!("线程无法工作: {cause}"),
+        format_args!("a thread cannot serve: {cause}"),
+    );
+}
+
 /// A signal asked the program to end.
 pub fn draining(signal: &str, seconds: Duration) {
     emit(

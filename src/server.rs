@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use async_io::{Async, Timer};
+use async_io::Timer;
 use futures_lite::{future, Future, FutureExt};
 use smol::channel::{self, Receiver};
 use smol::lock::{Semaphore, SemaphoreGuardArc};
@@ -23,8 +22,9 @@ use crate::config::Config;
 use crate::dial::Dialer;
 use crate::error::describe;
 use crate::log;
+use crate::reactor;
 use crate::session;
-use crate::socket::Socket;
+use crate::socket::{Listener, Socket};
 use crate::stream::{Connection, Stream};
 use crate::worker::Worker;
 
@@ -113,7 +113,9 @@ fn serve(shared: Arc<Shared>, listeners: Vec<TcpListener>, draining: Receiver<()
         };
         future::or(counted.none(), out_of_time).await;
     });
-    async_io::block_on(flushing(executor.run(life)));
+    if let Err(error) = reactor::block_on(executor.run(life), log::flush) {
+        log::thread_failed(&describe(&error));
+    }
     shared
         .cut_off
         .fetch_add(open.count.get(), Ordering::Relaxed);
@@ -122,17 +124,6 @@ fn serve(shared: Arc<Shared>, listeners: Vec<TcpListener>, draining: Receiver<()
 
 async fn sweep(worker: Rc<Worker>) {
     future::or(worker.timers.sweep(), worker.pool.sweep()).await;
-}
-
-/// Writes the log out whenever the thread is about to wait.
-async fn flushing<T>(work: impl Future<Output = T>) -> T {
-    let mut work = pin!(work);
-    poll_fn(|cx| {
-        let outcome = work.as_mut().poll(cx);
-        log::flush();
-        outcome
-    })
-    .await
 }
 
 /// The connections that a thread has open.
@@ -192,16 +183,16 @@ struct Acceptor {
 
 impl Acceptor {
     async fn accept_all(self: Rc<Acceptor>, listener: TcpListener) {
-        let listener = match Async::new_nonblocking(listener) {
+        let listener = match Listener::new(listener) {
             Ok(listener) => listener,
-            Err(error) => return log::accept_paused(&describe(&error)),
+            Err(error) => return log::thread_failed(&describe(&error)),
         };
         loop {
             // The permit is taken only for a client that is there, so that no thread
             // holds one while another's clients wait.
-            let _ = listener.readable().await;
+            listener.readable().await;
             let permit = self.shared.permits.acquire_arc().await;
-            match listener.get_ref().accept() {
+            match listener.try_accept() {
                 Ok((stream, peer)) => self.spawn_session(stream, peer, permit),
                 Err(error) if is_momentary(&error) => {}
                 Err(error) => {
@@ -214,8 +205,8 @@ impl Acceptor {
     }
 
     fn spawn_session(&self, stream: TcpStream, peer: SocketAddr, permit: SemaphoreGuardArc) {
-        let stream = match Async::new(stream) {
-            Ok(stream) => Stream::Plain(Socket::new(stream)),
+        let stream = match Socket::new(stream) {
+            Ok(socket) => Stream::Plain(socket),
             Err(error) => return log::accept_paused(&describe(&error)),
         };
         let number = 1 + self.shared.accepted.fetch_add(1, Ordering::Relaxed);

@@ -2,13 +2,18 @@
 //! when the kernel has nothing, or when a short read has just said so.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::task::{Context, Poll};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::task::{ready, Context, Poll};
 use std::time::Duration;
 
-use async_io::Async;
-use socket2::{SockRef, TcpKeepalive};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
+
+use crate::reactor::{Direction, Source};
 
 /// A peer that vanished is noticed after 60 s of silence and six probes.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
@@ -16,95 +21,154 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_interval(Duration::from_secs(10))
     .with_retries(6);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Read,
-    Write,
+/// Sets TCP_NODELAY and keepalive. What a listener accepts has the same.
+pub fn set_options(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)
+}
+
+/// A listening socket of this thread.
+pub struct Listener {
+    listener: TcpListener,
+    /// Gone only while the listener is being dropped.
+    source: Option<Source>,
+}
+
+impl Listener {
+    /// Takes over a non-blocking listening socket.
+    pub fn new(listener: TcpListener) -> io::Result<Listener> {
+        set_options(&listener)?;
+        Ok(Listener {
+            source: Some(Source::new(&listener)?),
+            listener,
+        })
+    }
+
+    fn source(&self) -> &Source {
+        self.source.as_ref().expect("the listener lives")
+    }
+
+    /// Waits until there may be a client.
+    pub async fn readable(&self) {
+        poll_fn(|cx| self.source().poll_ready(Direction::Read, cx)).await;
+    }
+
+    /// Accepts a client; `WouldBlock` when there is none.
+    pub fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        match rustix::net::acceptfrom_with(&self.listener, flags) {
+            Ok((socket, Some(peer))) => {
+                Ok((socket.into(), peer.try_into().map_err(io::Error::from)?))
+            }
+            Ok((_, None)) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Err(error) => {
+                if error == Errno::AGAIN {
+                    self.source().would_block(Direction::Read, &self.listener);
+                }
+                Err(error.into())
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // An inherited one stays open in other threads: the kernel would go on telling.
+        if let Some(source) = self.source.take() {
+            source.deregister(&self.listener);
+        }
+    }
 }
 
 /// A connected TCP socket of this thread.
 pub struct Socket {
-    inner: Async<TcpStream>,
-    /// The last read took less than it could have: the next would find nothing.
-    drained: Cell<bool>,
+    stream: TcpStream,
+    source: Source,
     /// What the last operation that would have blocked is waiting for.
     blocked_on: Cell<Direction>,
 }
 
 impl Socket {
-    /// Takes over a connected socket and sets TCP_NODELAY and keepalive on it.
-    pub fn new(inner: Async<TcpStream>) -> Socket {
-        // A peer that is already gone refuses options; the first read says so better.
-        let _ = inner.get_ref().set_nodelay(true);
-        let _ = SockRef::from(inner.get_ref()).set_tcp_keepalive(&KEEPALIVE);
-        Socket {
-            inner,
-            // A peer needs a moment for its first bytes: wait first.
-            drained: Cell::new(true),
+    /// Takes over a connected, non-blocking socket.
+    pub fn new(stream: TcpStream) -> io::Result<Socket> {
+        Ok(Socket {
+            source: Source::new(&stream)?,
+            stream,
             blocked_on: Cell::new(Direction::Read),
-        }
+        })
     }
 
     /// Connects to one address.
     pub async fn connect(address: SocketAddr) -> io::Result<Socket> {
-        Async::<TcpStream>::connect(address).await.map(Socket::new)
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let domain = Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, kind, Some(Protocol::TCP))?;
+        set_options(&socket)?;
+        let pending = match socket.connect(&address.into()) {
+            Ok(()) => false,
+            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => true,
+            Err(error) => return Err(error),
+        };
+        let socket = Socket::new(socket.into())?;
+        if pending {
+            socket.source.would_block(Direction::Write, &socket.stream);
+            poll_fn(|cx| socket.source.poll_ready(Direction::Write, cx)).await;
+            if let Some(error) = socket.stream.take_error()? {
+                return Err(error);
+            }
+        }
+        Ok(socket)
     }
 
     /// Reads what is there; `WouldBlock` when nothing is.
     pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.drained.get() {
-            self.blocked_on.set(Direction::Read);
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let outcome = retry(|| self.inner.get_ref().read(buf));
-        match &outcome {
-            // End of file stays readable; only data runs dry.
-            Ok(n) => self.drained.set(*n > 0 && *n < buf.len()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.drained.set(true);
-                self.blocked_on.set(Direction::Read);
+        self.attempt(Direction::Read, || {
+            let n = (&self.stream).read(buf)?;
+            if n < buf.len() {
+                self.source.ran_dry();
             }
-            Err(_) => {}
-        }
-        outcome
+            Ok(n)
+        })
     }
 
     /// Writes what fits; `WouldBlock` when nothing does.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        let outcome = retry(|| self.inner.get_ref().write(buf));
-        if matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            self.blocked_on.set(Direction::Write);
+        self.attempt(Direction::Write, || (&self.stream).write(buf))
+    }
+
+    fn attempt<T>(
+        &self,
+        direction: Direction,
+        mut operation: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<T> {
+        if self.source.is_ready(direction) {
+            let outcome = retry(&mut operation);
+            match &outcome {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.source.would_block(direction, &self.stream);
+                }
+                _ => return outcome,
+            }
         }
-        outcome
+        self.blocked_on.set(direction);
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// Waits for what the last operation that would have blocked needs.
     pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.blocked_on.get() {
-            Direction::Read => {
-                let readable = self.inner.poll_readable(cx);
-                if readable.is_ready() {
-                    self.drained.set(false);
-                }
-                readable
-            }
-            Direction::Write => self.inner.poll_writable(cx),
-        }
-    }
-
-    /// Makes the next read ask the kernel, whatever the last one found.
-    pub fn look_again(&self) {
-        self.drained.set(false);
+        ready!(self.source.poll_ready(self.blocked_on.get(), cx));
+        Poll::Ready(Ok(()))
     }
 
     /// Ends our sending side (FIN).
     pub fn shutdown_write(&self) -> io::Result<()> {
-        self.inner.get_ref().shutdown(Shutdown::Write)
+        self.stream.shutdown(Shutdown::Write)
     }
 
     /// Makes closing abort the connection (RST), so that the peer sees it was cut short.
     pub fn abort_on_close(&self) {
-        let _ = SockRef::from(self.inner.get_ref()).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 }
 

@@ -94,7 +94,6 @@ impl Stream {
 
     /// Whether the peer has sent nothing, not even an end, that was not yet read.
     pub fn is_quiet(&self) -> bool {
-        self.with_socket(Socket::look_again);
         matches!(self.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }

@@ -1,0 +1,427 @@
+//! Which of this thread's sockets are ready, and how the thread waits for them.
+//!
+//! Each socket is registered once, edge-triggered, in an epoll set of its thread: no wait
+//! costs a system call of its own, and threads never wake each other for sockets. Timers,
+//! signals and whatever else is rare come from async-io, through an eventfd. Where there
+//! is no epoll, `Async` stands in.
+
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+pub use epoll::{block_on, Source};
+#[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
+pub use portable::{block_on, Source};
+
+/// What a socket may be ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Bytes, an end or a connection have arrived.
+    Read,
+    /// There is room for bytes to be sent.
+    Write,
+}
+
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+mod epoll {
+    use std::cell::RefCell;
+    use std::future::Future;
+    use std::io;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Wake, Waker};
+
+    use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+    use rustix::event::{eventfd, EventfdFlags, Timespec};
+    use slab::Slab;
+
+    use super::Direction;
+
+    /// Events taken from the kernel at once.
+    const BATCH: usize = 256;
+
+    /// Names the eventfd among the sources.
+    const WAKEUP: u64 = u64::MAX;
+
+    struct Reactor {
+        epoll: OwnedFd,
+        sources: RefCell<Slab<State>>,
+        alarm: Arc<Alarm>,
+    }
+
+    #[derive(Default)]
+    struct State {
+        read: Readiness,
+        write: Readiness,
+        /// The peer will send no more: reads go on to the end without an edge.
+        hung_up: bool,
+        /// Writability is watched only once a write has blocked.
+        watches_write: bool,
+    }
+
+    #[derive(Default)]
+    struct Readiness {
+        ready: bool,
+        waker: Option<Waker>,
+    }
+
+    impl State {
+        fn of(&mut self, direction: Direction) -> &mut Readiness {
+            match direction {
+                Direction::Read => &mut self.read,
+                Direction::Write => &mut self.write,
+            }
+        }
+    }
+
+    impl Readiness {
+        fn set(&mut self) {
+            self.ready = true;
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Wakes the thread: for free while it runs, through the eventfd while it waits.
+    struct Alarm {
+        rung: AtomicBool,
+        waiting: AtomicBool,
+        eventfd: OwnedFd,
+    }
+
+    impl Wake for Alarm {
+        fn wake(self: Arc<Self>) {
+            self.wake_by_ref();
+        }
+
+        fn wake_by_ref(self: &Arc<Self>) {
+            if !self.rung.swap(true, SeqCst) && self.waiting.load(SeqCst) {
+                // Full is as good as written.
+                let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
+            }
+        }
+    }
+
+    thread_local! {
+        static REACTOR: io::Result<Reactor> = Reactor::new();
+    }
+
+    fn with_reactor<T>(work: impl FnOnce(&Reactor) -> io::Result<T>) -> io::Result<T> {
+        REACTOR.with(|reactor| match reactor {
+            Ok(reactor) => work(reactor),
+            Err(error) => Err(error.kind().into()),
+        })
+    }
+
+    impl Reactor {
+        fn new() -> io::Result<Reactor> {
+            let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+            let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            // Edge-triggered: every write is an edge, and nothing needs to be read back.
+            let flags = EventFlags::IN | EventFlags::ET;
+            epoll::add(&epoll, &eventfd, EventData::new_u64(WAKEUP), flags)?;
+            let alarm = Alarm {
+                rung: AtomicBool::new(false),
+                waiting: AtomicBool::new(false),
+                eventfd,
+            };
+            Ok(Reactor {
+                epoll,
+                sources: RefCell::default(),
+                alarm: Arc::new(alarm),
+            })
+        }
+
+        /// Takes what the kernel has to say, waiting for it if there is nothing to do.
+        fn turn(&self, events: &mut Vec<Event>) -> io::Result<()> {
+            self.alarm.waiting.store(true, SeqCst);
+            let none = Timespec::default();
+            let patience = self.alarm.rung.load(SeqCst).then_some(&none);
+            events.clear();
+            let room = rustix::buffer::spare_capacity(events);
+            let outcome = epoll::wait(&self.epoll, room, patience);
+            self.alarm.waiting.store(false, SeqCst);
+            match outcome {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let mut sources = self.sources.borrow_mut();
+            for event in events {
+                let (key, flags) = (event.data.u64(), event.flags);
+                let Some(state) = sources.get_mut(key as usize) else {
+                    continue;
+                };
+                let broken = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+                if broken || flags.contains(EventFlags::RDHUP) {
+                    state.hung_up = true;
+                }
+                if broken || flags.intersects(EventFlags::IN | EventFlags::RDHUP) {
+                    state.read.set();
+                }
+                if broken || flags.contains(EventFlags::OUT) {
+                    state.write.set();
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// Runs `work` on this thread, serving the sockets of the thread. `before_wait` is
+    /// called whenever nothing is left to do.
+    pub fn block_on<T>(work: impl Future<Output = T>, before_wait: impl Fn()) -> io::Result<T> {
+        let mut work = pin!(work);
+        let alarm = with_reactor(|reactor| Ok(reactor.alarm.clone()))?;
+        let waker = Waker::from(alarm.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut events = Vec::with_capacity(BATCH);
+        loop {
+            alarm.rung.store(false, SeqCst);
+            if let Poll::Ready(done) = work.as_mut().poll(&mut cx) {
+                return Ok(done);
+            }
+            before_wait();
+            with_reactor(|reactor| reactor.turn(&mut events))?;
+        }
+    }
+
+    /// One socket's registration with its thread. Drop it together with the socket.
+    pub struct Source {
+        key: usize,
+    }
+
+    impl Source {
+        /// Registers a non-blocking socket; not ready to be read until the kernel says so.
+        pub fn new(socket: impl AsFd) -> io::Result<Source> {
+            with_reactor(|reactor| {
+                let mut state = State::default();
+                state.write.ready = true;
+                let key = reactor.sources.borrow_mut().insert(state);
+                let source = Source { key };
+                let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+                let data = EventData::new_u64(key as u64);
+                epoll::add(&reactor.epoll, socket, data, flags)?;
+                Ok(source)
+            })
+        }
+
+        fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+            REACTOR.with(|reactor| {
+                let reactor = reactor.as_ref().expect("the source was registered");
+                work(&mut reactor.sources.borrow_mut()[self.key])
+            })
+        }
+
+        /// Whether an attempt makes sense.
+        pub fn is_ready(&self, direction: Direction) -> bool {
+            self.with(|state| state.of(direction).ready)
+        }
+
+        /// The last read took all there was: the next waits for an edge.
+        pub fn ran_dry(&self) {
+            self.with(|state| state.read.ready = state.hung_up);
+        }
+
+        /// The last attempt would have blocked.
+        pub fn would_block(&self, direction: Direction, socket: impl AsFd) {
+            let watch = self.with(|state| {
+                state.of(direction).ready = false;
+                direction == Direction::Write && !std::mem::replace(&mut state.watches_write, true)
+            });
+            if watch {
+                let _ = with_reactor(|reactor| {
+                    let flags =
+                        EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+                    let data = EventData::new_u64(self.key as u64);
+                    // Tells at once if there is room by now.
+                    Ok(epoll::modify(&reactor.epoll, socket, data, flags)?)
+                });
+            }
+        }
+
+        /// Waits until an attempt makes sense.
+        pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
+            self.with(|state| {
+                let readiness = state.of(direction);
+                if readiness.ready {
+                    return Poll::Ready(());
+                }
+                match &readiness.waker {
+                    Some(waker) if waker.will_wake(cx.waker()) => {}
+                    _ => readiness.waker = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            })
+        }
+
+        /// Ends the registration of a socket that stays open elsewhere.
+        pub fn deregister(self, socket: impl AsFd) {
+            let _ = with_reactor(|reactor| Ok(epoll::delete(&reactor.epoll, socket)?));
+        }
+    }
+
+    impl Drop for Source {
+        fn drop(&mut self) {
+            // The kernel forgets a socket when it is closed.
+            let _ = with_reactor(|reactor| Ok(reactor.sources.borrow_mut().remove(self.key)));
+        }
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
+mod portable {
+    use std::cell::Cell;
+    use std::future::{poll_fn, Future};
+    use std::io;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::pin::pin;
+    use std::task::{ready, Context, Poll};
+
+    use async_io::Async;
+
+    use super::Direction;
+
+    /// Runs `work` on this thread. `before_wait` is called whenever nothing is left to do.
+    pub fn block_on<T>(work: impl Future<Output = T>, before_wait: impl Fn()) -> io::Result<T> {
+        let mut work = pin!(work);
+        Ok(async_io::block_on(poll_fn(|cx| {
+            let outcome = work.as_mut().poll(cx);
+            before_wait();
+            outcome
+        })))
+    }
+
+    /// One socket's registration. Drop it together with the socket.
+    pub struct Source {
+        inner: Async<OwnedFd>,
+        readable: Cell<bool>,
+        writable: Cell<bool>,
+    }
+
+    impl Source {
+        /// Registers a non-blocking socket; not ready to be read until the kernel says so.
+        pub fn new(socket: impl AsFd) -> io::Result<Source> {
+            let owned = socket.as_fd().try_clone_to_owned()?;
+            Ok(Source {
+                inner: Async::new_nonblocking(owned)?,
+                readable: Cell::new(false),
+                writable: Cell::new(true),
+            })
+        }
+
+        fn flag(&self, direction: Direction) -> &Cell<bool> {
+            match direction {
+                Direction::Read => &self.readable,
+                Direction::Write => &self.writable,
+            }
+        }
+
+        /// Whether an attempt makes sense.
+        pub fn is_ready(&self, direction: Direction) -> bool {
+            self.flag(direction).get()
+        }
+
+        /// The last read took all there was: the next waits for more.
+        pub fn ran_dry(&self) {
+            self.readable.set(false);
+        }
+
+        /// The last attempt would have blocked.
+        pub fn would_block(&self, direction: Direction, _: impl AsFd) {
+            self.flag(direction).set(false);
+        }
+
+        /// Waits until an attempt makes sense.
+        pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
+            if !self.is_ready(direction) {
+                // A failed wait is told by the attempt that follows.
+                let _ = ready!(match direction {
+                    Direction::Read => self.inner.poll_readable(cx),
+                    Direction::Write => self.inner.poll_writable(cx),
+                });
+                self.flag(direction).set(true);
+            }
+            Poll::Ready(())
+        }
+
+        /// Ends the registration of a socket that stays open elsewhere.
+        pub fn deregister(self, _: impl AsFd) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        let address = listener.local_addr().expect("bound");
+        let here = TcpStream::connect(address).expect("it listens");
+        let (there, _) = listener.accept().expect("it was connected");
+        here.set_nonblocking(true).expect("a socket");
+        (here, there)
+    }
+
+    #[test]
+    fn bytes_and_an_end_under_one_edge_are_both_seen() {
+        let (mut here, mut there) = pair();
+        there.write_all(b"bye").expect("connected");
+        drop(there);
+        let read = block_on(
+            async {
+                let source = Source::new(&here).expect("registered");
+                let mut all = Vec::new();
+                loop {
+                    poll_fn(|cx| source.poll_ready(Direction::Read, cx)).await;
+                    let mut buf = [0; 64];
+                    match here.read(&mut buf) {
+                        Ok(0) => return all,
+                        Ok(n) => {
+                            all.extend_from_slice(&buf[..n]);
+                            source.ran_dry();
+                        }
+                        Err(_) => source.would_block(Direction::Read, &here),
+                    }
+                }
+            },
+            || {},
+        );
+        assert_eq!(read.expect("the reactor runs"), b"bye");
+    }
+
+    #[test]
+    fn room_to_write_is_told_once_it_was_missed() {
+        let (mut here, mut there) = pair();
+        let written = block_on(
+            async {
+                let source = Source::new(&here).expect("registered");
+                let mut written = 0;
+                let mut blocked = 0;
+                while blocked < 3 {
+                    poll_fn(|cx| source.poll_ready(Direction::Write, cx)).await;
+                    match here.write(&[7; 65_536]) {
+                        Ok(n) => written += n,
+                        Err(_) => {
+                            source.would_block(Direction::Write, &here);
+                            blocked += 1;
+                            let mut sink = vec![0; written];
+                            there.read_exact(&mut sink).expect("connected");
+                            written = 0;
+                        }
+                    }
+                }
+                written
+            },
+            || {},
+        );
+        assert!(written.is_ok());
+    }
+
+    #[test]
+    fn other_threads_wake_it() {
+        let woken = block_on(smol::unblock(|| 7), || {});
+        assert_eq!(woken.expect("the reactor runs"), 7);
+    }
+}
