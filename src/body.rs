@@ -6,6 +6,8 @@ use std::io::{self, Write};
 
 use crate::buffer::{Buffer, LARGE};
 use crate::head::{write_field, HeadError, Scan};
+#[cfg(target_os = "linux")]
+use crate::splice;
 use crate::stream::{fill, Stream};
 
 /// How a body ends.
@@ -116,6 +118,28 @@ pub async fn copy(
         }
         sink.flush().await?;
         progress();
+        #[cfg(target_os = "linux")]
+        if let (State::Length(left @ SPLICED..), Some(source), Some(plain)) =
+            (decoder.state, from.plain(), sink.stream.plain())
+        {
+            received.release();
+            let mut moved = 0;
+            let count = |n| {
+                moved += n as u64;
+                progress();
+            };
+            sink.started.set(true);
+            let stop = splice::transfer(source, plain, left, count).await;
+            copied += moved;
+            decoder.skip(moved);
+            match stop {
+                Ok(splice::Stop::Done) => continue,
+                Ok(splice::Stop::Ended) => return Err(BodyError::Truncated),
+                Ok(splice::Stop::Quiet) => {}
+                Err(splice::Failure::Source(error)) => return Err(BodyError::Source(error)),
+                Err(splice::Failure::Sink(error)) => return Err(BodyError::Sink(error)),
+            }
+        }
         match fill(from, received).await {
             Ok(0) if framing == Framing::UntilClose => {
                 sink.end(&[]).await?;
@@ -130,6 +154,10 @@ pub async fn copy(
         }
     }
 }
+
+/// A body with so much left is bulk.
+#[cfg(target_os = "linux")]
+const SPLICED: u64 = 256 * 1024;
 
 /// Writes body bytes behind what is pending, in as few writes as possible.
 struct Writer<'a> {
@@ -275,6 +303,17 @@ impl Decoder {
     /// The trailer fields that may go on, as they are sent; for a finished body.
     pub fn trailers(&self) -> &[u8] {
         &self.trailers
+    }
+
+    /// Counts bytes of a `Length` body that went another way.
+    #[cfg(target_os = "linux")]
+    fn skip(&mut self, count: u64) {
+        if let State::Length(left) = self.state {
+            self.state = match left - count {
+                0 => State::Done,
+                left => State::Length(left),
+            };
+        }
     }
 
     /// Deals with some of `bytes`, at least one, up to the end of a run of body bytes.

@@ -107,7 +107,6 @@ impl Buffer {
     /// Gives the storage back to the pool when no byte waits in it; called before a wait.
     pub fn release(&mut self) {
         if self.is_empty() && !self.storage.is_empty() {
-            self.filled_up = false;
             give_back(std::mem::take(&mut self.storage));
             (self.start, self.end) = (0, 0);
         }

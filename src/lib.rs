@@ -12,7 +12,7 @@
 //! | `server` | threads, accept loops, the limit on connections, the drain |
 //! | `listen` | listening sockets |
 //! | `session` | one client connection, request after request |
-//! | `relay` | two streams joined, and closing without losing |
+//! | `relay`, `carry` | two streams joined, and closing without losing |
 //! | `forward` | one exchange: request out, response back |
 //! | `worker` | what the connections of one thread share |
 //! | `pool` | idle upstream connections |
@@ -22,6 +22,7 @@
 //! | `body` | message bodies: framing, chunks, copying |
 //! | `head` | what all message heads have in common |
 //! | `stream`, `tls` | byte streams, and TLS over them |
+//! | `splice` | bytes moved inside the kernel |
 //! | `socket` | one non-blocking TCP socket |
 //! | `reactor` | which sockets are ready, and the wait for them |
 //! | `deadline`, `buffer` | deadlines and buffers of one thread |
@@ -35,6 +36,7 @@
 
 pub mod body;
 pub mod buffer;
+pub mod carry;
 pub mod cli;
 pub mod config;
 pub mod deadline;
@@ -55,6 +57,8 @@ pub mod server;
 pub mod session;
 pub mod socket;
 pub mod socks5;
+#[cfg(target_os = "linux")]
+pub mod splice;
 pub mod stream;
 pub mod tls;
 pub mod worker;

@@ -12,9 +12,10 @@ use std::pin::{pin, Pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_lite::{future, io::copy, AsyncWrite};
+use futures_lite::{future, AsyncWrite};
 
 use crate::buffer::Buffer;
+use crate::carry::carry;
 use crate::deadline::{Deadline, TimedOut};
 use crate::error::is_close;
 use crate::stream::{Connection, Stream};
@@ -143,14 +144,12 @@ async fn direction(
         movement,
         carried,
     };
-    copy(left_over.bytes(), &mut sink).await?;
-    drop(left_over);
-    match copy(from, &mut sink).await {
+    match carry(from, left_over, &mut sink).await {
         // Closed, and our own bytes came too late for it: what it had sent was read. So is
         // TLS that ends without close_notify: the protocol inside knows better.
         Err(error) if matches!(error.kind(), BrokenPipe | UnexpectedEof) => {}
         Err(error) => return Err(error),
-        Ok(_) => {}
+        Ok(()) => {}
     }
     // A sink that is gone needs no end.
     let _ = to.shutdown_write().await;
@@ -159,11 +158,21 @@ async fn direction(
 
 /// The writing end of a direction. Once its peer takes no more it swallows what comes, so
 /// that the source can still be read to its end.
-struct Outlet<'a> {
-    stream: &'a Stream,
-    gone: bool,
+pub struct Outlet<'a> {
+    /// Where bytes go.
+    pub stream: &'a Stream,
+    /// Its peer takes no more.
+    pub gone: bool,
     movement: &'a Movement<'a>,
     carried: &'a Cell<u64>,
+}
+
+impl Outlet<'_> {
+    /// Counts bytes that were written.
+    pub fn took(&self, bytes: usize) {
+        self.movement.happened();
+        self.carried.set(self.carried.get() + bytes as u64);
+    }
 }
 
 impl AsyncWrite for Outlet<'_> {
@@ -176,8 +185,7 @@ impl AsyncWrite for Outlet<'_> {
             match Pin::new(&mut self.stream).poll_write(cx, bytes) {
                 Poll::Ready(Err(error)) if is_close(&error) => self.gone = true,
                 Poll::Ready(Ok(n)) => {
-                    self.movement.happened();
-                    self.carried.set(self.carried.get() + n as u64);
+                    self.took(n);
                     return Poll::Ready(Ok(n));
                 }
                 outcome => return outcome,

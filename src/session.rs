@@ -106,10 +106,7 @@ impl Session<'_> {
             };
             match then {
                 Then::NextRequest => {}
-                Then::Close if connection.received.is_empty() => {
-                    let _ = connection.stream.shutdown_write().await;
-                    return;
-                }
+                Then::Close if connection.received.is_empty() => return,
                 Then::Reset => {
                     return connection.stream.with_socket(Socket::abort_on_close);
                 }

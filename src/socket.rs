@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
-use crate::reactor::{Direction, Source};
+use crate::reactor::Source;
+
+pub use crate::reactor::Direction;
 
 /// A peer that vanished is noticed after 60 s of silence and six probes.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
@@ -161,6 +163,23 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
+    /// Moves what is there, at most `most` bytes, into a pipe with room for it.
+    #[cfg(target_os = "linux")]
+    pub fn try_splice_to(&self, pipe: &OwnedFd, most: usize) -> io::Result<usize> {
+        self.attempt(Direction::Read, || splice(&self.stream, pipe, most))
+    }
+
+    /// Moves what fits, at most `most` bytes, out of a pipe that holds as many.
+    #[cfg(target_os = "linux")]
+    pub fn try_splice_from(&self, pipe: &OwnedFd, most: usize) -> io::Result<usize> {
+        self.attempt(Direction::Write, || splice(pipe, &self.stream, most))
+    }
+
+    /// Waits until an attempt makes sense.
+    pub async fn ready(&self, direction: Direction) {
+        poll_fn(|cx| self.source.poll_ready(direction, cx)).await;
+    }
+
     /// Ends our sending side (FIN).
     pub fn shutdown_write(&self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Write)
@@ -170,6 +189,13 @@ impl Socket {
     pub fn abort_on_close(&self) {
         let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
+}
+
+#[cfg(target_os = "linux")]
+fn splice(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
+    use rustix::pipe::SpliceFlags;
+    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+    Ok(rustix::pipe::splice(from, None, to, None, most, flags)?)
 }
 
 fn retry<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {

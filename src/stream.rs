@@ -39,6 +39,14 @@ impl Stream {
         }
     }
 
+    /// The socket, where there is nothing between it and the bytes.
+    pub fn plain(&self) -> Option<&Socket> {
+        match self {
+            Stream::Plain(socket) => Some(socket),
+            Stream::Tls(_) => None,
+        }
+    }
+
     /// Uses the socket at the bottom.
     pub fn with_socket<T>(&self, work: impl FnOnce(&Socket) -> T) -> T {
         match self {

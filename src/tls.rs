@@ -96,10 +96,30 @@ impl TlsStream {
     }
 }
 
+/// The largest content of a record (RFC 8446 §5.1).
+const RECORD: usize = 16 * 1024;
+
+impl TlsStream {
+    /// Reads on while records come at full size, so that a write takes several.
+    fn read_records(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut n = self.inner.read(buf)?;
+        let mut last = n;
+        while last == RECORD && buf.len() - n >= RECORD {
+            last = match self.inner.read(&mut buf[n..]) {
+                Ok(more) => more,
+                // It is told again when nothing precedes it.
+                Err(_) => break,
+            };
+            n += last;
+        }
+        Ok(n)
+    }
+}
+
 impl Read for TlsStream {
     /// 0 only after close_notify: an end without one is `UnexpectedEof` (RFC 8446 §6.1).
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.inner.read(buf) {
+        match self.read_records(buf) {
             Ok(0) if !buf.is_empty() && self.inner.get_ref().ended.get() => {
                 Err(io::ErrorKind::UnexpectedEof.into())
             }
@@ -126,7 +146,8 @@ impl Write for TlsStream {
 /// The stream below a TLS session, as OpenSSL wants to use it.
 struct Transport {
     stream: Stream,
-    /// What the peer had sent before TLS began here.
+    /// What was read ahead of OpenSSL, which asks for each record's header by itself; at
+    /// first, what the peer had sent before TLS began here.
     received: Buffer,
     /// The stream ended.
     ended: Cell<bool>,
@@ -134,18 +155,20 @@ struct Transport {
 
 impl Read for Transport {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.received.is_empty() {
+            let arrived = self.stream.try_read(self.received.space());
+            match arrived {
+                Ok(0) => self.ended.set(true),
+                Ok(n) => self.received.received(n),
+                Err(_) => self.received.release(),
+            }
+            arrived?;
+        }
         let waiting = self.received.bytes();
-        if !waiting.is_empty() {
-            let n = waiting.len().min(buf.len());
-            buf[..n].copy_from_slice(&waiting[..n]);
-            self.received.consume(n);
-            self.received.release();
-            return Ok(n);
-        }
-        let n = self.stream.try_read(buf)?;
-        if n == 0 && !buf.is_empty() {
-            self.ended.set(true);
-        }
+        let n = waiting.len().min(buf.len());
+        buf[..n].copy_from_slice(&waiting[..n]);
+        self.received.consume(n);
+        self.received.release();
         Ok(n)
     }
 }

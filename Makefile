@@ -1,0 +1,102 @@
+# make; make test; sudo make install. `make help` lists targets and variables.
+
+PREFIX ?= /usr/local
+prefix ?= $(PREFIX)
+exec_prefix ?= $(prefix)
+bindir ?= $(exec_prefix)/bin
+datarootdir ?= $(prefix)/share
+mandir ?= $(datarootdir)/man
+man1dir ?= $(mandir)/man1
+docdir ?= $(datarootdir)/doc/simple-proxy
+
+INSTALL ?= install
+INSTALL_PROGRAM ?= $(INSTALL) -m 755
+INSTALL_DATA ?= $(INSTALL) -m 644
+PKG_CONFIG ?= pkg-config
+CARGO ?= cargo
+CARGOFLAGS ?= --locked
+
+# VENDORED=1 builds OpenSSL from source instead of using the system's.
+ifeq ($(VENDORED),1)
+features = --features vendored
+endif
+
+# Where cargo builds, and what it builds there.
+target = $(or $(CARGO_TARGET_DIR),target)
+release = $(target)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release
+program = $(release)/simple-proxy
+documents = README.md CHANGELOG.md LICENSE
+version = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+rust = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+tarball = $(target)/simple-proxy-$(version).tar.gz
+
+all: prerequisites
+	@$(CARGO) build --release $(CARGOFLAGS) $(features)
+
+demo: prerequisites
+	@$(CARGO) build --release $(CARGOFLAGS) $(features) --bin simple-proxy --example demo
+	@"$(release)/examples/demo" "$(program)"
+
+test: prerequisites
+	@$(CARGO) test $(CARGOFLAGS) $(features)
+
+check: test
+
+# After `make`, `sudo make install` runs no compiler.
+install:
+	@test -x "$(program)" || $(MAKE) --no-print-directory all
+	@umask 022 && mkdir -p "$(DESTDIR)$(bindir)" "$(DESTDIR)$(man1dir)" "$(DESTDIR)$(docdir)"
+	$(INSTALL_PROGRAM) "$(program)" "$(DESTDIR)$(bindir)/simple-proxy"
+	$(INSTALL_DATA) man/simple-proxy.1 "$(DESTDIR)$(man1dir)/simple-proxy.1"
+	$(INSTALL_DATA) $(documents) "$(DESTDIR)$(docdir)/"
+
+install-strip:
+	@$(MAKE) --no-print-directory install INSTALL_PROGRAM='$(INSTALL_PROGRAM) -s'
+
+uninstall:
+	rm -f "$(DESTDIR)$(bindir)/simple-proxy" "$(DESTDIR)$(man1dir)/simple-proxy.1"
+	cd "$(DESTDIR)$(docdir)" 2>/dev/null && rm -f $(documents) || true
+	@rmdir "$(DESTDIR)$(docdir)" 2>/dev/null || true
+
+# The same commit always gives the same file.
+dist:
+	@mkdir -p "$(target)"
+	@git -c tar.umask=0022 archive --format=tar --prefix=simple-proxy-$(version)/ HEAD >"$(tarball).part"
+	@gzip -n -9 <"$(tarball).part" >"$(tarball)" && rm "$(tarball).part"
+	@echo "$(tarball)"
+
+clean:
+	@$(CARGO) clean
+
+# Names what is missing and the packages that bring it.
+prerequisites:
+	@ok=true; \
+	missing() { ok=false; printf '%s\n' "$$@" >&2; }; \
+	found() { command -v "$$1" >/dev/null 2>&1; }; \
+	found "$(firstword $(CARGO))" || missing "cargo is missing: install Rust $(rust) or later."; \
+	found cc || missing "A C compiler (cc) is missing: install" \
+	  "  Debian, Ubuntu: gcc libc6-dev    Fedora: gcc    Alpine: gcc musl-dev"; \
+	if [ "$(VENDORED)" = 1 ]; then \
+	  found perl || missing "perl is missing, which VENDORED=1 needs: install" \
+	    "  Debian, Ubuntu: perl    Fedora: perl-core    Alpine: perl linux-headers"; \
+	elif [ -z "$$OPENSSL_DIR$$OPENSSL_LIB_DIR" ]; then \
+	  "$(PKG_CONFIG)" --exists openssl 2>/dev/null || missing \
+	    "OpenSSL's headers or pkg-config are missing: install" \
+	    "  Debian, Ubuntu: libssl-dev pkg-config    Fedora: openssl-devel pkgconf    Alpine: openssl-dev pkgconf" \
+	    "or run make VENDORED=1, which builds OpenSSL from source and needs perl."; \
+	fi; \
+	$$ok
+
+help:
+	@echo 'all (default)   build the program'
+	@echo 'demo            show it between an upstream and a SOCKS5 proxy made for the purpose'
+	@echo 'test, check     run all tests; SIMPLE_PROXY_REQUIRE_PEERS=1 fails without the real peers'
+	@echo 'install         install program, man page and documents; install-strip: smaller'
+	@echo 'uninstall       remove them'
+	@echo 'dist            make a source tarball of the last commit'
+	@echo 'clean           remove what was built'
+	@echo 'Variables: prefix or PREFIX (/usr/local), exec_prefix, bindir, datarootdir, mandir,'
+	@echo 'docdir, DESTDIR, INSTALL, INSTALL_PROGRAM, INSTALL_DATA, CARGO, CARGOFLAGS (--locked),'
+	@echo 'CARGO_TARGET_DIR, PKG_CONFIG, VENDORED=1 (OpenSSL from source).'
+
+.PHONY: all demo test check install install-strip uninstall dist clean prerequisites help

@@ -1,0 +1,130 @@
+//! Zero-copy: bytes moved from socket to socket through a pipe, inside the kernel.
+//!
+//! Worth it for bulk only. Pipes are lent by a pool of the thread while bytes are in
+//! flight; a user may hold few of them.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use futures_lite::future::yield_now;
+
+use crate::socket::{Direction, Socket};
+
+/// What a pipe holds. Larger ones measured no better.
+const PIPE_BYTES: usize = 256 * 1024;
+
+/// Pipes that a thread keeps for reuse.
+const KEPT: usize = 16;
+
+/// A burst of less than this is copied cheaper than it is spliced.
+const BULK: usize = 32 * 1024;
+
+/// After so many bytes without a wait, others get their turn.
+const TURN: usize = 1024 * 1024;
+
+/// Why moving stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// What arrives is not bulk any more, or no pipe is to be had: go on copying.
+    Quiet,
+    /// The source has ended.
+    Ended,
+    /// As many bytes as wanted have moved.
+    Done,
+}
+
+/// Which side failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// Reading from the source.
+    Source(io::Error),
+    /// Writing to the sink; what was in flight is lost with it.
+    Sink(io::Error),
+}
+
+/// A pipe, empty unless bytes are in flight.
+struct Pipe {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+thread_local! {
+    static PIPES: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Pipe {
+    fn take() -> io::Result<Pipe> {
+        use rustix::pipe::{fcntl_setpipe_size, pipe_with, PipeFlags};
+        if let Some(pipe) = PIPES.with_borrow_mut(Vec::pop) {
+            return Ok(pipe);
+        }
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // Refused to a user who holds many; the smaller pipe works as well.
+        let _ = fcntl_setpipe_size(&writer, PIPE_BYTES);
+        Ok(Pipe { reader, writer })
+    }
+
+    /// Keeps an empty pipe for reuse.
+    fn give_back(self) {
+        PIPES.with_borrow_mut(|pipes| {
+            if pipes.len() < KEPT {
+                pipes.push(self);
+            }
+        });
+    }
+}
+
+/// Moves bytes from `from` to `to` for as long as they come in bulk, at most `most`.
+/// `moved` is told of each part that was written.
+pub async fn transfer(
+    from: &Socket,
+    to: &Socket,
+    most: u64,
+    mut moved: impl FnMut(usize),
+) -> Result<Stop, Failure> {
+    let mut left = most;
+    loop {
+        let Ok(pipe) = Pipe::take() else {
+            return Ok(Stop::Quiet);
+        };
+        let mut burst = 0;
+        let stop = loop {
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(PIPE_BYTES);
+            let taken = match from.try_splice_to(&pipe.writer, wanted) {
+                Ok(0) => break Some(Stop::Ended),
+                Ok(taken) => taken,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break None,
+                Err(error) => return Err(Failure::Source(error)),
+            };
+            let mut in_flight = taken;
+            while in_flight > 0 {
+                match to.try_splice_from(&pipe.reader, in_flight) {
+                    Ok(written) => {
+                        in_flight -= written;
+                        moved(written);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        to.ready(Direction::Write).await;
+                    }
+                    Err(error) => return Err(Failure::Sink(error)),
+                }
+            }
+            left -= taken as u64;
+            if left == 0 {
+                break Some(Stop::Done);
+            }
+            let turns = burst / TURN;
+            burst += taken;
+            if burst / TURN > turns {
+                yield_now().await;
+            }
+        };
+        pipe.give_back();
+        match stop {
+            Some(stop) => return Ok(stop),
+            None if burst < BULK => return Ok(Stop::Quiet),
+            None => from.ready(Direction::Read).await,
+        }
+    }
+}
