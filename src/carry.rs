@@ -16,9 +16,14 @@ mod portable {
     use crate::stream::Stream;
 
     /// The plain way, wherever there is nothing better.
-    pub async fn carry(from: &Stream, left_over: Buffer, sink: &mut Outlet<'_>) -> io::Result<()> {
-        copy(left_over.bytes(), &mut *sink).await?;
-        drop(left_over);
+    pub async fn carry(
+        from: &Stream,
+        received: &mut Buffer,
+        sink: &mut Outlet<'_>,
+    ) -> io::Result<()> {
+        copy(received.bytes(), &mut *sink).await?;
+        received.consume(received.len());
+        received.release();
         copy(from, sink).await.map(drop)
     }
 }
@@ -45,7 +50,7 @@ mod pooled {
     /// splice while they come in bulk between two plain sockets.
     pub async fn carry(
         from: &Stream,
-        mut received: Buffer,
+        received: &mut Buffer,
         sink: &mut Outlet<'_>,
     ) -> io::Result<()> {
         let mut full_reads = 0;
@@ -59,7 +64,8 @@ mod pooled {
             {
                 received.release();
                 full_reads = 0;
-                match transfer(source, plain, u64::MAX, |n| sink.took(n)).await {
+                let transfer = transfer(source, plain, u64::MAX, |n| sink.took(n));
+                match Box::pin(transfer).await {
                     Ok(Stop::Quiet) => {}
                     Ok(Stop::Ended | Stop::Done) => return Ok(()),
                     Err(Failure::Source(error)) => return Err(error),
@@ -67,7 +73,7 @@ mod pooled {
                     Err(Failure::Sink(error)) => return Err(error),
                 }
             }
-            match fill(from, &mut received).await? {
+            match fill(from, received).await? {
                 0 => return Ok(()),
                 LARGE => full_reads += 1,
                 _ => full_reads = 0,

@@ -7,7 +7,6 @@ use std::io::{
     self,
     ErrorKind::{BrokenPipe, UnexpectedEof},
 };
-use std::mem::take;
 use std::pin::{pin, Pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -42,42 +41,36 @@ pub async fn relay(
     worker: &Worker,
     downstream: &mut Connection,
     upstream: &mut Connection,
-    deadline: &Deadline,
 ) -> Carried {
+    let deadline = &Deadline::new(&worker.timers);
     let movement = Movement {
         deadline,
         rest: Cell::new(worker.config.limits.tunnel_timeout),
     };
-    let (to_upstream, to_downstream) = (Cell::new(0), Cell::new(0));
+    let mut to_upstream = Outlet::new(&upstream.stream, &movement);
+    let mut to_downstream = Outlet::new(&downstream.stream, &movement);
     {
         let up = direction(
             &downstream.stream,
-            take(&mut downstream.received),
-            &upstream.stream,
-            &movement,
-            &to_upstream,
+            &mut downstream.received,
+            &mut to_upstream,
         );
-        let down = direction(
-            &upstream.stream,
-            take(&mut upstream.received),
-            &downstream.stream,
-            &movement,
-            &to_downstream,
-        );
+        let down = direction(&upstream.stream, &mut upstream.received, &mut to_downstream);
         let (mut up, mut down) = (pin!(up), pin!(down));
         let race = future::race(async { (true, up.as_mut().await) }, async {
             (false, down.as_mut().await)
         });
+        // What comes after the race is rare, and boxed to keep an idle relay small.
         match deadline.limit(movement.rest.get(), race).await {
-            Ok((true, Ok(()))) => finish(worker, &movement, down).await,
-            Ok((false, Ok(()))) => finish(worker, &movement, up).await,
+            Ok((true, Ok(()))) => Box::pin(finish(worker, &movement, down)).await,
+            Ok((false, Ok(()))) => Box::pin(finish(worker, &movement, up)).await,
             // A reset ends both at once; so does a relay at rest.
             Ok((_, Err(_))) | Err(TimedOut) => {}
         }
     }
     Carried {
-        to_upstream: to_upstream.get(),
-        to_downstream: to_downstream.get(),
+        to_upstream: to_upstream.carried,
+        to_downstream: to_downstream.carried,
     }
 }
 
@@ -131,29 +124,23 @@ impl Movement<'_> {
 }
 
 /// Carries one direction to its end and then shuts down the sink's writing side.
-async fn direction(
-    from: &Stream,
-    left_over: Buffer,
-    to: &Stream,
-    movement: &Movement<'_>,
-    carried: &Cell<u64>,
-) -> io::Result<()> {
-    let mut sink = Outlet {
-        stream: to,
-        gone: false,
-        movement,
-        carried,
-    };
-    match carry(from, left_over, &mut sink).await {
-        // Closed, and our own bytes came too late for it: what it had sent was read. So is
-        // TLS that ends without close_notify: the protocol inside knows better.
-        Err(error) if matches!(error.kind(), BrokenPipe | UnexpectedEof) => {}
-        Err(error) => return Err(error),
-        Ok(()) => {}
+fn direction<'a, 's>(
+    from: &'a Stream,
+    received: &'a mut Buffer,
+    sink: &'a mut Outlet<'s>,
+) -> impl Future<Output = io::Result<()>> + use<'a, 's> {
+    async move {
+        match carry(from, received, sink).await {
+            // Closed, and our own bytes came too late for it: what it had sent was read.
+            // So is TLS that ends without close_notify: the protocol inside knows better.
+            Err(error) if matches!(error.kind(), BrokenPipe | UnexpectedEof) => {}
+            Err(error) => return Err(error),
+            Ok(()) => {}
+        }
+        // A sink that is gone needs no end.
+        let _ = sink.stream.shutdown_write().await;
+        Ok(())
     }
-    // A sink that is gone needs no end.
-    let _ = to.shutdown_write().await;
-    Ok(())
 }
 
 /// The writing end of a direction. Once its peer takes no more it swallows what comes, so
@@ -164,14 +151,23 @@ pub struct Outlet<'a> {
     /// Its peer takes no more.
     pub gone: bool,
     movement: &'a Movement<'a>,
-    carried: &'a Cell<u64>,
+    carried: u64,
 }
 
-impl Outlet<'_> {
+impl<'a> Outlet<'a> {
+    fn new(stream: &'a Stream, movement: &'a Movement<'a>) -> Outlet<'a> {
+        Outlet {
+            stream,
+            gone: false,
+            movement,
+            carried: 0,
+        }
+    }
+
     /// Counts bytes that were written.
-    pub fn took(&self, bytes: usize) {
+    pub fn took(&mut self, bytes: usize) {
         self.movement.happened();
-        self.carried.set(self.carried.get() + bytes as u64);
+        self.carried += bytes as u64;
     }
 }
 

@@ -213,7 +213,7 @@ impl Acceptor {
         let ticket = Ticket::new(&self.open, permit);
         let worker = self.worker.clone();
         let serving = async move {
-            let serving = session::serve(&worker, Connection::new(stream), peer, number);
+            let serving = session::serve(worker, Connection::new(stream), peer, number);
             // A bug in one connection ends that connection; the hook has logged it.
             let _ = AssertUnwindSafe(serving).catch_unwind().await;
             drop(ticket);

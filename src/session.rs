@@ -1,8 +1,11 @@
 //! One client connection: read a head, forward it or relay behind it, and go on for as
 //! long as both sides like.
 
+use std::future::Future;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Instant;
 
 use futures_lite::future;
@@ -21,23 +24,65 @@ use crate::stream::Connection;
 use crate::worker::Worker;
 
 /// Serves one client until its connection ends. `number` names it in the log.
-pub async fn serve(worker: &Worker, connection: Connection, peer: SocketAddr, number: u64) {
+// Each stage is boxed, and gone with its buffers before the next begins: a connection
+// costs its current stage, and an idle tunnel the relay's state alone.
+pub fn serve(
+    worker: Rc<Worker>,
+    connection: Connection,
+    peer: SocketAddr,
+    number: u64,
+) -> impl Future<Output = ()> {
     let start = Instant::now();
     log::connection_opened(number, &peer);
     let session = Session {
+        deadline: Deadline::new(&worker.timers),
         worker,
         peer,
         number,
-        deadline: Deadline::new(&worker.timers),
         subject: Subject::default(),
         server_name: String::new(),
     };
-    session.run(connection).await;
-    log::connection_closed(number, start.elapsed());
+    let session = Box::pin(session.run(connection));
+    async move {
+        if let Some(tunnel) = session.await {
+            tunnel.await;
+        }
+        log::connection_closed(number, start.elapsed());
+    }
 }
 
-struct Session<'a> {
-    worker: &'a Worker,
+/// What follows an upgrade.
+type Tunnel = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Relays two connections that `protocol` now runs over, and closes them.
+fn tunnel(
+    worker: Rc<Worker>,
+    number: u64,
+    mut downstream: Connection,
+    mut upstream: Connection,
+    protocol: Box<str>,
+) -> impl Future<Output = ()> {
+    // A block, not an async fn: that would hold each argument twice.
+    async move {
+        let name = protocol_name(&protocol);
+        log::upgraded(name);
+        let carried = relay(&worker, &mut downstream, &mut upstream).await;
+        log::upgrade_closed(name);
+        log::relayed(number, carried.to_upstream, carried.to_downstream);
+        // Where one side was reset, the other may still be reading what it was sent.
+        let one = linger_alone(&worker, downstream);
+        let other = linger_alone(&worker, upstream);
+        Box::pin(future::zip(one, other)).await;
+    }
+}
+
+async fn linger_alone(worker: &Worker, connection: Connection) {
+    let deadline = Deadline::new(&worker.timers);
+    linger(worker, connection, &deadline).await;
+}
+
+struct Session {
+    worker: Rc<Worker>,
     peer: SocketAddr,
     number: u64,
     deadline: Deadline,
@@ -59,36 +104,40 @@ enum Then {
     Reset,
 }
 
-impl Session<'_> {
-    async fn run(mut self, mut connection: Connection) {
+impl Session {
+    /// Serves request after request; gives the tunnel that the last one became, if any.
+    async fn run(mut self, mut connection: Connection) -> Option<Tunnel> {
         let mut first = true;
         loop {
             let request = match self.next_request(&mut connection, first).await {
                 Ok(Some(request)) => request,
-                Ok(None) => return,
+                Ok(None) => return None,
                 Err(rejection) => {
                     log::request_rejected(self.peer, rejection.status, rejection.reason);
                     let response = rejected(&rejection);
                     if connection.stream.write_all(&response).await.is_ok() {
-                        linger(self.worker, connection, &self.deadline).await;
+                        linger(&self.worker, connection, &self.deadline).await;
                     }
-                    return;
+                    return None;
                 }
             };
             first = false;
             let (request, mut head) = request;
             let exchange = Exchange {
-                worker: self.worker,
+                worker: &self.worker,
                 request: &request,
                 head: &mut head,
                 server_name: &self.server_name,
                 deadline: &self.deadline,
                 dialled: &|after| log::dialled(self.number, after),
             };
-            let then = match Box::pin(exchange.run(&mut connection)).await {
+            let outcome = exchange.run(&mut connection).await;
+            let then = match outcome {
                 Ok(Outcome::Switched(upstream)) => {
-                    drop(head);
-                    return self.relay(connection, upstream, &request).await;
+                    let protocol = request.upgrade.unwrap_or_default();
+                    let worker = self.worker;
+                    let tunnel = tunnel(worker, self.number, connection, upstream, protocol);
+                    return Some(Box::pin(tunnel));
                 }
                 Ok(Outcome::Delivered {
                     status,
@@ -106,12 +155,14 @@ impl Session<'_> {
             };
             match then {
                 Then::NextRequest => {}
-                Then::Close if connection.received.is_empty() => return,
+                Then::Close if connection.received.is_empty() => return None,
                 Then::Reset => {
-                    return connection.stream.with_socket(Socket::abort_on_close);
+                    connection.stream.with_socket(Socket::abort_on_close);
+                    return None;
                 }
                 Then::Close | Then::Linger => {
-                    return linger(self.worker, connection, &self.deadline).await;
+                    linger(&self.worker, connection, &self.deadline).await;
+                    return None;
                 }
             }
         }
@@ -188,23 +239,6 @@ impl Session<'_> {
             &self.worker.default_host,
         );
         Ok((head.request, out))
-    }
-
-    async fn relay(self, mut downstream: Connection, mut upstream: Connection, request: &Request) {
-        let protocol = request.upgrade.as_deref().unwrap_or_default();
-        let protocol = protocol_name(protocol);
-        log::upgraded(protocol);
-        let relayed = relay(self.worker, &mut downstream, &mut upstream, &self.deadline);
-        let carried = Box::pin(relayed).await;
-        log::upgrade_closed(protocol);
-        log::relayed(self.number, carried.to_upstream, carried.to_downstream);
-        // Where one side was reset, the other may still be reading what it was sent.
-        let own = Deadline::new(&self.worker.timers);
-        let lingering = future::zip(
-            linger(self.worker, downstream, &self.deadline),
-            linger(self.worker, upstream, &own),
-        );
-        Box::pin(lingering).await;
     }
 
     /// Tells the client, where it can still be told, and the log.
@@ -307,4 +341,25 @@ fn own_response(
         out.extend_from_slice(body.as_bytes());
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one connection costs beside its buffers and sockets.
+    #[test]
+    fn a_connection_is_small() {
+        fn size<F>(_: impl FnOnce(Rc<Worker>, Connection, SocketAddr, u64) -> F) -> usize {
+            size_of::<F>()
+        }
+        fn tunnel_size<F>(
+            _: impl FnOnce(Rc<Worker>, u64, Connection, Connection, Box<str>) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        let (task, tunnel) = (size(serve), tunnel_size(tunnel));
+        assert!(task <= 128, "{task} bytes for a task");
+        assert!(tunnel <= 896, "{tunnel} bytes for a tunnel");
+    }
 }

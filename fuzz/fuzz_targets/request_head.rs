@@ -1,6 +1,312 @@
+//! Request heads: what is taken, and what is written for it.
 #![no_main]
+
+use std::net::IpAddr;
+
+use hyper::Uri;
 use libfuzzer_sys::fuzz_target;
+use simple_proxy::body::Framing;
+use simple_proxy::config::{Rewrite, MAX_FIELDS};
+use simple_proxy::head::no_fields;
+use simple_proxy::request::{check_start_line, Request, RequestHead};
+use simple_proxy_fuzz::input::{find_head_in_any_split, Input};
+use simple_proxy_fuzz::wire::{connection_names, fields_of, Body, PlainHead, HOP_BY_HOP};
+use simple_proxy_fuzz::{by_name, hyper_peer, strict_peer, FieldList};
+
+const AUTHORITY: &str = "upstream.example:8443";
+
+/// Whatever a body ends in, the next request on the connection must be this one.
+const SENTINEL: &[u8] = b"GET /sentinel HTTP/1.1\r\nHost: sentinel\r\n\r\n";
+
+#[rustfmt::skip]
+const PIECES: &[&[u8]] = &[
+    // What lines are made of.
+    b"\r\n", b"\r\n\r\n", b"\n", b"\r", b": ", b":", b" ", b"\t", b",", b", ", b";", b"\0",
+    b"\x7f", b"\x0b", b"\xc3\xa9", b"\xff\xfe", b"\r\n ", b"\r\n\t", b" :", b"\r\r\n", b"\n\r\n",
+    // Start lines.
+    b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\n", b"HEAD /h HTTP/1.1\r\n", b"GET / HTTP/1.0\r\n",
+    b"POST / HTTP/1.0\r\n", b"OPTIONS * HTTP/1.1\r\n", b"GET http://b.example:1/p?q HTTP/1.1\r\n",
+    b"OPTIONS http://b HTTP/1.1\r\n", b"GET HTTPS://[::1]:1?q HTTP/1.0\r\n", b"PRI * HTTP/2.0\r\n",
+    b"CONNECT a:1 HTTP/1.1\r\n", b"GET ", b"POST ", b"DELETE ", b"OPTIONS ", b"CONNECT ", b"X!# ",
+    b" HTTP/1.1", b" HTTP/1.0", b" HTTP/1.2", b" HTTP/2.0", b" http/1.1", b"/", b"*", b"//x",
+    b"/a?b=c#d", b"http://", b"https://", b"ftp://", b"http:/", b"?q", b"#f", b"/%2e%2e/",
+    b"/\"<>\\^`{|}", b"user@",
+    // Host and its values.
+    b"Host: a\r\n", b"Host:\r\n", b"hOST: [::1]:80\r\n", b"Host: ", b"Host", b"a.example:80",
+    b"[::1]", b"[::ffff:1.2.3.4]", b"[fe80::1%25eth0]", b"%41", b":80", b":", b":65536", b"b",
+    // Framing.
+    b"Content-Length: 0\r\n", b"Content-Length: 5\r\n", b"content-length: 44\r\n",
+    b"Content-Length: 007\r\n", b"Content-Length: +5\r\n", b"Content-Length: 5, 5\r\n",
+    b"Content-Length: 18446744073709551615\r\n", b"Content-Length: 18446744073709551616\r\n",
+    b"Content-Length: 4294967301\r\n", b"Content-Length: 5 \r\n", b"Content-Length : 5\r\n",
+    b"Content_Length: 5\r\n", b"Content-Length:\t5\r\n", b"Content-Length: ", b"Content-Length",
+    b"Transfer-Encoding: chunked\r\n", b"transfer-encoding: CHUNKED\r\n",
+    b"Transfer-Encoding: identity\r\n", b"Transfer-Encoding: gzip, chunked\r\n",
+    b"Transfer-Encoding: chunked, chunked\r\n", b"Transfer-Encoding: ,chunked\r\n",
+    b"Transfer-Encoding: chunked;q=1\r\n", b"Transfer-Encoding:\x0bchunked\r\n",
+    b"Transfer-Encoding : chunked\r\n", b" Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding:\r\n chunked\r\n", b"X: y\rTransfer-Encoding: chunked\r\n",
+    b"X: y\nTransfer-Encoding: chunked\r\n", b"Transfer_Encoding: chunked\r\n",
+    b"Transfer-Encoding:\r\n", b"Transfer-Encoding: ", b"Transfer-Encoding", b"chunked",
+    b"identity", b"0", b"1", b"5", b"9", b"18446744073709551615",
+    // Fields of one hop.
+    b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"Connection: upgrade\r\n",
+    b"Connection: Keep-Alive, Upgrade\r\n", b"Connection: x-hop, TE\r\n", b"Connection: host\r\n",
+    b"Connection: content-length\r\n", b"Connection: transfer-encoding, via\r\n",
+    b"Connection: expect, x-forwarded-for\r\n", b"Connection: close, x-hop\r\n", b"Connection: ",
+    b"Connection", b"Proxy-Connection: keep-alive\r\n", b"Keep-Alive: timeout=5\r\n",
+    b"Proxy-Authorization: Basic YTpi\r\n", b"TE: trailers\r\n", b"TE: gzip;q=0.5, Trailers\r\n",
+    b"Trailer: X-Sum\r\n", b"Upgrade: websocket\r\n", b"Upgrade: WebSocket\r\n",
+    b"Upgrade: foo/2\r\n", b"Upgrade: h2c\r\n", b"Upgrade: websocket, h2c\r\n", b"Upgrade: ",
+    b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+    // Others.
+    b"X-Hop: 1\r\n", b"X-A:  b c \r\n", b"X:\r\n", b"Via: 1.1 x\r\n", b"X-Forwarded-For: f\r\n",
+    b"x-forwarded-host: f\r\n", b"X-Forwarded-Proto: https\r\n", b"Expect: 100-continue\r\n",
+    b"Cookie: a=b\r\n", b"A: b\r\n c\r\n", b"close", b"keep-alive", b"upgrade", b"trailers",
+    b"websocket",
+];
+
 fuzz_target!(|data: &[u8]| {
-    let mut fields = simple_proxy::head::no_fields();
-    let _ = simple_proxy::request::RequestHead::parse(data, &mut fields, &[]);
+    let Some(input) = Input::new(data) else {
+        return;
+    };
+    let bytes = input.message(PIECES, b"POST / HTTP/1.1\r\nHost: a\r\n", b"\r\n\r\n");
+    let Some(range) = find_head_in_any_split(&bytes, check_start_line, input.splits) else {
+        return;
+    };
+    let rewrite = Rewrite {
+        host: input.option(0).then(|| "vhost.example".to_owned()),
+        forwarded: input.option(1),
+        upgrades: input
+            .option(2)
+            .then(|| "foo/2".to_owned())
+            .into_iter()
+            .collect(),
+    };
+    let client: IpAddr = match input.option(3) {
+        true => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
+        false => [192, 0, 2, 7].into(),
+    };
+    let original = &bytes[range.clone()];
+    let mut fields = no_fields();
+    let Ok(head) = RequestHead::parse(original, &mut fields, &rewrite.upgrades) else {
+        return;
+    };
+    let mut written = Vec::new();
+    head.write(&mut written, &rewrite, client, AUTHORITY);
+
+    let host = match (&rewrite.host, head.host) {
+        (Some(host), _) => host.as_bytes(),
+        (None, host) => host.unwrap_or(AUTHORITY.as_bytes()),
+    };
+    let plain = PlainHead::of(&written);
+    check_fields(&head, &fields_of(original), &plain, host, &rewrite);
+    check_again(&head, &written, &plain, host, &rewrite);
+    check_written_with_others(&head, &written, &plain);
+    check_original_with_others(&head.request, &bytes, range);
 });
+
+/// What is written says what it must, and of the rest exactly what came.
+fn check_fields(
+    head: &RequestHead<'_, '_>,
+    original: &FieldList,
+    written: &PlainHead,
+    host: &[u8],
+    rewrite: &Rewrite,
+) {
+    let request = &head.request;
+    assert_eq!(
+        written.start,
+        format!("{} {} HTTP/1.1", head.method, head.target)
+    );
+    assert_eq!(written.values("host").collect::<Vec<_>>(), [host]);
+    let lengths: Vec<_> = written.values("content-length").collect();
+    let codings: Vec<_> = written.values("transfer-encoding").collect();
+    match request.framing {
+        Framing::None => assert!(lengths.is_empty() && codings.is_empty()),
+        Framing::Length(n) => {
+            assert_eq!(lengths, [n.to_string().as_bytes()]);
+            assert!(codings.is_empty());
+        }
+        Framing::Chunked => {
+            assert_eq!(codings, [b"chunked"]);
+            assert!(lengths.is_empty());
+        }
+        Framing::UntilClose => panic!("a request never ends with its connection"),
+    }
+
+    let named = connection_names(original);
+    let upgrade: Vec<_> = written.values("upgrade").collect();
+    let connection: Vec<_> = written.values("connection").collect();
+    let te: Vec<_> = written.values("te").collect();
+    match &request.upgrade {
+        Some(protocol) => {
+            assert_eq!(upgrade.len(), 1);
+            assert!(upgrade[0].eq_ignore_ascii_case(protocol.as_bytes()));
+            assert!(**protocol == *"websocket" || rewrite.upgrades.contains(&protocol.to_string()));
+            assert!(named.iter().any(|name| name == "upgrade"));
+            assert_eq!(connection, [b"Upgrade"]);
+            assert!(te.is_empty());
+        }
+        None if te.is_empty() => assert!(connection.is_empty() && upgrade.is_empty()),
+        None => {
+            assert_eq!((te, connection), (vec![&b"trailers"[..]], vec![&b"TE"[..]]));
+            assert!(upgrade.is_empty());
+        }
+    }
+
+    const FRAMING: [&str; 3] = ["host", "content-length", "transfer-encoding"];
+    const FORWARDED: [&str; 3] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+    let is_ours = |name: &str| {
+        FRAMING.contains(&name)
+            || HOP_BY_HOP.contains(&name)
+            || (rewrite.forwarded && FORWARDED.contains(&name))
+    };
+    let end_to_end = |(name, _): &&(String, Vec<u8>)| !is_ours(name);
+    let is_dropped =
+        |name: &String| named.contains(name) || (request.minor == 0 && name == "expect");
+    let sent = original.iter().filter(end_to_end);
+    let sent = sent.filter(|(name, _)| !is_dropped(name));
+    let mut sent: FieldList = sent.cloned().collect();
+    if rewrite.forwarded {
+        let via = format!("1.{} simple-proxy", request.minor);
+        sent.push(("via".to_owned(), via.into_bytes()));
+        assert_eq!(written.values("x-forwarded-for").count(), 1);
+        assert_eq!(
+            written.values("x-forwarded-proto").collect::<Vec<_>>(),
+            [b"http"]
+        );
+        assert!(written.values("x-forwarded-host").eq(head.host));
+    }
+    // A field that is called like an option that names none is nobody's business.
+    let is_close = |(name, _): &&(String, Vec<u8>)| name != "close";
+    let got = written.fields.iter().filter(end_to_end).filter(is_close);
+    assert!(got.eq(sent.iter().filter(is_close)), "{:?}", written.fields);
+}
+
+/// What is written is taken again, means the same, and is written again the same.
+fn check_again(
+    head: &RequestHead<'_, '_>,
+    written: &[u8],
+    plain: &PlainHead,
+    host: &[u8],
+    rewrite: &Rewrite,
+) {
+    let found = find_head_in_any_split(written, check_start_line, 7);
+    if written.len() <= simple_proxy::config::MAX_HEAD_BYTES {
+        assert_eq!(found, Some(0..written.len()));
+    }
+    if plain.fields.len() > MAX_FIELDS {
+        return;
+    }
+    let mut fields = no_fields();
+    let again = RequestHead::parse(written, &mut fields, &rewrite.upgrades);
+    let again = again.unwrap_or_else(|r| panic!("{r:?}: {}", written.escape_ascii()));
+    let expected = Request {
+        minor: 1,
+        persistent: true,
+        ..head.request.clone()
+    };
+    assert_eq!(again.request, expected);
+    assert_eq!((again.method, &again.target), (head.method, &head.target));
+    assert_eq!(again.host, Some(host));
+    let as_it_is = Rewrite {
+        host: None,
+        forwarded: false,
+        upgrades: rewrite.upgrades.clone(),
+    };
+    let mut twice = Vec::new();
+    again.write(&mut twice, &as_it_is, [0, 0, 0, 0].into(), "nobody");
+    assert_eq!(
+        written.escape_ascii().to_string(),
+        twice.escape_ascii().to_string()
+    );
+}
+
+/// The others see exactly this request with exactly this body, and then the next one.
+fn check_written_with_others(head: &RequestHead<'_, '_>, written: &[u8], plain: &PlainHead) {
+    let framing = head.request.framing;
+    let show = || written.escape_ascii().to_string();
+    match strict_peer::request(written) {
+        Ok(seen) => {
+            assert_eq!(seen.length, written.len());
+            // To them, no framing fields and a length of nothing are one.
+            let same = seen.framing == framing
+                || (seen.framing == Framing::None && framing == Framing::Length(0));
+            assert!(same, "{:?}: {}", seen.framing, show());
+            assert_eq!(seen.fields, plain.fields);
+        }
+        // Targets are sent on as they are, and may be stranger than RFC 3986 wants.
+        Err(http_net::HttpError::InvalidTarget) => {}
+        Err(error) => panic!("{error:?}: {}", show()),
+    }
+
+    let target_is_known = head.target.parse::<Uri>().is_ok();
+    let (seen, well) = hyper_peer::serve(with_body_and_sentinel(written, framing));
+    let Some(first) = seen.first() else {
+        // hyper keeps lengths of no use to anybody for itself.
+        let is_endless = matches!(framing, Framing::Length(n) if n > u64::MAX - 2);
+        assert!(!target_is_known || is_endless, "{}", show());
+        return;
+    };
+    if !head.target.contains('#') {
+        assert_eq!(first.start, format!("{} {}", head.method, head.target));
+    }
+    assert!(first.is_1_1);
+    assert_eq!(first.fields, by_name(plain.fields.clone()));
+    check_boundary(&seen, well, framing, true, &show);
+}
+
+/// The others may refuse what came, but not see it end elsewhere.
+fn check_original_with_others(request: &Request, bytes: &[u8], range: std::ops::Range<usize>) {
+    let framing = request.framing;
+    let show = || bytes[..range.end].escape_ascii().to_string();
+    if let Ok(seen) = strict_peer::request(&bytes[range.clone()]) {
+        assert_eq!(seen.length, range.len(), "{}", show());
+        let same = seen.framing == framing
+            || (seen.framing == Framing::None && framing == Framing::Length(0));
+        assert!(same, "{:?}: {}", seen.framing, show());
+    }
+    let (seen, well) = hyper_peer::serve(with_body_and_sentinel(&bytes[..range.end], framing));
+    if !seen.is_empty() {
+        check_boundary(&seen, well, framing, false, &show);
+    }
+}
+
+fn with_body_and_sentinel(head: &[u8], framing: Framing) -> Vec<u8> {
+    let mut sent = head.to_vec();
+    if let Some(body) = Body::of(framing) {
+        sent.extend_from_slice(&body.wire);
+    }
+    sent.extend_from_slice(SENTINEL);
+    sent
+}
+
+fn check_boundary(
+    seen: &[hyper_peer::Message],
+    well: bool,
+    framing: Framing,
+    goes_on: bool,
+    show: &dyn Fn() -> String,
+) {
+    let Some(body) = Body::of(framing) else {
+        let Framing::Length(length) = framing else {
+            unreachable!("only a length is ever too long");
+        };
+        assert_eq!(seen[0].length, Some(length), "{}", show());
+        assert_eq!(seen.len(), 1);
+        return;
+    };
+    assert!(well, "{seen:?}: {}", show());
+    assert!(seen[0].is_whole, "{}", show());
+    assert_eq!(seen[0].content, body.content, "{}", show());
+    match &seen[1..] {
+        // The request itself asked for no more.
+        [] => assert!(!goes_on, "{}", show()),
+        [sentinel] => {
+            assert_eq!(sentinel.start, "GET /sentinel", "{}", show());
+            assert!(sentinel.is_whole && sentinel.content.is_empty());
+        }
+        _ => panic!("{seen:?}: {}", show()),
+    }
+}

@@ -1,6 +1,333 @@
+//! Response heads: what is taken, and what is written for it.
 #![no_main]
+
 use libfuzzer_sys::fuzz_target;
+use simple_proxy::body::Framing;
+use simple_proxy::config::MAX_FIELDS;
+use simple_proxy::head::no_fields;
+use simple_proxy::request::Request;
+use simple_proxy::response::{check_start_line, ResponseHead};
+use simple_proxy_fuzz::hyper_peer::{Answer, Asked};
+use simple_proxy_fuzz::input::{find_head_in_any_split, Input};
+use simple_proxy_fuzz::wire::{connection_names, fields_of, values, Body, PlainHead, HOP_BY_HOP};
+use simple_proxy_fuzz::{by_name, hyper_peer, strict_peer, FieldList};
+
+#[rustfmt::skip]
+const PIECES: &[&[u8]] = &[
+    // What lines are made of.
+    b"\r\n", b"\r\n\r\n", b"\n", b"\r", b": ", b":", b" ", b"\t", b",", b", ", b";", b"\0",
+    b"\x7f", b"\x0b", b"\xc3\xa9", b"\xff\xfe", b"\r\n ", b"\r\n\t", b" :", b"\r\r\n", b"\n\r\n",
+    // Status lines.
+    b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200\r\n", b"HTTP/1.1 200 \r\n", b"HTTP/1.0 200 OK\r\n",
+    b"HTTP/1.1 204 No Content\r\n", b"HTTP/1.1 304 Not Modified\r\n", b"HTTP/1.1 206 P\r\n",
+    b"HTTP/1.1 100 Continue\r\n", b"HTTP/1.1 103 Early Hints\r\n", b"HTTP/1.1 199 x\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\n", b"HTTP/1.0 101 x\r\n", b"HTTP/1.0 304 x\r\n",
+    b"HTTP/1.1 426 Upgrade Required\r\n", b"HTTP/1.1 999 x\r\n", b"HTTP/1.1 600 x\r\n",
+    b"HTTP/1.1 099 x\r\n", b"HTTP/1.1 2000 x\r\n", b"HTTP/1.1 20 x\r\n", b"HTTP/2.0 200 OK\r\n",
+    b"HTTP/1.1  200 OK\r\n", b"HTTP/1.1\t200 OK\r\n", b"HTTP/1.1 407 P\r\n", b"HTTP/1.1 ",
+    b"HTTP/1.0 ", b"HTTP/1.", b"2", b"3", b" OK",
+    // Framing.
+    b"Content-Length: 0\r\n", b"Content-Length: 5\r\n", b"content-length: 44\r\n",
+    b"Content-Length: 007\r\n", b"Content-Length: +5\r\n", b"Content-Length: 5, 5\r\n",
+    b"Content-Length: 18446744073709551615\r\n", b"Content-Length: 18446744073709551616\r\n",
+    b"Content-Length: 4294967301\r\n", b"Content-Length: 5 \r\n", b"Content-Length : 5\r\n",
+    b"Content_Length: 5\r\n", b"Content-Length:\t5\r\n", b"Content-Length: ", b"Content-Length",
+    b"Transfer-Encoding: chunked\r\n", b"transfer-encoding: CHUNKED\r\n",
+    b"Transfer-Encoding: identity\r\n", b"Transfer-Encoding: gzip, chunked\r\n",
+    b"Transfer-Encoding: chunked, chunked\r\n", b"Transfer-Encoding: ,chunked\r\n",
+    b"Transfer-Encoding: chunked;q=1\r\n", b"Transfer-Encoding:\x0bchunked\r\n",
+    b"Transfer-Encoding : chunked\r\n", b" Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding:\r\n chunked\r\n", b"X: y\rTransfer-Encoding: chunked\r\n",
+    b"X: y\nTransfer-Encoding: chunked\r\n", b"Transfer_Encoding: chunked\r\n",
+    b"Transfer-Encoding:\r\n", b"Transfer-Encoding: ", b"Transfer-Encoding", b"chunked",
+    b"identity", b"0", b"1", b"5", b"9", b"18446744073709551615",
+    // Fields of one hop.
+    b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"Connection: upgrade\r\n",
+    b"Connection: Keep-Alive, Upgrade\r\n", b"Connection: x-hop, TE\r\n",
+    b"Connection: content-length\r\n", b"Connection: transfer-encoding, via\r\n",
+    b"Connection: set-cookie, x-hop\r\n", b"Connection: close, x-hop\r\n", b"Connection: ",
+    b"Connection", b"Proxy-Connection: keep-alive\r\n", b"Keep-Alive: timeout=5\r\n",
+    b"Proxy-Authenticate: Basic realm=x\r\n", b"Proxy-Authentication-Info: x\r\n",
+    b"Trailer: X-Sum\r\n", b"Upgrade: websocket\r\n", b"Upgrade: WebSocket\r\n", b"Upgrade: ,\r\n",
+    b"Upgrade: h2c\r\n", b"Upgrade: websocket, h2c\r\n", b"Upgrade: ", b"Upgrade:\r\n",
+    // Others.
+    b"X-Hop: 1\r\n", b"X-A:  b c \r\n", b"X:\r\n", b"Via: 1.1 x\r\n", b"Set-Cookie: a=b\r\n",
+    b"set-cookie: c=d\r\n", b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n", b"A: b\r\n c\r\n",
+    b"Link: </a>; rel=preload\r\n", b"ETag: \"x\"\r\n", b"close", b"keep-alive", b"upgrade",
+    b"websocket",
+];
+
 fuzz_target!(|data: &[u8]| {
-    let mut fields = simple_proxy::head::no_fields();
-    let _ = simple_proxy::request::RequestHead::parse(data, &mut fields, &[]);
+    let Some(input) = Input::new(data) else {
+        return;
+    };
+    let bytes = input.message(PIECES, b"HTTP/1.1 200 OK\r\n", b"\r\n\r\n");
+    let asked = Asked {
+        is_1_1: !input.option(0),
+        is_head: input.option(1),
+        upgrade: input.option(2) && !input.option(0) && !input.option(1),
+    };
+    let via = input.option(3);
+    let request = Request {
+        minor: asked.is_1_1.into(),
+        framing: Framing::None,
+        persistent: true,
+        is_head: asked.is_head,
+        is_idempotent: true,
+        upgrade: asked.upgrade.then(|| "websocket".into()),
+    };
+    let Some(range) = find_head_in_any_split(&bytes, check_start_line, input.splits) else {
+        return;
+    };
+    let original = &bytes[range];
+    let mut fields = no_fields();
+    let Ok(head) = ResponseHead::parse(original, &mut fields, &request) else {
+        return;
+    };
+    // What the program does with a head that passes these two is in forward.rs.
+    if head.status == 101 && !(asked.upgrade && head.switches_to("websocket")) {
+        return;
+    }
+    check_original_with_others(&head, original, asked);
+    if head.is_interim() && !asked.is_1_1 {
+        return;
+    }
+    let is_final = !head.is_interim() && head.status != 101;
+    let framing = head.downstream_framing(&request);
+    let close = is_final && (input.option(4) || framing == Framing::UntilClose);
+    let mut written = Vec::new();
+    head.write(&mut written, &request, close, via);
+
+    let plain = PlainHead::of(&written);
+    check_fields(&head, &fields_of(original), &plain, &request, close, via);
+    check_again(&head, &written, &plain, &request, close);
+    check_written_with_others(&head, &written, &plain, asked, framing, close);
 });
+
+/// What is written says what it must, and of the rest exactly what came.
+fn check_fields(
+    head: &ResponseHead<'_, '_>,
+    original: &FieldList,
+    written: &PlainHead,
+    request: &Request,
+    close: bool,
+    via: bool,
+) {
+    let start = format!("HTTP/1.1 {} ", head.status);
+    assert!(written.start.starts_with(&start) && (100..=999).contains(&head.status));
+    let lengths: Vec<_> = written.values("content-length").collect();
+    let codings: Vec<_> = written.values("transfer-encoding").collect();
+    match head.downstream_framing(request) {
+        Framing::None if head.status < 200 || head.status == 204 => {
+            assert!(
+                lengths.is_empty() && codings.is_empty(),
+                "{:?}",
+                written.fields
+            );
+        }
+        // They tell what GET would have been told.
+        Framing::None => {
+            assert!(lengths.len() + codings.len() <= 1, "{:?}", written.fields);
+            assert!(request.minor == 1 || codings.is_empty());
+        }
+        Framing::Length(n) => {
+            assert_eq!(lengths, [n.to_string().as_bytes()]);
+            assert!(codings.is_empty());
+        }
+        Framing::Chunked => {
+            assert_eq!(codings, [b"chunked"]);
+            assert!(lengths.is_empty() && request.minor == 1);
+        }
+        Framing::UntilClose => assert!(lengths.is_empty() && codings.is_empty()),
+    }
+
+    let upgrade: Vec<_> = written.values("upgrade").collect();
+    let connection: Vec<_> = written.values("connection").collect();
+    if head.status == 101 {
+        assert_eq!(connection, [b"Upgrade"]);
+        assert!(
+            upgrade.len() == 1 && upgrade[0].eq_ignore_ascii_case(b"websocket"),
+            "{upgrade:?}"
+        );
+    } else {
+        assert!(upgrade.is_empty());
+        match (head.is_interim(), close, request.minor) {
+            (true, _, _) | (false, false, 1) => assert!(connection.is_empty()),
+            (false, true, _) => assert_eq!(connection, [&b"close"[..]]),
+            (false, false, _) => assert_eq!(connection, [&b"keep-alive"[..]]),
+        }
+    }
+
+    const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
+    let end_to_end = |(name, _): &&(String, Vec<u8>)| {
+        !FRAMING.contains(&name.as_str()) && !HOP_BY_HOP.contains(&name.as_str())
+    };
+    let named = connection_names(original);
+    // "host" means nothing in a response, and is kept all the same.
+    let is_dropped = |name: &String| named.contains(name) && name != "host";
+    let sent = original
+        .iter()
+        .filter(end_to_end)
+        .filter(|(name, _)| !is_dropped(name));
+    let mut sent: FieldList = sent.cloned().collect();
+    if via {
+        sent.push(("via".to_owned(), b"1.1 simple-proxy".to_vec()));
+    }
+    let is_close = |(name, _): &&(String, Vec<u8>)| name != "close";
+    let got = written.fields.iter().filter(end_to_end).filter(is_close);
+    assert!(got.eq(sent.iter().filter(is_close)), "{:?}", written.fields);
+    assert!(HOP_BY_HOP[1..6]
+        .iter()
+        .all(|name| values(&written.fields, name).next().is_none()));
+}
+
+/// What is written is taken again and means the same.
+fn check_again(
+    head: &ResponseHead<'_, '_>,
+    written: &[u8],
+    plain: &PlainHead,
+    request: &Request,
+    close: bool,
+) {
+    let found = find_head_in_any_split(written, check_start_line, 7);
+    if written.len() <= simple_proxy::config::MAX_HEAD_BYTES {
+        assert_eq!(found, Some(0..written.len()));
+    }
+    if plain.fields.len() > MAX_FIELDS {
+        return;
+    }
+    let mut fields = no_fields();
+    let again = ResponseHead::parse(written, &mut fields, request);
+    let again = again.unwrap_or_else(|r| panic!("{r}: {}", written.escape_ascii()));
+    assert_eq!(again.status, head.status);
+    assert_eq!(again.framing, head.downstream_framing(request));
+    assert_eq!(again.persistent, !close);
+    if head.status == 101 {
+        assert!(again.switches_to("websocket"));
+    }
+}
+
+/// A body for the framing, or the response that an interim one announces.
+fn what_follows(status: u16, framing: Framing) -> Option<Body> {
+    match status {
+        100..=199 if status != 101 => Some(Body {
+            wire: b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi".to_vec(),
+            content: b"hi".to_vec(),
+            ends_with_connection: false,
+        }),
+        _ => Body::of(framing),
+    }
+}
+
+fn same_framing(theirs: Framing, ours: Framing) -> bool {
+    theirs == ours || (theirs == Framing::None && ours == Framing::Length(0))
+}
+
+/// The others see exactly this response with exactly this body, and know whether
+/// another may follow.
+fn check_written_with_others(
+    head: &ResponseHead<'_, '_>,
+    written: &[u8],
+    plain: &PlainHead,
+    asked: Asked,
+    framing: Framing,
+    close: bool,
+) {
+    let show = || format!("{asked:?} {framing:?}: {}", written.escape_ascii());
+    match strict_peer::response(written, asked.is_head) {
+        Ok(seen) => {
+            assert_eq!(seen.length, written.len());
+            assert!(
+                same_framing(seen.framing, framing),
+                "{:?}: {}",
+                seen.framing,
+                show()
+            );
+            assert_eq!(seen.fields, plain.fields);
+        }
+        Err(http_net::HttpError::InvalidStatus) => assert!(head.status >= 600),
+        Err(error) => panic!("{error:?}: {}", show()),
+    }
+
+    let body = what_follows(head.status, framing);
+    let (wire, ends) = match &body {
+        Some(body) => (&body.wire[..], body.ends_with_connection),
+        None => (&[][..], false),
+    };
+    let sent = [written, wire].concat();
+    let (first, second) = match hyper_peer::ask(asked, sent, ends) {
+        Answer::Taken(first, second) => (first, second),
+        other => {
+            let is_endless = matches!(framing, Framing::Length(n) if n > u64::MAX - 2);
+            assert!(is_endless, "{other:?}: {}", show());
+            return;
+        }
+    };
+    let Some(body) = body else {
+        let Framing::Length(length) = framing else {
+            unreachable!("only a length is ever too long");
+        };
+        return assert_eq!(first.length, Some(length), "{}", show());
+    };
+    assert!(first.is_whole, "{first:?}: {}", show());
+    assert_eq!(first.content, body.content, "{}", show());
+    if head.is_interim() {
+        return assert_eq!(first.start, "200");
+    }
+    assert_eq!(first.start, head.status.to_string());
+    assert_eq!(first.fields, by_name(plain.fields.clone()), "{}", show());
+    match second {
+        Some(second) => {
+            assert!(
+                !close && hyper_peer::is_second(&second),
+                "{second:?}: {}",
+                show()
+            );
+        }
+        // A switched connection speaks something else.
+        None => assert!(close || head.status == 101, "{}", show()),
+    }
+}
+
+/// The others may refuse what came, but not see it end elsewhere; and where the
+/// connection would be used again, it must be good for that.
+fn check_original_with_others(head: &ResponseHead<'_, '_>, original: &[u8], asked: Asked) {
+    let framing = head.framing;
+    let show = || format!("{asked:?} {framing:?}: {}", original.escape_ascii());
+    if let Ok(seen) = strict_peer::response(original, asked.is_head) {
+        assert_eq!(seen.length, original.len(), "{}", show());
+        assert!(
+            same_framing(seen.framing, framing),
+            "{:?}: {}",
+            seen.framing,
+            show()
+        );
+    }
+    let body = what_follows(head.status, framing);
+    let (wire, ends) = match &body {
+        Some(body) => (&body.wire[..], body.ends_with_connection),
+        None => (&[][..], false),
+    };
+    let sent = [original, wire].concat();
+    // The program itself always asks with HTTP/1.1.
+    let asked = Asked {
+        is_1_1: true,
+        ..asked
+    };
+    let (first, second) = match hyper_peer::ask(asked, sent, ends) {
+        Answer::Taken(first, second) => (first, second),
+        Answer::Refused => return,
+        Answer::Unfinished => panic!("{}", show()),
+    };
+    let Some(body) = body else {
+        let Framing::Length(length) = framing else {
+            unreachable!("only a length is ever too long");
+        };
+        return assert_eq!(first.length, Some(length), "{}", show());
+    };
+    assert!(first.is_whole, "{first:?}: {}", show());
+    assert_eq!(first.content, body.content, "{}", show());
+    if let Some(second) = second {
+        assert!(hyper_peer::is_second(&second), "{second:?}: {}", show());
+    }
+}

@@ -1,0 +1,149 @@
+//! From the bytes of the fuzzer to a message, and to how it arrives.
+
+use std::ops::Range;
+
+use simple_proxy::config::MAX_HEAD_BYTES;
+use simple_proxy::head::{CheckStartLine, HeadError, Scan};
+use simple_proxy::request::Rejection;
+
+/// The first three bytes of an input choose; the rest makes the message.
+pub struct Input<'a> {
+    /// What the target makes of them.
+    pub options: u8,
+    /// How the message is split.
+    pub splits: u8,
+    mode: u8,
+    rest: &'a [u8],
+}
+
+impl<'a> Input<'a> {
+    /// None when there is nothing to choose from.
+    pub fn new(data: &'a [u8]) -> Option<Input<'a>> {
+        match data {
+            [mode, options, splits, rest @ ..] => Some(Input {
+                options: *options,
+                splits: *splits,
+                mode: *mode,
+                rest,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Whether option number `bit` is chosen.
+    pub fn option(&self, bit: u8) -> bool {
+        self.options >> bit & 1 == 1
+    }
+
+    /// The message. The bytes are either what they are, for which byte-wise mutation and
+    /// the dictionary are good, or each names one of `pieces`, which gets deep at once;
+    /// and either all there is, or put between `before` and `after`, so that most of
+    /// what is tried gets past the first check.
+    pub fn message(&self, pieces: &[&[u8]], before: &[u8], after: &[u8]) -> Vec<u8> {
+        let mut message = Vec::new();
+        if self.mode & 2 != 0 {
+            message.extend_from_slice(before);
+        }
+        if self.mode & 1 != 0 {
+            let mut rest = self.rest.iter();
+            while let Some(&b) = rest.next() {
+                match b {
+                    0xff => message.extend(rest.next()),
+                    // Runs that come near to and exceed the limit on heads.
+                    0xfe => message.extend([b'a'; 1021]),
+                    0xfd if message.len() < 2 * MAX_HEAD_BYTES => message.extend([b'b'; 16_381]),
+                    b => message.extend_from_slice(pieces[usize::from(b) % pieces.len()]),
+                }
+            }
+        } else {
+            message.extend_from_slice(self.rest);
+        }
+        if self.mode & 2 != 0 {
+            message.extend_from_slice(after);
+        }
+        message
+    }
+}
+
+/// Sizes of the pieces in which a message arrives.
+pub struct Splits(u32);
+
+impl Splits {
+    /// The same seed gives the same sizes.
+    pub fn new(seed: u8) -> Splits {
+        Splits(u32::from(seed).wrapping_mul(0x9e37_79b9) | 1)
+    }
+
+    /// The next size, most often a few bytes.
+    pub fn size(&mut self) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 17;
+        self.0 ^= self.0 << 5;
+        let size = (self.0 >> 8) as usize;
+        match self.0 % 8 {
+            0 => 1 + size % 256,
+            1..=3 => 1 + size % 24,
+            _ => 1 + size % 3,
+        }
+    }
+}
+
+/// Where a head is, as the program finds it in bytes that arrive `size` by `size`:
+/// None while it has not ended. This is `head::read_head` without the stream.
+pub fn find_head(
+    bytes: &[u8],
+    check: CheckStartLine,
+    mut size: impl FnMut() -> usize,
+) -> Result<Option<Range<usize>>, HeadError> {
+    let mut scan = Scan::default();
+    let (mut start, mut end) = (0, 0);
+    loop {
+        if start < end {
+            let received = &bytes[start..end];
+            if let Some(length) = scan.advance(received, check)? {
+                assert!(length <= received.len());
+                if received.starts_with(b"\r\n") {
+                    start += length;
+                    scan = Scan::default();
+                    continue;
+                }
+                return match length {
+                    ..=MAX_HEAD_BYTES => Ok(Some(start..start + length)),
+                    _ => Err(HeadError::TooLarge),
+                };
+            }
+        }
+        if end == bytes.len() {
+            return Ok(None);
+        }
+        end = end.saturating_add(size()).min(bytes.len());
+    }
+}
+
+/// `find_head` over several splits, which must all say the same.
+pub fn find_head_in_any_split(
+    bytes: &[u8],
+    check: CheckStartLine,
+    seed: u8,
+) -> Option<Range<usize>> {
+    let whole = find_head(bytes, check, || usize::MAX);
+    let mut splits = Splits::new(seed);
+    let random = find_head(bytes, check, || splits.size());
+    let single = find_head(bytes, check, || 1);
+    let whole = outcome(whole, bytes.len());
+    assert_eq!(whole, outcome(random, bytes.len()), "split at random");
+    assert_eq!(whole, outcome(single, bytes.len()), "byte by byte");
+    whole.ok().flatten()
+}
+
+/// What a peer can see of the verdict. Beyond the limit on heads it depends on the size
+/// of the read buffer which fault is met first, so there only that there is one counts.
+fn outcome(
+    verdict: Result<Option<Range<usize>>, HeadError>,
+    length: usize,
+) -> Result<Option<Range<usize>>, u16> {
+    verdict.map_err(|error| match Option::<Rejection>::from(error) {
+        Some(rejection) if length < MAX_HEAD_BYTES => rejection.status,
+        _ => 0,
+    })
+}

@@ -1,0 +1,160 @@
+//! What goes over the wire: a reader of heads that takes nothing but the plainest form,
+//! written for fuzzing alone, and bodies to go with a head.
+
+use simple_proxy::body::Framing;
+
+use crate::FieldList;
+
+/// A head in its plainest form.
+pub struct PlainHead {
+    /// The start line, without its CRLF.
+    pub start: String,
+    /// The fields.
+    pub fields: FieldList,
+}
+
+impl PlainHead {
+    /// Splits a head that the program wrote. Panics unless it is exactly lines that end
+    /// in CRLF, each field a token, `: ` and a value without blanks at its ends, no
+    /// control character anywhere but a tab inside a value, and an empty line at the end
+    /// and nowhere else. No two parsers can disagree on such a head.
+    pub fn of(head: &[u8]) -> PlainHead {
+        let show = || head.escape_ascii().to_string();
+        let lines = head.strip_suffix(b"\r\n\r\n");
+        let lines = lines.unwrap_or_else(|| panic!("no empty line ends {}", show()));
+        let text_byte = |b: u8| matches!(b, b' '..=b'~' | 0x80..);
+        let mut lines = crlf_lines(lines);
+        let start = lines.next().unwrap_or_default();
+        assert!(
+            start.iter().all(|&b| text_byte(b) || b == b'\t'),
+            "{}",
+            show()
+        );
+        let start = String::from_utf8(start.to_vec());
+        let fields = lines.map(|line| {
+            let colon = line.windows(2).position(|pair| pair == b": ");
+            let colon = colon.unwrap_or_else(|| panic!("a field has no colon: {}", show()));
+            let (name, value) = (&line[..colon], &line[colon + 2..]);
+            assert!(is_token(name), "a name is no token: {}", show());
+            let value_is_plain = value.iter().all(|&b| text_byte(b) || b == b'\t')
+                && value.trim_ascii().len() == value.len();
+            assert!(value_is_plain, "a value is not plain: {}", show());
+            (
+                String::from_utf8_lossy(name).to_ascii_lowercase(),
+                value.to_vec(),
+            )
+        });
+        PlainHead {
+            fields: fields.collect(),
+            start: start.unwrap_or_else(|_| panic!("the start line is not UTF-8: {}", show())),
+        }
+    }
+
+    /// The values of a field.
+    pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
+        values(&self.fields, name)
+    }
+}
+
+/// The fields of a head that the program accepted, however they are laid out.
+pub fn fields_of(head: &[u8]) -> FieldList {
+    let lines = head.strip_suffix(b"\r\n\r\n").unwrap_or(head);
+    let fields = crlf_lines(lines).skip(1).map(|line| {
+        let colon = line.iter().position(|&b| b == b':');
+        let (name, value) = line.split_at(colon.expect("an accepted field has a colon"));
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        (name, value[1..].trim_ascii().to_vec())
+    });
+    fields.collect()
+}
+
+/// The values of a field, by its name in lower case.
+pub fn values<'a>(fields: &'a FieldList, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
+    let named = fields.iter().filter(move |(n, _)| n == name);
+    named.map(|(_, value)| value.as_slice())
+}
+
+/// The names that the Connection fields name, in lower case.
+pub fn connection_names(fields: &FieldList) -> Vec<String> {
+    let elements = values(fields, "connection").flat_map(|value| value.split(|&b| b == b','));
+    let elements = elements.map(|e| String::from_utf8_lossy(e.trim_ascii()).to_ascii_lowercase());
+    elements.filter(|e| !e.is_empty()).collect()
+}
+
+/// Fields that may never be sent on as they came.
+pub const HOP_BY_HOP: [&str; 7] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "upgrade",
+];
+
+fn crlf_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(bytes);
+    std::iter::from_fn(move || {
+        let bytes = rest?;
+        match bytes.windows(2).position(|pair| pair == b"\r\n") {
+            Some(at) => {
+                rest = Some(&bytes[at + 2..]);
+                Some(&bytes[..at])
+            }
+            None => {
+                rest = None;
+                Some(bytes)
+            }
+        }
+    })
+}
+
+fn is_token(bytes: &[u8]) -> bool {
+    let is_tchar = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    !bytes.is_empty() && bytes.iter().all(is_tchar)
+}
+
+/// What follows a head: if a reader takes the body for anything else, it meets a request
+/// that nobody sent.
+const SMUGGLED: &[u8] = b"GET /smuggled HTTP/1.1\r\nHost: evil\r\n\r\n0\r\n\r\n";
+
+/// A body that fits the framing.
+pub struct Body {
+    /// As it is sent.
+    pub wire: Vec<u8>,
+    /// What it means.
+    pub content: Vec<u8>,
+    /// Whether only the end of the connection ends it.
+    pub ends_with_connection: bool,
+}
+
+impl Body {
+    /// None when it would be too long to be sent here.
+    pub fn of(framing: Framing) -> Option<Body> {
+        let (wire, content) = match framing {
+            Framing::None => (Vec::new(), Vec::new()),
+            Framing::Length(length) => {
+                let length = usize::try_from(length).ok().filter(|&n| n <= 2048)?;
+                let content: Vec<u8> = SMUGGLED.iter().copied().cycle().take(length).collect();
+                (content.clone(), content)
+            }
+            Framing::Chunked => {
+                let (first, second) = SMUGGLED.split_at(17);
+                let mut wire = Vec::new();
+                for chunk in [first, second] {
+                    wire.extend(format!("{:x}\r\n", chunk.len()).bytes());
+                    wire.extend_from_slice(chunk);
+                    wire.extend_from_slice(b"\r\n");
+                }
+                wire.extend_from_slice(b"0\r\n\r\n");
+                (wire, SMUGGLED.to_vec())
+            }
+            Framing::UntilClose => (SMUGGLED.to_vec(), SMUGGLED.to_vec()),
+        };
+        Some(Body {
+            wire,
+            content,
+            ends_with_connection: framing == Framing::UntilClose,
+        })
+    }
+}
