@@ -487,6 +487,7 @@ fn limits(args: &Args) -> Result<Limits, Usage> {
         max_connections: flag("--max-connections", &args.max_connections)?
             .map(|given| given.parse(|text| parse_count(text, 10_000_000)))
             .transpose()?,
+        idle_upstreams: 256,
     })
 }
 

@@ -136,6 +136,8 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// Clients served at once; none is as many as descriptors allow.
     pub max_connections: Option<usize>,
+    /// Idle upstream connections that a thread keeps.
+    pub idle_upstreams: usize,
 }
 
 /// The largest message head, in bytes, request and response alike.

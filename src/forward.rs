@@ -32,6 +32,8 @@ pub enum Outcome {
         bytes: u64,
         /// Whether the client's connection can go on.
         persistent: bool,
+        /// Whether the whole request was read, so that nothing more of it is coming.
+        request_read: bool,
     },
     /// The upstream switched protocols, the client has been told, and this connection
     /// carries the new one.
@@ -158,6 +160,7 @@ impl Exchange<'_> {
                     status,
                     bytes,
                     persistent: downstream_persistent && progress.uploaded.get(),
+                    request_read: progress.uploaded.get(),
                 }
             }
         })

@@ -25,6 +25,9 @@ const HELD_BACK: usize = 256 * 1024;
 /// Written out while a thread is busy, at this many bytes.
 const BUSY_FLUSH: usize = 16 * 1024;
 
+/// How soon a reader that was stuck is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
 /// The longest client-chosen text in one line; the rest is cut.
 const LONGEST_TEXT: usize = 2000;
 
@@ -123,9 +126,15 @@ fn with_pending(work: impl FnOnce(&mut Pending)) {
     });
 }
 
-/// Writes the thread's lines out, as far as the reader takes them without a wait.
-pub fn flush() {
-    with_pending(|pending| pending.write_out(Duration::ZERO));
+/// Writes the thread's lines out, as far as the reader takes them without a wait. Gives
+/// the time after which to try again, if some are left.
+pub fn flush() -> Option<Duration> {
+    let mut left = false;
+    with_pending(|pending| {
+        pending.write_out(Duration::ZERO);
+        left = !pending.lines.is_empty();
+    });
+    left.then_some(RETRY)
 }
 
 /// Writes the thread's lines out before it ends, waiting a moment for a slow reader.

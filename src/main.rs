@@ -63,11 +63,7 @@ fn serve(mut config: Config) -> Result<(), String> {
         log::panicked(&panic.to_string());
         log::flush();
     }));
-    let descriptors = raise_descriptor_limit();
-    // Each client may need two descriptors, and some are needed for other things.
-    let affordable = usize::try_from(descriptors.saturating_sub(64) / 2).unwrap_or(usize::MAX);
-    let most = config.limits.max_connections.unwrap_or(affordable.max(1));
-    config.limits.max_connections = Some(most);
+    share_out_descriptors(&mut config, raise_descriptor_limit());
 
     let mut signals = Signals::new([Signal::Term, Signal::Int])
         .map_err(|error| format!("signals: {}", describe(&error)))?;
@@ -103,6 +99,18 @@ async fn next_signal(signals: &mut Signals) -> &'static str {
             None => std::future::pending().await,
         }
     }
+}
+
+/// Each client may need two descriptors; an eighth at most is for idle upstream
+/// connections, and some are needed for other things.
+fn share_out_descriptors(config: &mut Config, descriptors: u64) {
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let limits = &mut config.limits;
+    let idle = descriptors / 8 / config.threads;
+    limits.idle_upstreams = limits.idle_upstreams.min(idle);
+    let set_aside = 64 + limits.idle_upstreams * config.threads;
+    let affordable = descriptors.saturating_sub(set_aside) / 2;
+    limits.max_connections.get_or_insert(affordable.max(1));
 }
 
 /// Raises the soft limit on descriptors to the hard one and gives what is then allowed.

@@ -17,12 +17,9 @@ const MAX_IDLE: Duration = Duration::from_secs(15);
 /// time has passed, the likelier the upstream is just closing it.
 const MAX_IDLE_ONCE: Duration = Duration::from_secs(2);
 
-/// Idle connections kept by one thread.
-const KEPT: usize = 256;
-
 /// Idle upstream connections, the most recently used last.
-#[derive(Default)]
 pub struct Pool {
+    capacity: usize,
     idle: RefCell<Vec<Idle>>,
     sweeper: Cell<Option<Waker>>,
 }
@@ -34,6 +31,15 @@ struct Idle {
 }
 
 impl Pool {
+    /// An empty pool for at most `capacity` connections.
+    pub fn new(capacity: usize) -> Pool {
+        Pool {
+            capacity,
+            idle: RefCell::default(),
+            sweeper: Cell::default(),
+        }
+    }
+
     /// A connection over which the upstream has sent nothing since its last response,
     /// made for the same server name.
     pub fn take(&self, server_name: &str, may_be_sent_twice: bool) -> Option<Connection> {
@@ -63,7 +69,10 @@ impl Pool {
     pub fn put(&self, connection: Connection, server_name: &str) {
         debug_assert!(connection.received.is_empty());
         let mut idle = self.idle.borrow_mut();
-        if idle.len() >= KEPT {
+        if self.capacity == 0 {
+            return;
+        }
+        if idle.len() >= self.capacity {
             idle.remove(0);
         }
         idle.push(Idle {

@@ -29,6 +29,7 @@ mod epoll {
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
     use std::sync::Arc;
     use std::task::{Context, Poll, Wake, Waker};
+    use std::time::Duration;
 
     use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
     use rustix::event::{eventfd, EventfdFlags, Timespec};
@@ -132,14 +133,21 @@ mod epoll {
             })
         }
 
-        /// Takes what the kernel has to say, waiting for it if there is nothing to do.
-        fn turn(&self, events: &mut Vec<Event>) -> io::Result<()> {
+        /// Takes what the kernel has to say, waiting for it, at most `patience`, if there
+        /// is nothing to do.
+        fn turn(&self, events: &mut Vec<Event>, patience: Option<Duration>) -> io::Result<()> {
             self.alarm.waiting.store(true, SeqCst);
-            let none = Timespec::default();
-            let patience = self.alarm.rung.load(SeqCst).then_some(&none);
+            let patience = match self.alarm.rung.load(SeqCst) {
+                true => Some(Duration::ZERO),
+                false => patience,
+            };
+            let patience = patience.map(|patience| Timespec {
+                tv_sec: patience.as_secs() as i64,
+                tv_nsec: patience.subsec_nanos().into(),
+            });
             events.clear();
             let room = rustix::buffer::spare_capacity(events);
-            let outcome = epoll::wait(&self.epoll, room, patience);
+            let outcome = epoll::wait(&self.epoll, room, patience.as_ref());
             self.alarm.waiting.store(false, SeqCst);
             match outcome {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -167,8 +175,11 @@ mod epoll {
     }
 
     /// Runs `work` on this thread, serving the sockets of the thread. `before_wait` is
-    /// called whenever nothing is left to do.
-    pub fn block_on<T>(work: impl Future<Output = T>, before_wait: impl Fn()) -> io::Result<T> {
+    /// called whenever nothing is left to do, and says after which time to call it again.
+    pub fn block_on<T>(
+        work: impl Future<Output = T>,
+        before_wait: impl Fn() -> Option<Duration>,
+    ) -> io::Result<T> {
         let mut work = pin!(work);
         let alarm = with_reactor(|reactor| Ok(reactor.alarm.clone()))?;
         let waker = Waker::from(alarm.clone());
@@ -179,8 +190,8 @@ mod epoll {
             if let Poll::Ready(done) = work.as_mut().poll(&mut cx) {
                 return Ok(done);
             }
-            before_wait();
-            with_reactor(|reactor| reactor.turn(&mut events))?;
+            let patience = before_wait();
+            with_reactor(|reactor| reactor.turn(&mut events, patience))?;
         }
     }
 
@@ -275,17 +286,24 @@ mod portable {
     use std::os::fd::{AsFd, OwnedFd};
     use std::pin::pin;
     use std::task::{ready, Context, Poll};
+    use std::time::Duration;
 
-    use async_io::Async;
+    use async_io::{Async, Timer};
 
     use super::Direction;
 
-    /// Runs `work` on this thread. `before_wait` is called whenever nothing is left to do.
-    pub fn block_on<T>(work: impl Future<Output = T>, before_wait: impl Fn()) -> io::Result<T> {
+    /// Runs `work` on this thread. `before_wait` is called whenever nothing is left to do,
+    /// and says after which time to call it again.
+    pub fn block_on<T>(
+        work: impl Future<Output = T>,
+        before_wait: impl Fn() -> Option<Duration>,
+    ) -> io::Result<T> {
         let mut work = pin!(work);
+        let mut again = Timer::never();
         Ok(async_io::block_on(poll_fn(|cx| {
             let outcome = work.as_mut().poll(cx);
-            before_wait();
+            again = before_wait().map_or_else(Timer::never, Timer::after);
+            let _ = pin!(&mut again).poll(cx);
             outcome
         })))
     }
@@ -386,7 +404,7 @@ mod tests {
                     }
                 }
             },
-            || {},
+            || None,
         );
         assert_eq!(read.expect("the reactor runs"), b"bye");
     }
@@ -414,14 +432,14 @@ mod tests {
                 }
                 written
             },
-            || {},
+            || None,
         );
         assert!(written.is_ok());
     }
 
     #[test]
     fn other_threads_wake_it() {
-        let woken = block_on(smol::unblock(|| 7), || {});
+        let woken = block_on(smol::unblock(|| 7), || None);
         assert_eq!(woken.expect("the reactor runs"), 7);
     }
 }

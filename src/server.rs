@@ -98,14 +98,16 @@ fn serve(shared: Arc<Shared>, listeners: Vec<TcpListener>, draining: Receiver<()
     let acceptor = Rc::new(acceptor);
     let accepting: Vec<_> = listeners
         .into_iter()
-        .map(|listener| executor.spawn(acceptor.clone().accept_all(listener)))
+        .map(|listener| {
+            let accepting = acceptor.clone().accept_all(listener, draining.clone());
+            executor.spawn(accepting)
+        })
         .collect();
+    drop(acceptor);
     let counted = open.clone();
     let life = executor.spawn(async move {
-        // Nothing is ever sent: an error is the channel closing.
-        let _ = draining.recv().await;
         for task in accepting {
-            task.cancel().await;
+            task.await;
         }
         worker.timers.drain();
         let out_of_time = async {
@@ -182,22 +184,44 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn accept_all(self: Rc<Acceptor>, listener: TcpListener) {
+    /// Accepts until the channel closes, and then those whom the kernel has already
+    /// greeted: closing the socket would reset them.
+    async fn accept_all(self: Rc<Acceptor>, listener: TcpListener, draining: Receiver<()>) {
         let listener = match Listener::new(listener) {
             Ok(listener) => listener,
             Err(error) => return log::thread_failed(&describe(&error)),
         };
+        let drained = async {
+            // Nothing is ever sent: an error is the channel closing.
+            let _ = draining.recv().await;
+        };
+        future::or(drained, self.accept_forever(&listener)).await;
+        while let Some(permit) = self.shared.permits.try_acquire_arc() {
+            match listener.try_accept() {
+                Ok((stream, peer)) => self.spawn_session(stream, peer, permit),
+                Err(_) => break,
+            }
+        }
+    }
+
+    async fn accept_forever(&self, listener: &Listener) {
+        let mut paused = false;
         loop {
             // The permit is taken only for a client that is there, so that no thread
             // holds one while another's clients wait.
             listener.readable().await;
             let permit = self.shared.permits.acquire_arc().await;
             match listener.try_accept() {
-                Ok((stream, peer)) => self.spawn_session(stream, peer, permit),
+                Ok((stream, peer)) => {
+                    paused = false;
+                    self.spawn_session(stream, peer, permit);
+                }
                 Err(error) if is_momentary(&error) => {}
                 Err(error) => {
                     drop(permit);
-                    log::accept_paused(&describe(&error));
+                    if !std::mem::replace(&mut paused, true) {
+                        log::accept_paused(&describe(&error));
+                    }
                     Timer::after(ACCEPT_PAUSE).await;
                 }
             }

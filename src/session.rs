@@ -55,6 +55,7 @@ pub fn serve(
 type Tunnel = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Relays two connections that `protocol` now runs over, and closes them.
+#[allow(clippy::manual_async_fn)]
 fn tunnel(
     worker: Rc<Worker>,
     number: u64,
@@ -62,7 +63,6 @@ fn tunnel(
     mut upstream: Connection,
     protocol: Box<str>,
 ) -> impl Future<Output = ()> {
-    // A block, not an async fn: that would hold each argument twice.
     async move {
         let name = protocol_name(&protocol);
         log::upgraded(name);
@@ -143,12 +143,13 @@ impl Session {
                     status,
                     bytes,
                     persistent,
+                    request_read,
                 }) => {
                     log::request_done(&self.subject, status, bytes);
                     match (persistent, request.persistent) {
                         (true, _) => Then::NextRequest,
-                        (false, true) => Then::Linger,
-                        (false, false) => Then::Close,
+                        (false, false) if request_read => Then::Close,
+                        (false, _) => Then::Linger,
                     }
                 }
                 Err(failure) => self.fail(&connection, &request, failure).await,

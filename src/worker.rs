@@ -27,10 +27,10 @@ impl Worker {
     pub fn new(config: Arc<Config>, dialer: Dialer) -> Worker {
         Worker {
             default_host: default_host(&config.upstream, config.tls.is_some()),
-            config,
             dialer,
-            pool: Pool::default(),
+            pool: Pool::new(config.limits.idle_upstreams),
             timers: Rc::default(),
+            config,
         }
     }
 }

@@ -173,6 +173,7 @@ pub fn serve(input: Vec<u8>) -> (Vec<Message>, bool) {
     });
     let mut server = hyper::server::conn::http1::Builder::new();
     server
+        .half_close(true)
         .header_read_timeout(None)
         .auto_date_header(false)
         .max_headers(256);
