@@ -6,6 +6,7 @@ use std::io::{self, Write};
 
 use crate::buffer::{Buffer, LARGE};
 use crate::head::{write_field, HeadError, Scan};
+use crate::reactor::next_turn;
 #[cfg(target_os = "linux")]
 use crate::splice;
 use crate::stream::{fill, Stream};
@@ -103,6 +104,7 @@ pub async fn copy(
     };
     let mut decoder = Decoder::new(framing);
     let mut copied = 0;
+    let mut turn = TURN;
     loop {
         while !received.is_empty() && !decoder.is_done() {
             let step = decoder.advance(received.bytes());
@@ -118,6 +120,10 @@ pub async fn copy(
         }
         sink.flush().await?;
         progress();
+        if copied >= turn {
+            turn = copied + TURN;
+            next_turn().await;
+        }
         #[cfg(target_os = "linux")]
         if let (State::Length(left @ SPLICED..), Some(source), Some(plain)) =
             (decoder.state, from.plain(), sink.stream.plain())
@@ -154,6 +160,9 @@ pub async fn copy(
         }
     }
 }
+
+/// After so many bytes others get their turn, should this body never have to wait.
+const TURN: u64 = 1024 * 1024;
 
 /// A body with so much left is bulk.
 #[cfg(target_os = "linux")]

@@ -52,6 +52,7 @@ pub struct Buffer {
     storage: Box<[u8]>,
     start: usize,
     end: usize,
+    /// The last read filled a small buffer at least: the next gets a large one.
     filled_up: bool,
 }
 
@@ -92,7 +93,7 @@ impl Buffer {
     pub fn received(&mut self, n: usize) {
         self.end += n;
         debug_assert!(self.end <= self.storage.len());
-        self.filled_up = self.end == self.storage.len();
+        self.filled_up = n >= SMALL || self.end == self.storage.len();
     }
 
     /// Counts the first `n` unused bytes as used.

@@ -1,9 +1,106 @@
-//! Moves the bytes of one direction of a relay, from what is left over to the end.
+//! One direction of a relay: its bytes from what is left over to the end, the end that
+//! they are written to, and when they last moved.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_lite::AsyncWrite;
+
+use crate::deadline::Deadline;
+use crate::error::is_close;
+use crate::stream::Stream;
 
 #[cfg(not(any(not(target_os = "linux"), feature = "portable")))]
 pub use pooled::carry;
 #[cfg(any(not(target_os = "linux"), feature = "portable"))]
 pub use portable::carry;
+
+/// Whether and when bytes last moved.
+pub struct Movement<'a> {
+    /// Armed anew with each movement.
+    pub deadline: &'a Deadline,
+    /// How long nothing may move; zero is without limit.
+    pub rest: Cell<Duration>,
+}
+
+impl<'a> Movement<'a> {
+    /// Nothing may move for longer than `rest`.
+    pub fn new(deadline: &'a Deadline, rest: Duration) -> Movement<'a> {
+        Movement {
+            deadline,
+            rest: Cell::new(rest),
+        }
+    }
+
+    /// Bytes have moved.
+    pub fn happened(&self) {
+        if !self.rest.get().is_zero() {
+            self.deadline.arm(self.rest.get());
+        }
+    }
+}
+
+/// The writing end of a direction. Once its peer takes no more it swallows what comes, so
+/// that the source can still be read to its end.
+pub struct Outlet<'a> {
+    /// Where bytes go.
+    pub stream: &'a Stream,
+    /// Its peer takes no more.
+    pub gone: bool,
+    movement: &'a Movement<'a>,
+    /// How many bytes it has taken.
+    pub carried: u64,
+}
+
+impl<'a> Outlet<'a> {
+    /// An outlet that has taken nothing yet.
+    pub fn new(stream: &'a Stream, movement: &'a Movement<'a>) -> Outlet<'a> {
+        Outlet {
+            stream,
+            gone: false,
+            movement,
+            carried: 0,
+        }
+    }
+
+    /// Counts bytes that were written.
+    pub fn took(&mut self, bytes: usize) {
+        self.movement.happened();
+        self.carried += bytes as u64;
+    }
+}
+
+impl AsyncWrite for Outlet<'_> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.gone {
+            match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+                Poll::Ready(Err(error)) if is_close(&error) => self.gone = true,
+                Poll::Ready(Ok(n)) => {
+                    self.took(n);
+                    return Poll::Ready(Ok(n));
+                }
+                outcome => return outcome,
+            }
+        }
+        self.movement.happened();
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
 
 #[cfg(any(not(target_os = "linux"), feature = "portable"))]
 mod portable {
@@ -11,8 +108,8 @@ mod portable {
 
     use futures_lite::io::copy;
 
+    use super::Outlet;
     use crate::buffer::Buffer;
-    use crate::relay::Outlet;
     use crate::stream::Stream;
 
     /// The plain way, wherever there is nothing better.
@@ -32,19 +129,20 @@ mod portable {
 mod pooled {
     use std::io;
 
-    use futures_lite::{future, AsyncWriteExt};
+    use futures_lite::AsyncWriteExt;
 
+    use super::Outlet;
     use crate::buffer::{Buffer, LARGE};
     use crate::error::is_close;
-    use crate::relay::Outlet;
+    use crate::reactor::next_turn;
     use crate::splice::{transfer, Failure, Stop};
     use crate::stream::{fill, Stream};
 
     /// So many full reads on end are bulk.
     const BULK: usize = 2;
 
-    /// About a MiB; then others get their turn.
-    const TURN: usize = 16;
+    /// After so many bytes others get their turn, should this one never have to wait.
+    const TURN: usize = 1024 * 1024;
 
     /// Copies through a buffer that is held only while bytes move, and hands over to
     /// splice while they come in bulk between two plain sockets.
@@ -54,6 +152,7 @@ mod pooled {
         sink: &mut Outlet<'_>,
     ) -> io::Result<()> {
         let mut full_reads = 0;
+        let mut since_turn = 0;
         loop {
             if !received.is_empty() {
                 sink.write_all(received.bytes()).await?;
@@ -73,13 +172,16 @@ mod pooled {
                     Err(Failure::Sink(error)) => return Err(error),
                 }
             }
-            match fill(from, received).await? {
+            let n = fill(from, received).await?;
+            match n {
                 0 => return Ok(()),
                 LARGE => full_reads += 1,
                 _ => full_reads = 0,
             }
-            if full_reads % TURN == TURN - 1 {
-                future::yield_now().await;
+            since_turn += n;
+            if since_turn >= TURN {
+                since_turn = 0;
+                next_turn().await;
             }
         }
     }

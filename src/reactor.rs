@@ -6,9 +6,9 @@
 //! is no epoll, `Async` stands in.
 
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
-pub use epoll::{block_on, Source};
+pub use epoll::{block_on, next_turn, Source};
 #[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
-pub use portable::{block_on, Source};
+pub use portable::{block_on, next_turn, Source};
 
 /// What a socket may be ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Direction {
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
 mod epoll {
     use std::cell::RefCell;
-    use std::future::Future;
+    use std::future::{poll_fn, Future};
     use std::io;
     use std::os::fd::{AsFd, OwnedFd};
     use std::pin::pin;
@@ -46,6 +46,8 @@ mod epoll {
     struct Reactor {
         epoll: OwnedFd,
         sources: RefCell<Slab<State>>,
+        /// Tasks that let the others have their turn.
+        deferred: RefCell<Vec<Waker>>,
         alarm: Arc<Alarm>,
     }
 
@@ -129,6 +131,7 @@ mod epoll {
             Ok(Reactor {
                 epoll,
                 sources: RefCell::default(),
+                deferred: RefCell::default(),
                 alarm: Arc::new(alarm),
             })
         }
@@ -137,7 +140,8 @@ mod epoll {
         /// is nothing to do.
         fn turn(&self, events: &mut Vec<Event>, patience: Option<Duration>) -> io::Result<()> {
             self.alarm.waiting.store(true, SeqCst);
-            let patience = match self.alarm.rung.load(SeqCst) {
+            let more_to_do = self.alarm.rung.load(SeqCst) || !self.deferred.borrow().is_empty();
+            let patience = match more_to_do {
                 true => Some(Duration::ZERO),
                 false => patience,
             };
@@ -170,6 +174,7 @@ mod epoll {
                     state.write.set();
                 }
             }
+            self.deferred.borrow_mut().drain(..).for_each(Waker::wake);
             Ok(())
         }
     }
@@ -193,6 +198,26 @@ mod epoll {
             let patience = before_wait();
             with_reactor(|reactor| reactor.turn(&mut events, patience))?;
         }
+    }
+
+    /// Waits until the thread has looked at its other sockets: for work that never has to
+    /// wait for its own.
+    pub async fn next_turn() {
+        let mut deferred = false;
+        poll_fn(|cx| {
+            if std::mem::replace(&mut deferred, true) {
+                return Poll::Ready(());
+            }
+            let noted = with_reactor(|reactor| {
+                reactor.deferred.borrow_mut().push(cx.waker().clone());
+                Ok(())
+            });
+            match noted {
+                Ok(()) => Poll::Pending,
+                Err(_) => Poll::Ready(()),
+            }
+        })
+        .await
     }
 
     /// One socket's registration with its thread. Drop it together with the socket.
@@ -291,6 +316,8 @@ mod portable {
     use async_io::{Async, Timer};
 
     use super::Direction;
+
+    pub use futures_lite::future::yield_now as next_turn;
 
     /// Runs `work` on this thread. `before_wait` is called whenever nothing is left to do,
     /// and says after which time to call it again.

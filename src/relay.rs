@@ -1,22 +1,19 @@
 //! The relay of two streams: left-over bytes first, then a race of two copies. Also how a
 //! connection is closed without losing what is still on its way.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io::{
     self,
     ErrorKind::{BrokenPipe, UnexpectedEof},
 };
-use std::pin::{pin, Pin};
-use std::task::{Context, Poll};
+use std::pin::pin;
 use std::time::Duration;
 
-use futures_lite::{future, AsyncWrite};
+use futures_lite::future;
 
 use crate::buffer::Buffer;
-use crate::carry::carry;
+use crate::carry::{carry, Movement, Outlet};
 use crate::deadline::{Deadline, TimedOut};
-use crate::error::is_close;
 use crate::stream::{Connection, Stream};
 use crate::worker::Worker;
 
@@ -43,10 +40,7 @@ pub async fn relay(
     upstream: &mut Connection,
 ) -> Carried {
     let deadline = &Deadline::new(&worker.timers);
-    let movement = Movement {
-        deadline,
-        rest: Cell::new(worker.config.limits.tunnel_timeout),
-    };
+    let movement = Movement::new(deadline, worker.config.limits.tunnel_timeout);
     let mut to_upstream = Outlet::new(&upstream.stream, &movement);
     let mut to_downstream = Outlet::new(&downstream.stream, &movement);
     {
@@ -90,10 +84,7 @@ async fn finish(
 /// still sends is read and discarded for a while. Closing at once would reset the
 /// connection and destroy what the client has not yet read.
 pub async fn linger(worker: &Worker, mut connection: Connection, deadline: &Deadline) {
-    let movement = Movement {
-        deadline,
-        rest: Cell::new(FINISH_IDLE),
-    };
+    let movement = Movement::new(deadline, FINISH_IDLE);
     let rest = async {
         connection.stream.shutdown_write().await?;
         loop {
@@ -106,21 +97,6 @@ pub async fn linger(worker: &Worker, mut connection: Connection, deadline: &Dead
         }
     };
     finish(worker, &movement, rest).await;
-}
-
-/// Whether and when bytes last moved.
-struct Movement<'a> {
-    deadline: &'a Deadline,
-    /// How long nothing may move; zero is without limit.
-    rest: Cell<Duration>,
-}
-
-impl Movement<'_> {
-    fn happened(&self) {
-        if !self.rest.get().is_zero() {
-            self.deadline.arm(self.rest.get());
-        }
-    }
 }
 
 /// Carries one direction to its end and then shuts down the sink's writing side.
@@ -142,62 +118,5 @@ fn direction<'a, 's>(
         // A sink that is gone needs no end.
         let _ = sink.stream.shutdown_write().await;
         Ok(())
-    }
-}
-
-/// The writing end of a direction. Once its peer takes no more it swallows what comes, so
-/// that the source can still be read to its end.
-pub struct Outlet<'a> {
-    /// Where bytes go.
-    pub stream: &'a Stream,
-    /// Its peer takes no more.
-    pub gone: bool,
-    movement: &'a Movement<'a>,
-    carried: u64,
-}
-
-impl<'a> Outlet<'a> {
-    fn new(stream: &'a Stream, movement: &'a Movement<'a>) -> Outlet<'a> {
-        Outlet {
-            stream,
-            gone: false,
-            movement,
-            carried: 0,
-        }
-    }
-
-    /// Counts bytes that were written.
-    pub fn took(&mut self, bytes: usize) {
-        self.movement.happened();
-        self.carried += bytes as u64;
-    }
-}
-
-impl AsyncWrite for Outlet<'_> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if !self.gone {
-            match Pin::new(&mut self.stream).poll_write(cx, bytes) {
-                Poll::Ready(Err(error)) if is_close(&error) => self.gone = true,
-                Poll::Ready(Ok(n)) => {
-                    self.took(n);
-                    return Poll::Ready(Ok(n));
-                }
-                outcome => return outcome,
-            }
-        }
-        self.movement.happened();
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }

@@ -7,8 +7,7 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use futures_lite::future::yield_now;
-
+use crate::reactor::next_turn;
 use crate::socket::{Direction, Socket};
 
 /// What a pipe holds. Larger ones measured no better.
@@ -117,7 +116,7 @@ pub async fn transfer(
             let turns = burst / TURN;
             burst += taken;
             if burst / TURN > turns {
-                yield_now().await;
+                next_turn().await;
             }
         };
         pipe.give_back();

@@ -70,6 +70,7 @@ struct Pipe {
     /// Nothing can be read before so many bytes were written.
     gate: usize,
     written: usize,
+    reader: Option<Waker>,
 }
 
 struct End(Shared<Pipe>);
@@ -77,12 +78,13 @@ struct End(Shared<Pipe>);
 impl Read for End {
     fn poll_read(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let mut pipe = self.0.borrow_mut();
         let rest = &pipe.input[pipe.at..];
         if pipe.written < pipe.gate || (rest.is_empty() && !pipe.ends) {
+            pipe.reader = Some(context.waker().clone());
             return Poll::Pending;
         }
         let n = rest.len().min(buffer.remaining());
@@ -98,7 +100,11 @@ impl Write for End {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.borrow_mut().written += bytes.len();
+        let mut pipe = self.0.borrow_mut();
+        pipe.written += bytes.len();
+        if let Some(reader) = pipe.reader.take() {
+            reader.wake();
+        }
         Poll::Ready(Ok(bytes.len()))
     }
 
