@@ -257,6 +257,11 @@ mod epoll {
             self.with(|state| state.read.ready = state.hung_up);
         }
 
+        /// Lets the next read ask the kernel.
+        pub fn assume_readable(&self) {
+            self.with(|state| state.read.ready = true);
+        }
+
         /// The last attempt would have blocked.
         pub fn would_block(&self, direction: Direction, socket: impl AsFd) {
             let watch = self.with(|state| {
@@ -368,6 +373,11 @@ mod portable {
         /// The last read took all there was: the next waits for more.
         pub fn ran_dry(&self) {
             self.readable.set(false);
+        }
+
+        /// Lets the next read ask the kernel.
+        pub fn assume_readable(&self) {
+            self.readable.set(true);
         }
 
         /// The last attempt would have blocked.

@@ -134,6 +134,11 @@ impl Socket {
         })
     }
 
+    /// Makes the next read ask the kernel.
+    pub fn look_again(&self) {
+        self.source.assume_readable();
+    }
+
     /// Writes what fits; `WouldBlock` when nothing does.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
         self.attempt(Direction::Write, || (&self.stream).write(buf))

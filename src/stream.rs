@@ -100,8 +100,10 @@ impl Stream {
         Poll::Ready(self.with_socket(Socket::shutdown_write))
     }
 
-    /// Whether the peer has sent nothing, not even an end, that was not yet read.
+    /// Whether the peer has sent nothing, not even an end, that was not yet read. Asks the
+    /// kernel: what the thread was last told may be older than what has arrived.
     pub fn is_quiet(&self) -> bool {
+        self.with_socket(Socket::look_again);
         matches!(self.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
