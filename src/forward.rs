@@ -79,7 +79,7 @@ struct Progress {
     body_sent: Cell<bool>,
     /// Bytes of a response have arrived.
     answered: Cell<bool>,
-    /// Bytes of a response may have been delivered.
+    /// A part of a response may have been delivered.
     delivered: Cell<bool>,
 }
 
@@ -300,7 +300,11 @@ impl Answering<'_> {
             received.consume(length);
             match next? {
                 Next::AnotherHead | Next::Switch if out.is_empty() => {}
-                Next::AnotherHead => self.deliver(&mut out).await?,
+                Next::AnotherHead => {
+                    self.deliver(&mut out).await?;
+                    // A final response of our own may still follow.
+                    self.progress.delivered.set(false);
+                }
                 Next::Switch => {
                     self.deliver(&mut out).await?;
                     return Ok(Answer::Switched);
