@@ -346,24 +346,28 @@ fn is_unsafe_in_a_line(c: char) -> bool {
 /// What the log calls one request, kept after its head is gone.
 #[derive(Default)]
 pub struct Subject {
-    method: String,
+    method: Vec<u8>,
     path: Vec<u8>,
 }
 
 impl Subject {
-    /// Remembers method and path; the query stays out of the log.
+    /// Remembers method and path, no more of either than a line shows; the query stays
+    /// out of the log.
     pub fn set(&mut self, method: &str, path: &str) {
-        self.method.clear();
-        self.method.push_str(method);
-        self.path.clear();
-        self.path.extend_from_slice(without_query(path).as_bytes());
+        for (kept, text) in [
+            (&mut self.method, method),
+            (&mut self.path, without_query(path)),
+        ] {
+            let shown = text.len().min(LONGEST_TEXT + 1);
+            kept.clear();
+            kept.extend_from_slice(&text.as_bytes()[..shown]);
+        }
     }
 }
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let method = Escaped(self.method.as_bytes());
-        write!(f, "{method} {}", Escaped(&self.path))
+        write!(f, "{} {}", Escaped(&self.method), Escaped(&self.path))
     }
 }
 
