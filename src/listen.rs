@@ -8,6 +8,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::Listen;
+use crate::socket::set_options;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -64,6 +65,7 @@ fn inherit() -> Result<Vec<TcpListener>, String> {
             socket
                 .set_nonblocking(true)
                 .and_then(|()| socket.set_cloexec(true))
+                .and_then(|()| set_options(&socket))
                 .map_err(|error| format!("LISTEN_FDS: {}", crate::error::describe(&error)))?;
             Ok(socket.into())
         })
@@ -118,6 +120,7 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
         socket.set_only_v6(false)?;
     }
+    set_options(&socket)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }

@@ -73,9 +73,14 @@ fn serve(mut config: Config) -> Result<(), String> {
         .iter()
         .filter_map(|listener| listener.local_addr().ok())
         .collect();
-    log::started(&addresses, &config, &cli::describe_route(&config));
-    notify(Status::Ready);
-    log::flush();
+    let ready = {
+        let config = config.clone();
+        move || {
+            log::started(&addresses, &config, &cli::describe_route(&config));
+            notify(Status::Ready);
+            log::flush();
+        }
+    };
 
     let shutdown = async move {
         let reason = next_signal(&mut signals).await;
@@ -87,7 +92,7 @@ fn serve(mut config: Config) -> Result<(), String> {
         });
         reason
     };
-    server::run(config, dialer, listeners, shutdown).map_err(|error| describe(&error))
+    server::run(config, dialer, listeners, ready, shutdown).map_err(|error| describe(&error))
 }
 
 async fn next_signal(signals: &mut Signals) -> &'static str {

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::{mpsc, Arc};
 use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
@@ -43,12 +43,14 @@ struct Shared {
     cut_off: AtomicUsize,
 }
 
-/// Serves on `listeners`, one thread for each group of them, until `shutdown` resolves to the reason; then
+/// Serves on `listeners`, one thread for each group of them; calls `ready` when all of them
+/// do. Goes on until `shutdown` resolves to the reason; then
 /// finishes what is open, for at most the drain timeout.
 pub fn run(
     config: Arc<Config>,
     dialer: Dialer,
     listeners: Vec<Vec<TcpListener>>,
+    ready: impl FnOnce(),
     shutdown: impl Future<Output = &'static str>,
 ) -> io::Result<()> {
     let most = config.limits.max_connections.unwrap_or(usize::MAX >> 4);
@@ -63,13 +65,18 @@ pub fn run(
     // Closing the channel is the signal to drain.
     let (alive, draining) = channel::bounded::<()>(1);
     let mut threads = Vec::new();
+    let (report, reports) = mpsc::channel();
     for (n, listeners) in listeners.into_iter().enumerate() {
-        let (shared, draining) = (shared.clone(), draining.clone());
-        let name = format!("worker-{n}");
-        let thread = thread::Builder::new().name(name);
-        threads.push(thread.spawn(move || serve(shared, listeners, draining))?);
+        let (shared, draining, report) = (shared.clone(), draining.clone(), report.clone());
+        let thread = thread::Builder::new().name(format!("worker-{n}"));
+        threads.push(thread.spawn(move || serve(shared, listeners, draining, report))?);
     }
-    drop(draining);
+    drop((draining, report));
+    for _ in &threads {
+        // A thread that panicked before it could report has said so.
+        reports.recv().map_err(io::Error::other)??;
+    }
+    ready();
     let reason = async_io::block_on(shutdown);
     log::draining(reason, drain_timeout);
     log::flush();
@@ -84,7 +91,19 @@ pub fn run(
 }
 
 /// One thread's life.
-fn serve(shared: Arc<Shared>, listeners: Vec<TcpListener>, draining: Receiver<()>) {
+fn serve(
+    shared: Arc<Shared>,
+    listeners: Vec<TcpListener>,
+    draining: Receiver<()>,
+    report: mpsc::Sender<io::Result<()>>,
+) {
+    let listeners: io::Result<Vec<_>> = listeners.into_iter().map(Listener::new).collect();
+    let (listeners, outcome) = match listeners {
+        Ok(listeners) => (listeners, Ok(())),
+        Err(error) => (Vec::new(), Err(error)),
+    };
+    // The other end waits for as many reports as there are threads.
+    let _ = report.send(outcome);
     let executor = Rc::new(LocalExecutor::new());
     let config = shared.config.clone();
     let acceptor = Acceptor {
@@ -186,11 +205,7 @@ struct Acceptor {
 impl Acceptor {
     /// Accepts until the channel closes, and then those whom the kernel has already
     /// greeted: closing the socket would reset them.
-    async fn accept_all(self: Rc<Acceptor>, listener: TcpListener, draining: Receiver<()>) {
-        let listener = match Listener::new(listener) {
-            Ok(listener) => listener,
-            Err(error) => return log::thread_failed(&describe(&error)),
-        };
+    async fn accept_all(self: Rc<Acceptor>, listener: Listener, draining: Receiver<()>) {
         let drained = async {
             // Nothing is ever sent: an error is the channel closing.
             let _ = draining.recv().await;

@@ -40,7 +40,6 @@ pub struct Listener {
 impl Listener {
     /// Takes over a non-blocking listening socket.
     pub fn new(listener: TcpListener) -> io::Result<Listener> {
-        set_options(&listener)?;
         Ok(Listener {
             source: Some(Source::new(&listener)?),
             listener,
