@@ -181,6 +181,11 @@ struct Writer<'a> {
 const JOINED: usize = 16 * 1024;
 
 impl Writer<'_> {
+    async fn write(&self, bytes: &[u8]) -> Result<(), BodyError> {
+        self.started.set(true);
+        self.stream.write_all(bytes).await.map_err(BodyError::Sink)
+    }
+
     async fn push(&mut self, data: &[u8]) -> Result<(), BodyError> {
         if data.is_empty() {
             return Ok(());
@@ -197,17 +202,14 @@ impl Writer<'_> {
             self.pending.extend_from_slice(data);
         } else {
             self.flush().await?;
-            self.started.set(true);
-            self.stream.write_all(data).await.map_err(BodyError::Sink)?;
+            self.write(data).await?;
         }
         Ok(())
     }
 
     async fn flush(&mut self) -> Result<(), BodyError> {
         if !self.pending.is_empty() {
-            self.started.set(true);
-            let written = self.stream.write_all(self.pending).await;
-            written.map_err(BodyError::Sink)?;
+            self.write(self.pending).await?;
             self.pending.clear();
         }
         Ok(())

@@ -488,6 +488,7 @@ fn limits(args: &Args) -> Result<Limits, Usage> {
             .map(|given| given.parse(|text| parse_count(text, 10_000_000)))
             .transpose()?,
         idle_upstreams: 256,
+        pipes: 64,
     })
 }
 

@@ -138,6 +138,8 @@ pub struct Limits {
     pub max_connections: Option<usize>,
     /// Idle upstream connections that a thread keeps.
     pub idle_upstreams: usize,
+    /// Pipes for bulk that a thread may have in use.
+    pub pipes: usize,
 }
 
 /// The largest message head, in bytes, request and response alike.

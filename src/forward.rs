@@ -16,6 +16,7 @@ use crate::error::{describe, is_close, Error, Stage};
 use crate::head::{no_fields, read_head, HeadError};
 use crate::request::{Rejection, Request};
 use crate::response::{check_start_line, ResponseHead};
+use crate::socket::Socket;
 use crate::stream::{Connection, Stream};
 use crate::worker::Worker;
 
@@ -131,16 +132,18 @@ impl Exchange<'_> {
         let answer = match exchanged.await {
             Ok(answer) => answer?,
             Err(TimedOut) => {
-                return Err(match (progress.delivered.get(), progress.uploaded.get()) {
+                let is_taking = upstream.stream.with_socket(Socket::is_writable);
+                let client_owes = !progress.uploaded.get() && is_taking;
+                return Err(match (progress.delivered.get(), client_owes) {
                     (true, _) => Failure::Cut(format!("nothing moved for {timeout:?}")),
-                    (false, false) => Failure::Request(Rejection {
+                    (false, true) => Failure::Request(Rejection {
                         status: 408,
                         reason: "the request body did not arrive in time",
                     }),
-                    (false, true) => Failure::Upstream(
+                    (false, false) => Failure::Upstream(
                         Error::timed_out(Stage::Response, timeout).at(&self.worker.config.upstream),
                     ),
-                })
+                });
             }
         };
         Ok(match answer {
@@ -182,6 +185,7 @@ impl Exchange<'_> {
             stream: downstream,
             received: from_downstream,
         } = downstream;
+        let client: &Stream = downstream;
         let answering = Answering {
             worker: self.worker,
             request: self.request,
@@ -230,7 +234,22 @@ impl Exchange<'_> {
                     }
                 }
             }
-            answering.as_mut().poll(cx)
+            if let Poll::Ready(answer) = answering.as_mut().poll(cx) {
+                return Poll::Ready(answer);
+            }
+            // A client that is gone frees the upstream at once. While it still uploads, the
+            // upload sees it.
+            let is_gone = upload_ended
+                && client
+                    .with_socket(|socket| socket.poll_broken(cx))
+                    .is_ready();
+            match is_gone {
+                true => {
+                    let reset = io::ErrorKind::ConnectionReset.into();
+                    Poll::Ready(Err(client_gone(&reset)))
+                }
+                false => Poll::Pending,
+            }
         })
         .await
     }

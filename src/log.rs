@@ -144,6 +144,7 @@ pub fn flush_last() {
 
 impl Pending {
     fn line(&mut self, priority: Priority, text: fmt::Arguments<'_>) {
+        let start = self.lines.len();
         // Writing to a String cannot fail.
         let _ = if state().to_journal {
             write!(self.lines, "<{}>", priority as u8)
@@ -152,6 +153,12 @@ impl Pending {
             self.lines.write_char(' ')
         };
         let _ = writeln!(self.lines, "{text}");
+        // Only a line that a pipe takes at once can never block.
+        if self.lines.len() - start > WRITE_AT_ONCE {
+            let cut = start + WRITE_AT_ONCE - "...\n".len();
+            self.lines.truncate(floor_char(&self.lines, cut));
+            self.lines.push_str("...\n");
+        }
     }
 
     fn write_out(&mut self, patience: Duration) {
@@ -186,6 +193,13 @@ impl Pending {
     }
 }
 
+fn floor_char(text: &str, mut at: usize) -> usize {
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
 fn ceil_char(text: &str, mut at: usize) -> usize {
     // A write that ended inside a character loses its rest: better than a panic.
     while !text.is_char_boundary(at) {
@@ -194,21 +208,13 @@ fn ceil_char(text: &str, mut at: usize) -> usize {
     at
 }
 
-/// How many bytes of `lines` to write at once: whole lines, if one fits.
+/// How many bytes of `lines` to write at once: whole lines, of which one always fits.
 fn whole_lines(lines: &[u8]) -> usize {
     if lines.len() <= WRITE_AT_ONCE {
         return lines.len();
     }
     let newline = lines[..WRITE_AT_ONCE].iter().rposition(|&b| b == b'\n');
-    newline.map_or_else(
-        || {
-            lines
-                .iter()
-                .position(|&b| b == b'\n')
-                .map_or(lines.len(), |at| at + 1)
-        },
-        |at| at + 1,
-    )
+    newline.map_or(WRITE_AT_ONCE, |at| at + 1)
 }
 
 fn writable(stderr: &io::Stderr, patience: Duration) -> bool {
@@ -609,6 +615,14 @@ mod tests {
             assert_eq!(line, expected);
         }
         assert_eq!(Date::of(1_795_366_799).weekday, 0);
+    }
+
+    #[test]
+    fn no_line_is_longer_than_a_pipe_takes_at_once() {
+        let mut pending = Pending::default();
+        pending.line(Priority::Info, format_args!("{}", "聊".repeat(3000)));
+        assert!(pending.lines.len() <= WRITE_AT_ONCE);
+        assert!(pending.lines.ends_with("聊...\n"));
     }
 
     #[test]

@@ -107,13 +107,14 @@ async fn next_signal(signals: &mut Signals) -> &'static str {
 }
 
 /// Each client may need two descriptors; an eighth at most is for idle upstream
-/// connections, and some are needed for other things.
+/// connections and another for pipes, and some are needed for other things.
 fn share_out_descriptors(config: &mut Config, descriptors: u64) {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let limits = &mut config.limits;
     let idle = descriptors / 8 / config.threads;
     limits.idle_upstreams = limits.idle_upstreams.min(idle);
-    let set_aside = 64 + limits.idle_upstreams * config.threads;
+    limits.pipes = limits.pipes.min(idle / 2);
+    let set_aside = 64 + (limits.idle_upstreams + 2 * limits.pipes) * config.threads;
     let affordable = descriptors.saturating_sub(set_aside) / 2;
     limits.max_connections.get_or_insert(affordable.max(1));
 }

@@ -57,6 +57,8 @@ mod epoll {
         write: Readiness,
         /// The peer will send no more: reads go on to the end without an edge.
         hung_up: bool,
+        /// The connection is no more.
+        broken: bool,
         /// Writability is watched only once a write has blocked.
         watches_write: bool,
     }
@@ -164,6 +166,7 @@ mod epoll {
                     continue;
                 };
                 let broken = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+                state.broken |= broken;
                 if broken || flags.contains(EventFlags::RDHUP) {
                     state.hung_up = true;
                 }
@@ -294,6 +297,18 @@ mod epoll {
             })
         }
 
+        /// Waits until the connection is reset, while nobody reads from it. An end of the
+        /// peer's sending side is no reset.
+        pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
+            self.with(|state| match state.broken {
+                true => Poll::Ready(()),
+                false => {
+                    state.read.waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            })
+        }
+
         /// Ends the registration of a socket that stays open elsewhere.
         pub fn deregister(self, socket: impl AsFd) {
             let _ = with_reactor(|reactor| Ok(epoll::delete(&reactor.epoll, socket)?));
@@ -396,6 +411,11 @@ mod portable {
                 self.flag(direction).set(true);
             }
             Poll::Ready(())
+        }
+
+        /// A reset is seen here only by reading or writing.
+        pub fn poll_broken(&self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Pending
         }
 
         /// Ends the registration of a socket that stays open elsewhere.

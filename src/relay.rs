@@ -23,6 +23,9 @@ const FINISH_IDLE: Duration = Duration::from_secs(10);
 /// Once one direction has ended, how long the other may go on in all.
 const FINISH_TOTAL: Duration = Duration::from_secs(60);
 
+/// How long what a client still sends is read once nothing is to come for it any more.
+const LINGER_TOTAL: Duration = Duration::from_secs(15);
+
 /// What a relay carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
@@ -56,8 +59,8 @@ pub async fn relay(
         });
         // What comes after the race is rare, and boxed to keep an idle relay small.
         match deadline.limit(movement.rest.get(), race).await {
-            Ok((true, Ok(()))) => Box::pin(finish(worker, &movement, down)).await,
-            Ok((false, Ok(()))) => Box::pin(finish(worker, &movement, up)).await,
+            Ok((true, Ok(()))) => Box::pin(finish(worker, &movement, down, FINISH_TOTAL)).await,
+            Ok((false, Ok(()))) => Box::pin(finish(worker, &movement, up, FINISH_TOTAL)).await,
             // A reset ends both at once; so does a relay at rest.
             Ok((_, Err(_))) | Err(TimedOut) => {}
         }
@@ -73,11 +76,12 @@ async fn finish(
     worker: &Worker,
     movement: &Movement<'_>,
     rest: impl Future<Output = io::Result<()>>,
+    in_all: Duration,
 ) {
     movement.rest.set(FINISH_IDLE);
     let total = Deadline::new(&worker.timers);
     let bounded = movement.deadline.limit(FINISH_IDLE, rest);
-    let _ = total.limit(FINISH_TOTAL, bounded).await;
+    let _ = total.limit(in_all, bounded).await;
 }
 
 /// Ends a connection behind its last byte: our side is shut down, then what the client
@@ -96,7 +100,7 @@ pub async fn linger(worker: &Worker, mut connection: Connection, deadline: &Dead
             movement.happened();
         }
     };
-    finish(worker, &movement, rest).await;
+    finish(worker, &movement, rest, LINGER_TOTAL).await;
 }
 
 /// Carries one direction to its end and then shuts down the sink's writing side.

@@ -97,6 +97,8 @@ fn serve(
     draining: Receiver<()>,
     report: mpsc::Sender<io::Result<()>>,
 ) {
+    #[cfg(target_os = "linux")]
+    crate::splice::allow(shared.config.limits.pipes);
     let listeners: io::Result<Vec<_>> = listeners.into_iter().map(Listener::new).collect();
     let (listeners, outcome) = match listeners {
         Ok(listeners) => (listeners, Ok(())),

@@ -184,6 +184,16 @@ impl Socket {
         poll_fn(|cx| self.source.poll_ready(direction, cx)).await;
     }
 
+    /// Whether the peer was taking bytes when it was last tried.
+    pub fn is_writable(&self) -> bool {
+        self.source.is_ready(Direction::Write)
+    }
+
+    /// Waits until the connection is reset, while nobody reads from it.
+    pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.source.poll_broken(cx)
+    }
+
     /// Ends our sending side (FIN).
     pub fn shutdown_write(&self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Write)

@@ -3,7 +3,7 @@
 //! Worth it for bulk only. Pipes are lent by a pool of the thread while bytes are in
 //! flight; a user may hold few of them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -15,6 +15,10 @@ const PIPE_BYTES: usize = 256 * 1024;
 
 /// Pipes that a thread keeps for reuse.
 const KEPT: usize = 16;
+
+/// Pipes of which bytes may be in flight at once, in one thread, unless it is told
+/// otherwise.
+const MOST: usize = 64;
 
 /// A burst of less than this is copied cheaper than it is spliced.
 const BULK: usize = 32 * 1024;
@@ -46,29 +50,63 @@ pub enum Failure {
 struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
+    _lent: Lent,
+}
+
+/// One of the pipes that may be in use, until it is dropped.
+struct Lent;
+
+impl Lent {
+    fn take() -> Option<Lent> {
+        let left = ALLOWED.get().checked_sub(1)?;
+        ALLOWED.set(left);
+        Some(Lent)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        ALLOWED.set(ALLOWED.get() + 1);
+    }
 }
 
 thread_local! {
-    static PIPES: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+    static PIPES: RefCell<Vec<(OwnedFd, OwnedFd)>> = const { RefCell::new(Vec::new()) };
+    /// How many more may be lent.
+    static ALLOWED: Cell<usize> = const { Cell::new(MOST) };
+}
+
+/// Lets this thread have at most `most` pipes in use; beyond them bytes are copied.
+pub fn allow(most: usize) {
+    ALLOWED.set(most.min(MOST));
 }
 
 impl Pipe {
-    fn take() -> io::Result<Pipe> {
+    /// None when no pipe is to be had.
+    fn take() -> Option<Pipe> {
         use rustix::pipe::{fcntl_setpipe_size, pipe_with, PipeFlags};
-        if let Some(pipe) = PIPES.with_borrow_mut(Vec::pop) {
-            return Ok(pipe);
-        }
-        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        // Refused to a user who holds many; the smaller pipe works as well.
-        let _ = fcntl_setpipe_size(&writer, PIPE_BYTES);
-        Ok(Pipe { reader, writer })
+        let lent = Lent::take()?;
+        let (reader, writer) = match PIPES.with_borrow_mut(Vec::pop) {
+            Some(kept) => kept,
+            None => {
+                let ends = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+                // Refused to a user who holds many; the smaller pipe works as well.
+                let _ = fcntl_setpipe_size(&ends.1, PIPE_BYTES);
+                ends
+            }
+        };
+        Some(Pipe {
+            reader,
+            writer,
+            _lent: lent,
+        })
     }
 
     /// Keeps an empty pipe for reuse.
     fn give_back(self) {
         PIPES.with_borrow_mut(|pipes| {
             if pipes.len() < KEPT {
-                pipes.push(self);
+                pipes.push((self.reader, self.writer));
             }
         });
     }
@@ -84,7 +122,7 @@ pub async fn transfer(
 ) -> Result<Stop, Failure> {
     let mut left = most;
     loop {
-        let Ok(pipe) = Pipe::take() else {
+        let Some(pipe) = Pipe::take() else {
             return Ok(Stop::Quiet);
         };
         let mut burst = 0;

@@ -37,13 +37,22 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// How many sockets it holds. Pipes, of which a thread keeps a few for reuse, do not count.
-fn descriptors(proxy: &Proxy) -> usize {
+fn descriptors(proxy: &Proxy) -> Vec<String> {
     let folder = format!("/proc/{}/fd", proxy.guard.0.id());
-    let descriptors = std::fs::read_dir(folder).unwrap().flatten();
-    let names = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-    names
-        .filter(|name| name.to_string_lossy().starts_with("socket:"))
+    let entries = std::fs::read_dir(folder).unwrap();
+    // One may be closed between the two looks.
+    let targets = entries.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    let targets = targets.map(|target| target.to_string_lossy().into_owned());
+    targets.collect()
+}
+
+/// How many sockets the program has open. Other descriptors, such as pipes for bulk, may
+/// be kept for reuse.
+fn sockets(proxy: &Proxy) -> usize {
+    let descriptors = descriptors(proxy);
+    descriptors
+        .iter()
+        .filter(|d| d.starts_with("socket:"))
         .count()
 }
 
@@ -65,11 +74,10 @@ fn processor_ticks(proxy: &Proxy) -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// Descriptors go back to what they were, pooled connections aside, which the scripts
-/// here do not leave behind.
-fn descriptors_return_to(proxy: &Proxy, before: usize) {
-    wait_until(&format!("{before} descriptors again"), || {
-        descriptors(proxy) <= before
+/// No connection is left behind. None is pooled either by the scripts here.
+fn sockets_return_to(proxy: &Proxy, before: usize) {
+    wait_until(&format!("{before} sockets again"), || {
+        sockets(proxy) <= before
     });
 }
 
@@ -119,7 +127,7 @@ fn trickle_head(client: &mut Client, start: &str) -> Vec<u8> {
 pub fn a_trickle_does_not_stretch_the_head_timeout() {
     let upstream = answering(|_| ok_and_close("fine"));
     let proxy = Proxy::before(upstream, &["--head-timeout", "0.5"]);
-    let before = descriptors(&proxy);
+    let before = sockets(&proxy);
     for (first, start) in [
         (false, "GET / HTTP/1.1\r\nHost: a\r\nX: "),
         (false, "G"),
@@ -145,9 +153,9 @@ pub fn a_trickle_does_not_stretch_the_head_timeout() {
     let mut half = proxy.connect();
     half.send("GET / HTTP/1.1\r\nHo");
     assert_eq!(half.response().status(), 408);
-    descriptors_return_to(&proxy, before + 1);
+    sockets_return_to(&proxy, before + 1);
     drop(half);
-    descriptors_return_to(&proxy, before);
+    sockets_return_to(&proxy, before);
 }
 
 pub fn an_idle_connection_is_closed_after_the_keepalive_timeout() {
@@ -246,7 +254,7 @@ pub fn a_client_that_stops_reading_is_cut_off() {
         tell(&report, whole);
     });
     let proxy = Proxy::before(upstream, &["--response-timeout", "1"]);
-    let before = descriptors(&proxy);
+    let before = sockets(&proxy);
     for path in ["/length", "/chunk", "/close"] {
         let mut client = proxy.connect();
         client.send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
@@ -255,7 +263,7 @@ pub fn a_client_that_stops_reading_is_cut_off() {
             !seen(&ended),
             "{path}: the whole response went into buffers"
         );
-        descriptors_return_to(&proxy, before);
+        sockets_return_to(&proxy, before);
         let rest = client.rest_or_reset();
         assert!(rest.len() < SIZE, "{path}");
         assert!(!rest.ends_with(b"0\r\n\r\n"), "{path}");
@@ -290,7 +298,7 @@ pub fn idle_and_trickling_clients_hold_nobody_up() {
     allow_descriptors(4096);
     let upstream = answering(|_| ok_and_close("fine"));
     let proxy = Proxy::before(upstream, &["--head-timeout", "8"]);
-    let before = descriptors(&proxy);
+    let before = sockets(&proxy);
     let connect = |_| {
         let stream = TcpStream::connect(proxy.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -305,7 +313,7 @@ pub fn idle_and_trickling_clients_hold_nobody_up() {
     }
     // All of them together, unless this machine takes longer than their timeout.
     wait_until("all are held", || {
-        descriptors(&proxy) >= before + IDLE + TRICKLING || since.elapsed().as_secs() >= 8
+        sockets(&proxy) >= before + IDLE + TRICKLING || since.elapsed().as_secs() >= 8
     });
     for _ in 0..10 {
         assert_eq!(proxy.get("/").text(), "fine");
@@ -344,7 +352,7 @@ pub fn idle_and_trickling_clients_hold_nobody_up() {
         );
     }
     // The clients have not closed; the proxy has.
-    descriptors_return_to(&proxy, before);
+    sockets_return_to(&proxy, before);
     assert_eq!(proxy.get("/").text(), "fine");
     assert!(proxy.peak_kib() < BOUND_KIB, "{} KiB", proxy.peak_kib());
 }
@@ -527,7 +535,7 @@ pub fn without_descriptors_clients_wait_and_are_served_later() {
         ],
     );
     let mut proxy = Proxy::spawn(&mut command);
-    let before = descriptors(&proxy);
+    let before = sockets(&proxy);
     for _ in 0..2 {
         let paused = proxy.log.text().matches("accepting paused").count();
         let mut early = proxy.connect();
@@ -537,10 +545,7 @@ pub fn without_descriptors_clients_wait_and_are_served_later() {
         proxy
             .log
             .wait_for_count("accepting paused: too many open files", paused + 1);
-        let folder = format!("/proc/{}/fd", proxy.guard.0.id());
-        wait_until("no descriptor is left", || {
-            std::fs::read_dir(&folder).unwrap().count() >= 40
-        });
+        wait_until("no descriptor is left", || descriptors(&proxy).len() >= 40);
         // No spinning: a second of pause costs next to nothing.
         let used = processor_ticks(&proxy);
         let since = Instant::now();
@@ -555,12 +560,12 @@ pub fn without_descriptors_clients_wait_and_are_served_later() {
         // Those who were not wait, and are served as soon as others leave.
         let mut last = clients.pop().unwrap();
         drop((clients, early));
-        descriptors_return_to(&proxy, before + 1);
+        sockets_return_to(&proxy, before + 1);
         last.send(GET);
         assert_eq!(last.response().text(), "fine");
         assert_eq!(proxy.get("/").text(), "fine");
         drop(last);
-        descriptors_return_to(&proxy, before);
+        sockets_return_to(&proxy, before);
     }
     proxy.guard.signal("TERM");
     assert_eq!(proxy.guard.wait().code(), Some(0));
@@ -995,7 +1000,7 @@ pub fn a_client_that_resets_leaves_nothing_behind() {
     let (upstream, arrivals, ends) = left_alone();
     // Short, because nobody looks for a client that only waits for its response.
     let proxy = Proxy::before(upstream, &["--response-timeout", "2"]);
-    let before = descriptors(&proxy);
+    let before = sockets(&proxy);
     let upload = "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\nstart";
     let relay = upgrade_request("/relay");
     let switch = upgrade_request("/no-switch");
@@ -1025,7 +1030,7 @@ pub fn a_client_that_resets_leaves_nothing_behind() {
             ends.recv_timeout(PATIENCE)
                 .unwrap_or_else(|_| panic!("the upstream's side stays: {request}"));
         }
-        descriptors_return_to(&proxy, before);
+        sockets_return_to(&proxy, before);
     }
 }
 
@@ -1080,7 +1085,7 @@ pub fn a_killed_peer_is_a_closed_one() {
     drop(peer);
 
     let proxy = Proxy::before(upstream, &["--response-timeout", "3"]);
-    let before = descriptors(&proxy);
+    let before = sockets(&proxy);
     let mut idle = proxy.connect();
     let peer = Proxy::before(proxy.address, &[]);
     let _clients = open(&peer);
@@ -1091,7 +1096,7 @@ pub fn a_killed_peer_is_a_closed_one() {
     idle.send("GET /head HTTP/1.0\r\n\r\n");
     assert_eq!(idle.response().status(), 504);
     drop(idle);
-    descriptors_return_to(&proxy, before);
+    sockets_return_to(&proxy, before);
 }
 
 /// The socket behind a descriptor of another process (pidfd_getfd(2)).
@@ -1108,12 +1113,17 @@ fn borrow_socket(of: &Proxy, descriptor: i32) -> std::io::Result<socket2::Socket
 pub fn keepalive_is_set_on_both_legs() {
     let (report, upstreams) = reports();
     let upstream = origin(move |mut client| {
-        client.head();
+        let head = client.head();
+        if field(&head, "upgrade").is_none() {
+            return client.send(&ok_and_close("begun"));
+        }
         tell(&report, client.socket.peer_addr().unwrap());
         client.send(SWITCHING);
         client.rest_or_reset();
     });
-    let proxy = Proxy::before(upstream, &[]);
+    let proxy = Proxy::before(upstream, &["--threads", "1"]);
+    // The program listens before its thread begins; this is about a thread that has.
+    assert_eq!(proxy.get("/").text(), "begun");
     let mut client = proxy.connect();
     client.upgrade("/");
     let own = client.socket.local_addr().unwrap();

@@ -121,7 +121,11 @@ fn main() {
             every_flag_and_variable_is_documented,
             promised_log_lines_are_documented;
         regression:
-            a_socks_proxy_that_takes_one_segment_for_one_message;
+            a_socks_proxy_that_takes_one_segment_for_one_message,
+            a_client_that_resets_while_it_waits_frees_the_upstream,
+            a_long_log_line_does_not_block,
+            an_upstream_that_does_not_read_an_upload_is_504,
+            stalled_downloads_leave_descriptors_for_others;
     };
     all.extend(peers::trials());
     libtest_mimic::run(&arguments, all).exit();
