@@ -42,6 +42,14 @@ test: prerequisites
 
 check: test
 
+# Compares with nginx, HAProxy and Caddy where they are installed: benches/README.md.
+bench: prerequisites
+	@$(CARGO) bench $(CARGOFLAGS) $(features) --bench compare -- $(if $(QUICK),--quick) $(BENCH)
+
+# Coverage-guided fuzzing on the stable toolchain: fuzz/README.md.
+fuzz: prerequisites
+	@fuzz/run
+
 # After `make`, `sudo make install` runs no compiler.
 install:
 	@test -x "$(program)" || $(MAKE) --no-print-directory all
@@ -91,6 +99,8 @@ help:
 	@echo 'all (default)   build the program'
 	@echo 'demo            show it between an upstream and a SOCKS5 proxy made for the purpose'
 	@echo 'test, check     run all tests; SIMPLE_PROXY_REQUIRE_PEERS=1 fails without the real peers'
+	@echo 'bench           compare with peers; QUICK=1, or BENCH with options and workloads'
+	@echo 'fuzz            fuzz for 30 s a target, or SECONDS_EACH'
 	@echo 'install         install program, man page and documents; install-strip: smaller'
 	@echo 'uninstall       remove them'
 	@echo 'dist            make a source tarball of the last commit'
@@ -99,4 +109,4 @@ help:
 	@echo 'docdir, DESTDIR, INSTALL, INSTALL_PROGRAM, INSTALL_DATA, CARGO, CARGOFLAGS (--locked),'
 	@echo 'CARGO_TARGET_DIR, PKG_CONFIG, VENDORED=1 (OpenSSL from source).'
 
-.PHONY: all demo test check install install-strip uninstall dist clean prerequisites help
+.PHONY: all demo test check bench fuzz install install-strip uninstall dist clean prerequisites help

@@ -75,8 +75,8 @@ fn check_proxy(text: &str, proxy: Proxy, parse: fn(&str) -> Result<Proxy, String
     for value in [user, password] {
         assert!(!value.chars().any(char::is_control), "{value:?}");
     }
-    // What is shown does not depend on the password at all: so it cannot hold it, but
-    // for what user and host say themselves.
+    // What is shown does not depend on the password: so it cannot give it away, even
+    // where user and host happen to say the same.
     let mut other = proxy.clone();
     other.credentials = Some(Credentials {
         user: user.clone(),
@@ -87,12 +87,6 @@ fn check_proxy(text: &str, proxy: Proxy, parse: fn(&str) -> Result<Proxy, String
         format!("{:?}", Route::Socks5(other)),
         format!("{:?}", Route::Socks5(proxy.clone()))
     );
-    let rest = format!("{}:***@{authority}", user.escape_debug());
-    assert!(
-        password.len() < 4 || rest.contains(password) || !shown.contains(password),
-        "{shown:?}"
-    );
-
     let encode = |value: &str| utf8_percent_encode(value, NON_ALPHANUMERIC).to_string();
     let (user, password) = (encode(user), encode(password));
     let url = format!("{}://{user}:{password}@{authority}", proxy.scheme.name());

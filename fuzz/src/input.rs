@@ -126,7 +126,7 @@ pub fn find_head(
 }
 
 /// Up to this many bytes, they also arrive one by one.
-pub const MODEST: usize = 8 * 1024;
+pub const MODEST: usize = 1024;
 
 /// `find_head` over several splits, which must all say the same.
 pub fn find_head_in_any_split(
@@ -137,7 +137,7 @@ pub fn find_head_in_any_split(
     let whole = find_head(bytes, check, || usize::MAX);
     let mut splits = Splits::new(seed);
     let random = find_head(bytes, check, || splits.size());
-    let step = if bytes.len() < MODEST { 1 } else { 1021 };
+    let step = if bytes.len() <= MODEST { 1 } else { 1021 };
     let single = find_head(bytes, check, || step);
     let whole = outcome(whole, bytes.len());
     assert_eq!(whole, outcome(random, bytes.len()), "split at random");

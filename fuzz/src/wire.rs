@@ -56,12 +56,53 @@ impl PlainHead {
     }
 }
 
-/// The fields of a head that the program accepted, however they are laid out.
+/// The fields of a head that the program accepted. Panics if it should not have: this is
+/// the list of what must be refused in requests and responses alike, whatever another
+/// implementation would make of it.
+pub fn accepted_fields(head: &[u8]) -> FieldList {
+    let show = || head.escape_ascii().to_string();
+    let lines = head.strip_suffix(b"\r\n\r\n");
+    let lines = lines.unwrap_or_else(|| panic!("no empty line ends {}", show()));
+    let is_text = |b: &u8| matches!(b, b'\t' | b' '..=b'~' | 0x80..);
+    for line in crlf_lines(lines) {
+        assert!(line.iter().all(is_text), "a control byte in {}", show());
+    }
+    let fields = fields_of(head);
+    for (name, _) in &fields {
+        assert!(is_token(name.as_bytes()), "a name is no token: {}", show());
+    }
+    let codings: Vec<_> = values(&fields, "transfer-encoding").collect();
+    let lengths: Vec<_> = values(&fields, "content-length").collect();
+    match codings[..] {
+        [] => {}
+        [coding] => {
+            assert!(coding.eq_ignore_ascii_case(b"chunked"), "{}", show());
+            assert!(lengths.is_empty(), "both framings in {}", show());
+            let line = crlf_lines(lines).next().unwrap_or_default();
+            let is_1_0 = line.starts_with(b"HTTP/1.0 ") || line.ends_with(b" HTTP/1.0");
+            assert!(!is_1_0, "chunks in HTTP/1.0: {}", show());
+        }
+        _ => panic!("repeated: {}", show()),
+    }
+    let significant = |length: &[u8]| {
+        assert!(!length.is_empty(), "{}", show());
+        assert!(length.iter().all(u8::is_ascii_digit), "{}", show());
+        let zeros = length.iter().take_while(|&&b| b == b'0').count();
+        length[zeros..].to_vec()
+    };
+    for length in &lengths {
+        assert_eq!(significant(length), significant(lengths[0]), "{}", show());
+        assert!(significant(length).len() <= 20, "{}", show());
+    }
+    fields
+}
+
+/// The fields of a head, however they are laid out.
 pub fn fields_of(head: &[u8]) -> FieldList {
     let lines = head.strip_suffix(b"\r\n\r\n").unwrap_or(head);
     let fields = crlf_lines(lines).skip(1).map(|line| {
         let colon = line.iter().position(|&b| b == b':');
-        let (name, value) = line.split_at(colon.expect("an accepted field has a colon"));
+        let (name, value) = line.split_at(colon.expect("a field has a colon"));
         let name = String::from_utf8_lossy(name).to_ascii_lowercase();
         (name, value[1..].trim_ascii().to_vec())
     });
@@ -109,7 +150,8 @@ fn crlf_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-fn is_token(bytes: &[u8]) -> bool {
+/// Whether `bytes` are a token.
+pub fn is_token(bytes: &[u8]) -> bool {
     let is_tchar = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
     !bytes.is_empty() && bytes.iter().all(is_tchar)
 }

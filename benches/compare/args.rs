@@ -1,0 +1,102 @@
+//! The command line.
+
+use std::time::Duration;
+
+/// What it understands.
+pub const USAGE: &str = "\
+cargo bench --bench compare -- [OPTION]... [WORKLOAD]...
+  WORKLOAD         run only what has this in its name; =NAME for exactly that name
+  --quick          two short repetitions of the most important; less than two minutes
+  --reps N         repetitions (5)
+  --seconds S      measured time of each (2)
+  --only NAME      no other contenders but this one; may be repeated
+  --generators N   threads of the generator and of the upstream (1 each)
+  --list           name the workloads and end
+  --drive NAME     give the program alone exactly --count units of one workload
+  --count N        so many units (1000)
+  --wrap COMMAND   start the program by this, for example under valgrind";
+
+/// What was asked for.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Parts of names of workloads; none means all.
+    pub filters: Vec<String>,
+    /// The short run.
+    pub quick: bool,
+    /// Repetitions.
+    pub repetitions: usize,
+    /// How long each is measured.
+    pub duration: Duration,
+    /// How long the load runs before that.
+    pub warm_up: Duration,
+    /// How long memory is left to settle.
+    pub settle: Duration,
+    /// Names of contenders, in lower case; none means all.
+    pub only: Vec<String>,
+    /// Threads of the generator, and of the upstream.
+    pub generators: usize,
+    /// Only tell how it is used.
+    pub help: bool,
+    /// Only name the workloads.
+    pub list: bool,
+    /// A workload to drive with a fixed count.
+    pub drive: Option<String>,
+    /// That count.
+    pub count: u64,
+    /// Words before the program's name.
+    pub wrap: Vec<String>,
+}
+
+/// Reads the arguments. None when this is no benchmark run at all, but a test run.
+pub fn parse(args: impl Iterator<Item = String>) -> Result<Option<Settings>, String> {
+    let (mut benchmark, mut repetitions, mut seconds) = (false, None, None);
+    let mut settings = Settings {
+        filters: Vec::new(),
+        quick: false,
+        repetitions: 0,
+        duration: Duration::ZERO,
+        warm_up: Duration::ZERO,
+        settle: Duration::from_millis(400),
+        only: Vec::new(),
+        generators: 1,
+        help: false,
+        list: false,
+        drive: None,
+        count: 1000,
+        wrap: Vec::new(),
+    };
+    let mut args = args;
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("{arg} wants a value"));
+        match arg.as_str() {
+            "--bench" => benchmark = true,
+            "--quick" => settings.quick = true,
+            "-h" | "--help" => settings.help = true,
+            "--list" => settings.list = true,
+            "--reps" => repetitions = Some(number(&value()?, 1.0, 1000.0)? as usize),
+            "--seconds" => seconds = Some(number(&value()?, 0.1, 600.0)?),
+            "--only" => settings.only.push(value()?.to_lowercase()),
+            "--generators" => settings.generators = number(&value()?, 1.0, 64.0)? as usize,
+            "--drive" => settings.drive = Some(value()?),
+            "--count" => settings.count = number(&value()?, 1.0, 1e9)? as u64,
+            "--wrap" => settings.wrap = value()?.split_whitespace().map(str::to_owned).collect(),
+            _ if arg.starts_with('-') => return Err(format!("{arg} is no option\n{USAGE}")),
+            _ => settings.filters.push(arg),
+        }
+    }
+    let quick = settings.quick;
+    settings.repetitions = repetitions.unwrap_or(if quick { 2 } else { 5 });
+    let seconds = seconds.unwrap_or(if quick { 0.4 } else { 2.0 });
+    settings.duration = Duration::from_secs_f64(seconds);
+    settings.warm_up = Duration::from_secs_f64((seconds / 4.0).clamp(0.15, 1.0));
+    if quick {
+        settings.settle /= 2;
+    }
+    Ok(benchmark.then_some(settings))
+}
+
+fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok();
+    let number = number.filter(|number| (least..=most).contains(number));
+    number.ok_or(format!("{text} is not a number between {least} and {most}"))
+}

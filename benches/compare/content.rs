@@ -1,0 +1,36 @@
+//! The bytes that go to and fro.
+
+use std::sync::OnceLock;
+
+use crate::wire::ROOM;
+
+/// The length of a long body.
+pub const LONG: u64 = 16 * 1024 * 1024;
+
+/// Bytes of no meaning, sent as bodies and as bulk.
+pub fn filler() -> &'static [u8] {
+    static FILLER: OnceLock<Vec<u8>> = OnceLock::new();
+    FILLER.get_or_init(|| vec![b'x'; ROOM])
+}
+
+/// The content of a chunk.
+pub const CHUNK: usize = 64 * 1024;
+
+/// A chunk with its coding.
+pub fn chunk() -> &'static [u8] {
+    static CHUNKED: OnceLock<Vec<u8>> = OnceLock::new();
+    CHUNKED.get_or_init(|| {
+        let size = format!("{CHUNK:x}\r\n");
+        [size.as_bytes(), &filler()[..CHUNK], b"\r\n"].concat()
+    })
+}
+
+/// The small answer, 1 KiB of body.
+pub fn small() -> &'static [u8] {
+    static SMALL: OnceLock<Vec<u8>> = OnceLock::new();
+    SMALL.get_or_init(|| {
+        let head = "HTTP/1.1 200 OK\r\nServer: bench\r\nContent-Type: text/plain\r\n\
+                    Content-Length: 1024\r\n\r\n";
+        [head.as_bytes(), &filler()[..1024]].concat()
+    })
+}

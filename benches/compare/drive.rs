@@ -1,0 +1,36 @@
+//! Gives the program an exact amount of work, for tools that count what it does.
+
+use std::io;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::client::Generator;
+use crate::contenders::Contender;
+use crate::measure::Bench;
+use crate::workloads::{Kind, WORKLOADS};
+
+/// One connection: with several, how many are served at a wake would vary.
+const CONNECTIONS: usize = 1;
+
+/// Under valgrind things take their time, but not for ever.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Runs `--count` units of the workload of this name, and ends the program in order.
+pub fn drive(bench: &Bench, name: &str) -> io::Result<()> {
+    let workload = WORKLOADS.iter().find(|workload| workload.name == name);
+    let kind = workload.map(|workload| workload.kind);
+    let (Some(workload), Some(Kind::Load(task, _))) = (workload, kind) else {
+        return Err(io::Error::other(format!("{name} cannot be driven")));
+    };
+    let (daemon, address) = bench.start(workload, Contender::Ours, &bench.upstream)?;
+    let generator = Generator::start(address, task, CONNECTIONS, 1, bench.settings.count);
+    let start = Instant::now();
+    while !generator.is_finished() && start.elapsed() < PATIENCE {
+        sleep(Duration::from_millis(5));
+    }
+    let tally = generator.tally.clone();
+    generator.end();
+    daemon.map_or(Ok(()), |daemon| daemon.end())?;
+    let error = tally.first_error();
+    error.map_or(Ok(()), |error| Err(io::Error::other(error)))
+}

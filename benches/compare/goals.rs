@@ -1,0 +1,267 @@
+//! What the program has set itself to reach, as data, and whether it does.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::contenders::Contender::{self, Caddy, Haproxy, Nginx, Ours};
+use crate::contenders::PROGRAM;
+use crate::measure::MANY;
+use crate::results::Results;
+use crate::stats::Metric;
+use crate::workloads::{Field, Kind, WORKLOADS};
+
+/// One goal.
+struct Goal {
+    work: &'static str,
+    against: Against,
+    /// At most this, or at least this where more is better.
+    limit: f64,
+}
+
+/// What is compared.
+enum Against {
+    /// A ratio to the best of these peers.
+    Best(&'static str, Metric, &'static [Contender]),
+    /// The program's own figure, times a factor, in a unit.
+    Own(&'static str, Metric, f64, &'static str),
+    /// The same in the worst repetition.
+    Worst(&'static str, Metric, f64, &'static str),
+    /// Throughput with two threads through throughput with one.
+    Threads,
+    /// The size of the stripped binary, in MiB.
+    Binary,
+}
+
+use Against::{Best, Own, Worst};
+
+const ALL: &[Contender] = &Contender::PEERS;
+
+const GOALS: &[Goal] = &[
+    goal(
+        "HTTP keep-alive, CPU",
+        Best("keepalive", Metric::Cpu, &[Nginx]),
+        0.80,
+    ),
+    goal(
+        "HTTP keep-alive, CPU",
+        Best("keepalive", Metric::Cpu, &[Haproxy]),
+        0.70,
+    ),
+    goal(
+        "HTTP new connection each, CPU",
+        Best("new", Metric::Cpu, &[Nginx, Haproxy]),
+        1.0,
+    ),
+    goal(
+        "echo, 64 connections, CPU",
+        Best("echo-64", Metric::Cpu, &[Nginx]),
+        0.95,
+    ),
+    goal(
+        "echo, 512 connections, CPU",
+        Best("echo-512", Metric::Cpu, &[Nginx]),
+        0.95,
+    ),
+    goal(
+        "bulk, 8 connections, CPU",
+        Best("bulk-8", Metric::Cpu, &[Haproxy]),
+        0.95,
+    ),
+    goal(
+        "bulk, 8 connections, CPU",
+        Best("bulk-8", Metric::Cpu, &[Caddy]),
+        0.5,
+    ),
+    goal(
+        "bulk, 8 connections, CPU",
+        Best("bulk-8", Metric::Cpu, &[Nginx]),
+        0.5,
+    ),
+    goal(
+        "bulk, 1 connection, throughput",
+        Best("bulk-1", Metric::Rate, ALL),
+        0.9,
+    ),
+    goal(
+        "bulk, 64 connections, throughput",
+        Best("bulk-64", Metric::Rate, ALL),
+        0.9,
+    ),
+    goal(
+        "TLS upstream, request, CPU",
+        Best("tls-keepalive", Metric::Cpu, ALL),
+        1.0,
+    ),
+    goal(
+        "TLS upstream, bulk, CPU",
+        Best("tls-bulk-8", Metric::Cpu, ALL),
+        1.0,
+    ),
+    goal(
+        "TLS upstream, echo, CPU",
+        Best("tls-echo-64", Metric::Cpu, ALL),
+        1.0,
+    ),
+    goal(
+        "idle WebSocket",
+        Own("idle", Metric::Memory, 1.0, "KiB"),
+        1.25,
+    ),
+    goal(
+        "idle WebSocket, TLS upstream",
+        Best("tls-idle", Metric::Memory, ALL),
+        1.0,
+    ),
+    goal(
+        "opening a TLS connection",
+        Own("tls-open", Metric::Cpu, 1e3, "ms"),
+        1.3,
+    ),
+    goal(
+        "the upstream closes: delivered",
+        Worst("upstream-closes", Metric::Delivered, 100.0, "%"),
+        100.0,
+    ),
+    goal(
+        "the client ends: delivered",
+        Worst("client-ends", Metric::Delivered, 100.0, "%"),
+        100.0,
+    ),
+    goal(
+        "ten restarts, most CPU through least",
+        Worst("restarts", Metric::Spread, 1.0, ""),
+        1.20,
+    ),
+    goal("two threads through one, throughput", Against::Threads, 1.6),
+    goal("stripped binary", Against::Binary, 2.0),
+    goal(
+        "start to listening",
+        Own("start", Metric::Started, 1e3, "ms"),
+        10.0,
+    ),
+    goal(
+        "resident before the first connection",
+        Own("start", Metric::Resident, 1.0, "KiB"),
+        4096.0,
+    ),
+];
+
+const fn goal(work: &'static str, against: Against, limit: f64) -> Goal {
+    Goal {
+        work,
+        against,
+        limit,
+    }
+}
+
+/// What became of a goal.
+struct Verdict {
+    measured: String,
+    value: f64,
+    more_is_better: bool,
+    /// Behind the limit: what it is a ratio to, or its unit.
+    of: String,
+}
+
+/// The closing table, of what was measured.
+pub fn table(results: &Results, folder: &Path) -> String {
+    let mut rows = String::from("| work | goal | measured | met |\n| --- | --- | --- | --- |\n");
+    let latencies = WORKLOADS.iter().filter_map(|workload| {
+        let Kind::Load(..) = workload.kind else {
+            return None;
+        };
+        (!matches!(workload.field, Field::Alone | Field::Threads(_))).then_some(Goal {
+            work: workload.name,
+            against: Best(workload.name, Metric::P99, ALL),
+            limit: 1.0,
+        })
+    });
+    let plain = GOALS.iter().map(|goal| (goal, String::new()));
+    let latencies: Vec<Goal> = latencies.collect();
+    let latencies = latencies.iter().map(|goal| (goal, "p99, ".to_owned()));
+    for (goal, prefix) in plain.chain(latencies) {
+        let Some(verdict) = goal.against.verdict(results, folder) else {
+            continue;
+        };
+        let Goal { work, limit, .. } = goal;
+        let rounded = (verdict.value * 100.0).round() / 100.0;
+        let (sense, met) = match verdict.more_is_better {
+            true => ("at least", rounded >= *limit),
+            false => ("at most", rounded <= *limit),
+        };
+        let met = match (&goal.against, met) {
+            (_, true) => "yes",
+            (Against::Threads, false) if cores() < 2 + 2 * MANY => "not to be told on so few cores",
+            (_, false) => "**no**",
+        };
+        let Verdict { measured, of, .. } = verdict;
+        rows += &format!("| {prefix}{work} | {sense} {limit}{of} | {measured} | {met} |\n");
+    }
+    rows
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+impl Against {
+    fn verdict(&self, results: &Results, folder: &Path) -> Option<Verdict> {
+        match *self {
+            Best(workload, metric, among) => {
+                let (peer, _) = results.best(workload, metric, among)?;
+                let value = results.ratio(workload, metric, peer)?;
+                let of = match among {
+                    [only] => format!(" of {}", only.name()),
+                    _ => " of the best peer".to_owned(),
+                };
+                let measured = match among {
+                    [_] => format!("{value:.2}"),
+                    _ => format!("{value:.2} of {}", peer.name()),
+                };
+                Some(Verdict {
+                    measured,
+                    value,
+                    more_is_better: metric.more_is_better(),
+                    of,
+                })
+            }
+            Own(workload, metric, factor, unit) => {
+                let value = results.median(workload, Ours, metric)? * factor;
+                Some(own(value, metric.more_is_better(), unit))
+            }
+            Worst(workload, metric, factor, unit) => {
+                let value = results.worst(workload, Ours, metric)? * factor;
+                Some(own(value, metric.more_is_better(), unit))
+            }
+            Against::Threads => {
+                let rate = |workload| results.median(workload, Ours, Metric::Rate);
+                Some(own(rate("threads-2")? / rate("threads-1")?, true, ""))
+            }
+            Against::Binary => Some(own(stripped(folder)?, false, "MiB")),
+        }
+    }
+}
+
+fn own(value: f64, more_is_better: bool, unit: &str) -> Verdict {
+    let space = if unit.is_empty() { "" } else { " " };
+    Verdict {
+        measured: format!("{value:.2}{space}{unit}"),
+        value,
+        more_is_better,
+        of: format!("{space}{unit}"),
+    }
+}
+
+/// How large the program is without its symbols. None where there is no `strip`.
+fn stripped(folder: &Path) -> Option<f64> {
+    let file = folder.join("stripped");
+    let strip = Command::new("strip")
+        .arg("-o")
+        .arg(&file)
+        .arg(PROGRAM)
+        .status();
+    strip.ok().filter(|status| status.success())?;
+    let bytes = fs::metadata(&file).ok()?.len();
+    Some(bytes as f64 / (1024.0 * 1024.0))
+}

@@ -1,0 +1,66 @@
+//! WebSockets that are opened one after the other and then rest.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::task::{message, UPGRADE};
+
+/// No answer takes longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Open WebSockets.
+pub struct Sockets(Vec<TcpStream>);
+
+impl Sockets {
+    /// Opens so many.
+    pub fn open(address: SocketAddr, count: usize) -> io::Result<Sockets> {
+        let sockets = (0..count).map(|_| upgraded(address, "/echo"));
+        sockets.collect::<io::Result<_>>().map(Sockets)
+    }
+
+    /// Sends a message over each, and waits for it to come back.
+    pub fn exchange(mut self) -> io::Result<Sockets> {
+        let mut echo = message();
+        for socket in &mut self.0 {
+            socket.write_all(&message())?;
+            socket.read_exact(&mut echo)?;
+        }
+        Ok(self)
+    }
+}
+
+/// Opens one WebSocket; nothing may follow the head of the answer.
+pub fn upgraded(address: SocketAddr, path: &str) -> io::Result<TcpStream> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: bench.example\r\n{UPGRADE}\r\n");
+    socket.write_all(request.as_bytes())?;
+    let mut head = Vec::new();
+    let mut byte = [0];
+    // One byte at a time takes nothing of what follows.
+    let mut room = [0; 1024];
+    while !head.ends_with(b"\r\n\r\n") {
+        let n = match path {
+            "/echo" => socket.read(&mut room)?,
+            _ => {
+                socket.read_exact(&mut byte)?;
+                room[0] = byte[0];
+                1
+            }
+        };
+        if n == 0 {
+            return Err(io::Error::other("no answer to an upgrade"));
+        }
+        head.extend_from_slice(&room[..n]);
+    }
+    match head.starts_with(b"HTTP/1.1 101 ") {
+        true => Ok(socket),
+        false => Err(io::Error::other(format!(
+            "an upgrade was refused: {}",
+            String::from_utf8_lossy(&head)
+        ))),
+    }
+}

@@ -1,0 +1,215 @@
+//! One workload on one contender, once.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::sleep;
+use std::time::Instant;
+
+use crate::args::Settings;
+use crate::client::Generator;
+use crate::contenders::{Contender, Job};
+use crate::delivery;
+use crate::idle::Sockets;
+use crate::process::Daemon;
+use crate::stats::{percentile, Metric, Sample};
+use crate::task::Task;
+use crate::upstream::Upstream;
+use crate::workloads::{Field, Kind, Unit, Workload};
+
+/// The fresh processes of the test of restarts.
+const RESTARTS: usize = 10;
+
+/// Generators and upstreams where the program has several threads.
+pub const MANY: usize = 4;
+
+/// The bench: what all measurements share.
+pub struct Bench {
+    /// What was asked for.
+    pub settings: Settings,
+    /// The upstream of all but the tests of threads.
+    pub upstream: Upstream,
+    /// For configurations and what the programs say.
+    pub folder: PathBuf,
+}
+
+impl Bench {
+    /// Runs a workload once, on a freshly started contender.
+    pub fn measure(&self, workload: &Workload, contender: Contender) -> io::Result<Sample> {
+        if workload.kind == Kind::Restarts {
+            return self.restarts(workload, contender);
+        }
+        let mut many = None;
+        if let Field::Threads(_) = workload.field {
+            many = Some(Upstream::start(MANY)?);
+        }
+        let upstream = many.as_ref().unwrap_or(&self.upstream);
+        let (daemon, address) = self.start(workload, contender, upstream)?;
+        let daemon = daemon.as_ref();
+        let mut sample = match workload.kind {
+            Kind::Load(task, connections) => {
+                let generators = match workload.field {
+                    Field::Threads(_) => MANY,
+                    _ => self.settings.generators,
+                };
+                let load = Load {
+                    task,
+                    connections,
+                    generators,
+                    unit: workload.unit(),
+                };
+                self.load(&load, daemon, address, upstream)
+            }
+            Kind::Idle(full, quick) => {
+                let count = if self.settings.quick { quick } else { full };
+                self.idle(count, daemon, address)?
+            }
+            Kind::UpstreamCloses => delivery::upstream_closes(address)?,
+            Kind::ClientEnds => delivery::client_ends(address)?,
+            Kind::Start => self.started(daemon),
+            Kind::Scaling | Kind::Restarts => Sample::default(),
+        };
+        if contender == Contender::Ours && !workload.logs {
+            let said = fs::read_to_string(self.folder.join("said")).unwrap_or_default();
+            if let Some(line) = said.lines().next() {
+                let lines = said.lines().count();
+                sample
+                    .error
+                    .get_or_insert(format!("it said, in {lines} lines: {line}"));
+            }
+        }
+        Ok(sample)
+    }
+
+    /// Starts a contender for a workload.
+    pub fn start(
+        &self,
+        workload: &Workload,
+        contender: Contender,
+        upstream: &Upstream,
+    ) -> io::Result<(Option<Daemon>, SocketAddr)> {
+        let job = Job {
+            route: workload.route,
+            upstream: upstream.address(workload.route),
+            logs: workload.logs,
+            threads: match workload.field {
+                Field::Threads(threads) => threads,
+                _ => 1,
+            },
+        };
+        contender.start(&job, &self.folder, &self.settings.wrap)
+    }
+
+    /// Loads what listens at `address` for the time that was asked for.
+    pub fn load(
+        &self,
+        load: &Load,
+        daemon: Option<&Daemon>,
+        address: SocketAddr,
+        upstream: &Upstream,
+    ) -> Sample {
+        let generator = Generator::start(
+            address,
+            load.task,
+            load.connections,
+            load.generators,
+            u64::MAX,
+        );
+        let tally = generator.tally.clone();
+        let count = || match load.unit {
+            Unit::GiB => (tally.received.load(Relaxed) + upstream.received()) as f64 / GIB,
+            _ => tally.done.load(Relaxed) as f64,
+        };
+        let cpu = || daemon.map(Daemon::cpu).unwrap_or_default();
+        sleep(self.settings.warm_up);
+        tally.measuring.store(true, Relaxed);
+        let (start, count_before, cpu_before) = (Instant::now(), count(), cpu());
+        sleep(self.settings.duration);
+        let (elapsed, count_after, cpu_after) = (start.elapsed(), count(), cpu());
+        tally.measuring.store(false, Relaxed);
+        let latencies = generator.end();
+        let done = count_after - count_before;
+        let mut sample = Sample::with_errors(tally.errors.load(Relaxed), tally.first_error());
+        if daemon.is_some() {
+            sample.set(Metric::Cpu, (cpu_after - cpu_before).as_secs_f64() / done);
+        }
+        sample.set(Metric::Rate, done / elapsed.as_secs_f64());
+        sample.set(Metric::P50, percentile(&latencies, 50));
+        sample.set(Metric::P99, percentile(&latencies, 99));
+        sample
+    }
+
+    /// The same load on fresh processes, one after the other.
+    fn restarts(&self, workload: &Workload, contender: Contender) -> io::Result<Sample> {
+        let load = Load {
+            task: Task::Echo,
+            connections: 64,
+            generators: self.settings.generators,
+            unit: Unit::Message,
+        };
+        let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
+        let mut sample = Sample::default();
+        for _ in 0..RESTARTS {
+            let (daemon, address) = self.start(workload, contender, &self.upstream)?;
+            let once = self.load(&load, daemon.as_ref(), address, &self.upstream);
+            let cpu = once.get(Metric::Cpu).unwrap_or(f64::NAN);
+            (least, most) = (least.min(cpu), most.max(cpu));
+            sample.errors += once.errors;
+            sample.error = sample.error.or(once.error);
+        }
+        sample.set(Metric::Cpu, (least + most) / 2.0);
+        sample.set(Metric::Spread, most / least);
+        Ok(sample)
+    }
+
+    /// What idle WebSockets cost: once they are open, and once each was used.
+    fn idle(
+        &self,
+        count: usize,
+        daemon: Option<&Daemon>,
+        address: SocketAddr,
+    ) -> io::Result<Sample> {
+        let daemon = daemon.ok_or_else(|| io::Error::other("nothing to measure"))?;
+        // What the first connection of all brings along is not the connections' price.
+        drop(Sockets::open(address, 1)?.exchange()?);
+        sleep(self.settings.settle);
+        let before = daemon.pss();
+        let each = |now: u64| now.saturating_sub(before) as f64 / count as f64;
+        let sockets = Sockets::open(address, count)?;
+        sleep(self.settings.settle);
+        let mut sample = Sample::default();
+        sample.set(Metric::Opened, each(daemon.pss()));
+        let sockets = sockets.exchange()?;
+        sleep(self.settings.settle);
+        sample.set(Metric::Memory, each(daemon.pss()));
+        drop(sockets);
+        Ok(sample)
+    }
+
+    /// What starting took; the connection that was tried for it has come and gone.
+    fn started(&self, daemon: Option<&Daemon>) -> Sample {
+        let mut sample = Sample::default();
+        if let Some(daemon) = daemon {
+            sleep(self.settings.settle);
+            sample.set(Metric::Started, daemon.started_in.as_secs_f64());
+            sample.set(Metric::Resident, daemon.resident() as f64);
+        }
+        sample
+    }
+}
+
+/// A load, and what it is counted in.
+pub struct Load {
+    /// What is done.
+    pub task: Task,
+    /// On so many connections.
+    pub connections: usize,
+    /// By so many threads.
+    pub generators: usize,
+    /// Counted in these.
+    pub unit: Unit,
+}
+
+const GIB: f64 = (1024 * 1024 * 1024) as f64;

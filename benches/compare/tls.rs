@@ -1,0 +1,41 @@
+//! The upstream's certificate, made on the fly and checked by nobody.
+
+use std::io;
+
+use openssl::asn1::{Asn1Integer, Asn1Time};
+use openssl::bn::BigNum;
+use openssl::ec::{EcGroup, EcKey};
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::PKey;
+use openssl::ssl::{SslAcceptor, SslMethod};
+use openssl::x509::{X509Name, X509};
+
+/// A server's side of TLS, with session tickets for those who want them.
+pub fn acceptor() -> io::Result<SslAcceptor> {
+    Ok(build()?)
+}
+
+fn build() -> Result<SslAcceptor, ErrorStack> {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
+    let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
+    let mut name = X509Name::builder()?;
+    name.append_entry_by_text("CN", "bench.example")?;
+    let name = name.build();
+    let mut certificate = X509::builder()?;
+    certificate.set_version(2)?;
+    let serial: Asn1Integer = BigNum::from_u32(1)?.to_asn1_integer()?;
+    certificate.set_serial_number(&serial)?;
+    certificate.set_subject_name(&name)?;
+    certificate.set_issuer_name(&name)?;
+    certificate.set_pubkey(&key)?;
+    let (today, tomorrow) = (Asn1Time::days_from_now(0)?, Asn1Time::days_from_now(1)?);
+    certificate.set_not_before(&today)?;
+    certificate.set_not_after(&tomorrow)?;
+    certificate.sign(&key, MessageDigest::sha256())?;
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls())?;
+    acceptor.set_certificate(&certificate.build())?;
+    acceptor.set_private_key(&key)?;
+    Ok(acceptor.build())
+}

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Counts the instructions that the program executes for one unit of work, outside the
+# kernel: a figure that a busy machine does not change. Each workload is run with N units
+# and with 2N; the difference, divided by N, has neither the start nor the end in it.
+#
+#   benches/instructions.sh [-n UNITS] [WORKLOAD]...
+#
+# Counts with `perf stat` where the processor's counter is to be had, else with valgrind.
+# COUNTER=perf or COUNTER=valgrind decides. Names of workloads: `make bench BENCH=--list`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+units=2000
+while getopts n: option; do
+  case $option in
+    n) units=$OPTARG ;;
+    *) exit 2 ;;
+  esac
+done
+shift $((OPTIND - 1))
+workloads=("$@")
+if [ "${#workloads[@]}" -eq 0 ]; then
+  workloads=(keepalive new echo-64 tls-keepalive tls-echo-64 socks-keepalive)
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+perf_counts() {
+  command -v perf >/dev/null && perf stat -x, -e instructions:u -o "$work/try" true 2>/dev/null &&
+    grep -q '^[0-9]' "$work/try"
+}
+if [ -z "${COUNTER-}" ]; then
+  if perf_counts; then
+    COUNTER=perf
+  elif command -v valgrind >/dev/null; then
+    COUNTER=valgrind
+  else
+    echo 'Neither perf with a counter of instructions nor valgrind is installed.' >&2
+    exit 1
+  fi
+fi
+
+# The benchmark, built as `cargo bench` builds it, drives the program.
+drive() {
+  cargo bench --locked --quiet --bench compare -- "$@"
+}
+
+# Gives the instructions of one run of $2 units of workload $1.
+count() {
+  rm -f "$work/count"
+  case $COUNTER in
+    perf)
+      drive --drive "$1" --count "$2" --wrap "perf stat -x, -e instructions:u -o $work/count"
+      awk -F, '/^[0-9]/ { print $1 }' "$work/count"
+      ;;
+    valgrind)
+      drive --drive "$1" --count "$2" \
+        --wrap "valgrind --tool=callgrind --callgrind-out-file=$work/count"
+      awk '/^(totals|summary):/ { total = $2 } END { print total }' "$work/count"
+      ;;
+    *)
+      echo "COUNTER is perf or valgrind" >&2
+      return 1
+      ;;
+  esac
+}
+
+echo "instructions outside the kernel, by $COUNTER, $units units and $((2 * units))"
+for workload in "${workloads[@]}"; do
+  once=$(count "$workload" "$units")
+  twice=$(count "$workload" $((2 * units)))
+  if [ -z "$once" ] || [ -z "$twice" ]; then
+    echo "$workload: nothing was counted" >&2
+    exit 1
+  fi
+  printf '%-18s %8d a unit\n' "$workload" $(((twice - once) / units))
+done
