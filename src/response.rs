@@ -63,7 +63,9 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
         let options = ConnectionOptions::of(fields);
         Ok(ResponseHead {
             status,
-            persistent: minor == 1 && !options.close && framing != Framing::UntilClose,
+            // To HEAD such a response has no body either, but the upstream that would end it
+            // by closing is likely to close all the same.
+            persistent: minor == 1 && !options.close && !ends_with_connection(fields, status),
             framing,
             reason: parsed.reason.unwrap_or_default(),
             fields,
@@ -184,6 +186,14 @@ fn framing_of(
         (false, Some(length)) => Framing::Length(length),
         (false, None) => Framing::UntilClose,
     })
+}
+
+/// Whether nothing but the connection's end tells where the body of such a response ends.
+fn ends_with_connection(fields: &[Header<'_>], status: u16) -> bool {
+    let is_framed = ["content-length", "transfer-encoding"]
+        .iter()
+        .any(|name| values(fields, name).next().is_some());
+    !is_framed && !matches!(status, 100..=199 | 204 | 304)
 }
 
 /// Appends a number in decimal.
@@ -331,6 +341,8 @@ mod tests {
         ] {
             let (_, persistent, _) = parse(head, &request(1, false)).expect("valid");
             assert_eq!(persistent, expected, "{head:?}");
+            let (_, persistent, _) = parse(head, &request(1, true)).expect("valid");
+            assert_eq!(persistent, expected, "{head:?} to HEAD");
         }
     }
 }
