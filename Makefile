@@ -42,6 +42,12 @@ test: prerequisites
 
 check: test
 
+# Mixed load and injected faults for MINUTES, then a look at what is left behind.
+MINUTES ?= 10
+soak: prerequisites
+	@$(CARGO) build --release $(CARGOFLAGS) $(features) --bin simple-proxy --example soak
+	@"$(release)/examples/soak" "$(program)" "$(MINUTES)"
+
 # Compares with nginx, HAProxy and Caddy where they are installed: benches/README.md.
 bench: prerequisites
 	@$(CARGO) bench $(CARGOFLAGS) $(features) --bench compare -- $(if $(QUICK),--quick) $(BENCH)
@@ -99,6 +105,7 @@ help:
 	@echo 'all (default)   build the program'
 	@echo 'demo            show it between an upstream and a SOCKS5 proxy made for the purpose'
 	@echo 'test, check     run all tests; SIMPLE_PROXY_REQUIRE_PEERS=1 fails without the real peers'
+	@echo 'soak            mixed load with faults for MINUTES (10)'
 	@echo 'bench           compare with peers; QUICK=1, or BENCH with options and workloads'
 	@echo 'fuzz            fuzz for 30 s a target, or SECONDS_EACH'
 	@echo 'install         install program, man page and documents; install-strip: smaller'
@@ -109,4 +116,4 @@ help:
 	@echo 'docdir, DESTDIR, INSTALL, INSTALL_PROGRAM, INSTALL_DATA, CARGO, CARGOFLAGS (--locked),'
 	@echo 'CARGO_TARGET_DIR, PKG_CONFIG, VENDORED=1 (OpenSSL from source).'
 
-.PHONY: all demo test check bench fuzz install install-strip uninstall dist clean prerequisites help
+.PHONY: all demo test check soak bench fuzz install install-strip uninstall dist clean prerequisites help

@@ -9,6 +9,7 @@ mod peers;
 mod regression;
 mod route;
 mod settings;
+mod strict;
 mod support;
 mod upgrade;
 
@@ -117,6 +118,38 @@ fn main() {
             keepalive_is_set_on_both_legs,
             a_drain_under_load_cuts_nothing_that_was_begun,
             many_tls_handshakes_at_once_hold_nobody_up;
+        strict:
+            content_length_with_transfer_encoding,
+            content_lengths,
+            transfer_encodings,
+            chunk_framing,
+            request_trailers,
+            field_lines,
+            control_bytes,
+            hosts,
+            targets,
+            connection_options,
+            connection_options_against_forwarded_fields,
+            request_lines,
+            other_protocols,
+            empty_lines,
+            sizes,
+            pipelined_requests,
+            upgrade_requests,
+            status_lines,
+            response_fields,
+            response_framing,
+            responses_cut_short,
+            responses_without_content,
+            interim_responses,
+            surplus_bytes,
+            surplus_bytes_while_idle,
+            early_answers,
+            refused_upgrades,
+            accepted_upgrades,
+            clients_that_leave_before_the_101,
+            forged_log_lines,
+            every_class_ran;
         documents:
             every_flag_and_variable_is_documented,
             promised_log_lines_are_documented;
