@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::io::{self, Write};
 
 use crate::buffer::{Buffer, LARGE};
+use crate::config::MAX_HEAD_BYTES;
 use crate::head::{write_field, HeadError, Scan};
 use crate::reactor::next_turn;
 #[cfg(target_os = "linux")]
@@ -368,10 +369,11 @@ impl Decoder {
         let collected = self.trailers.len();
         self.trailers.extend_from_slice(bytes);
         let length = match self.trailer_scan.advance(&self.trailers, |_| Ok(())) {
-            Ok(Some(length)) => length,
+            Ok(Some(length @ ..=MAX_HEAD_BYTES)) => length,
             Ok(None) => return Ok(bytes.len()),
             Err(HeadError::Malformed(reason)) => return Err(reason),
-            Err(_) => return Err("the trailer section is too large"),
+            // However it arrives, in one piece or in many.
+            Ok(Some(_)) | Err(_) => return Err("the trailer section is too large"),
         };
         self.trailers.truncate(length);
         self.trailers = filter_trailers(&self.trailers)?;
@@ -603,7 +605,10 @@ mod tests {
         assert!(decode(&long, 100).is_err());
         let mut many = b"0\r\n".to_vec();
         many.extend(b"A: b\r\n".repeat(10_000));
-        assert!(decode(&many, 8192).is_err());
+        many.extend(b"\r\n");
+        for piece in [8192, many.len()] {
+            assert!(decode(&many, piece).is_err());
+        }
     }
 
     #[test]

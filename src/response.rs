@@ -111,12 +111,9 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
         for field in self.fields {
             let name = field.name;
             if name.eq_ignore_ascii_case("content-length") {
-                if framing == Framing::None {
-                    if self.describes_a_body() {
-                        write_field(out, name, field.value);
-                    }
-                } else if !std::mem::replace(&mut framing_written, true) {
-                    framing.write_field(out, name);
+                let tells = framing != Framing::None || self.describes_a_body();
+                if tells && !std::mem::replace(&mut framing_written, true) {
+                    self.announced(framing).write_field(out, name);
                 }
             } else if name.eq_ignore_ascii_case("transfer-encoding") {
                 if framing == Framing::None {
@@ -137,14 +134,22 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
             write_field(out, "Via", b"1.1 simple-proxy");
         }
         if self.status == 101 {
-            for value in values(self.fields, "upgrade") {
-                write_field(out, "Upgrade", value);
+            for protocol in values(self.fields, "upgrade").flat_map(list) {
+                write_field(out, "Upgrade", protocol);
             }
             out.extend_from_slice(b"Connection: Upgrade\r\n");
         } else if !self.is_interim() {
             write_connection(out, request, close);
         }
         out.extend_from_slice(b"\r\n");
+    }
+
+    /// What framing fields tell: of the body, or of the one that GET would have got.
+    fn announced(&self, framing: Framing) -> Framing {
+        match (framing, content_length(self.fields)) {
+            (Framing::None, Ok(Some(length))) => Framing::Length(length),
+            _ => framing,
+        }
     }
 
     /// Whether framing fields on a response without a body still tell something: they do
@@ -280,8 +285,13 @@ mod tests {
             assert_eq!(sent, format!("{line}\r\n{kept}\r\n"));
         }
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
-        let (framing, _, sent) = parse(head, &request(1, true)).expect("valid");
-        assert_eq!((framing, sent.as_str()), (Framing::None, head));
+        for twice in [
+            head,
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 05\r\n\r\n",
+        ] {
+            let (framing, _, sent) = parse(twice, &request(1, true)).expect("valid");
+            assert_eq!((framing, sent.as_str()), (Framing::None, head));
+        }
     }
 
     #[test]
