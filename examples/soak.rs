@@ -12,7 +12,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use openssl::ssl::{SslAcceptor, SslMethod, SslStream};
@@ -40,7 +40,8 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let program = args.next();
     let minutes = args.next().map_or(Ok(10.0), |minutes| minutes.parse());
-    let (Some(program), Ok(minutes)) = (program, minutes) else {
+    let minutes = minutes.ok().filter(|minutes| (0.01..1e6).contains(minutes));
+    let (Some(program), Some(minutes)) = (program, minutes) else {
         eprintln!("usage: soak PROGRAM [MINUTES]");
         return ExitCode::from(2);
     };
@@ -272,7 +273,14 @@ impl Checks {
         for route in routes {
             let status = route.program.terminate();
             let what = format!("{}: SIGTERM ends it: {status}", route.name);
+            let ended = status.starts_with("exit status");
             self.check(status == "exit status: 0", &what);
+            let last = match ended {
+                true => route.program.last_line(),
+                false => String::new(),
+            };
+            let what = format!("{}: its last words: {last}", route.name);
+            self.check(last.ends_with("stopped, 0 connections cut off"), &what);
         }
     }
 }
@@ -285,6 +293,8 @@ struct Program {
     id: u32,
     address: SocketAddr,
     internal_errors: Arc<AtomicU64>,
+    /// Reads the log to its end and gives its last line.
+    log: Mutex<Option<JoinHandle<String>>>,
 }
 
 impl Program {
@@ -326,7 +336,8 @@ impl Program {
         let address = address.ok_or_else(|| io::Error::other(format!("no address: {first}")))?;
         let internal_errors = Arc::new(AtomicU64::new(0));
         let counted = internal_errors.clone();
-        thread::spawn(move || {
+        let log = thread::spawn(move || {
+            let mut last = String::new();
             for line in lines.map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line);
                 if [
@@ -340,13 +351,16 @@ impl Program {
                     counted.fetch_add(1, Relaxed);
                     println!("LOGGED {line}");
                 }
+                last = line.into_owned();
             }
+            last
         });
         Ok(Program {
             id: child.id(),
             child: Mutex::new(child),
             address,
             internal_errors,
+            log: Mutex::new(Some(log)),
         })
     }
 
@@ -379,6 +393,12 @@ impl Program {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let number = line.and_then(|line| line.split_whitespace().next());
         number.and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+
+    /// The last line of its log, once it has ended.
+    fn last_line(&self) -> String {
+        let log = self.log.lock().expect("no panic holds it").take();
+        log.and_then(|log| log.join().ok()).unwrap_or_default()
     }
 
     /// Its exit status behind SIGTERM, in words.
@@ -574,6 +594,17 @@ impl From<Trouble> for Box<dyn std::error::Error + Send + Sync> {
 
 type Done<T = ()> = Result<T, Trouble>;
 
+/// Reads once, whatever interrupts it: a read with a timeout is not restarted by the kernel
+/// (signal(7)).
+fn read_some(stream: &mut (impl Read + ?Sized), room: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(room) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
 /// TCP, or TLS over it.
 trait Bytes: Read + Write + Send {
     fn close(&mut self) {}
@@ -616,7 +647,7 @@ impl Wire {
 
     fn read_more(&mut self) -> io::Result<usize> {
         let mut piece = [0; 64 * 1024];
-        let n = self.stream.read(&mut piece)?;
+        let n = read_some(&mut self.stream, &mut piece)?;
         self.ahead.extend_from_slice(&piece[..n]);
         Ok(n)
     }
@@ -1067,7 +1098,7 @@ impl Tunnel {
         let mut piece = vec![0; 32 * 1024];
         let mut sent = to.write_all(ahead);
         while sent.is_ok() && !self.broken.load(Relaxed) {
-            let n = match from.read(&mut piece) {
+            let n = match read_some(&mut from, &mut piece) {
                 Ok(0) => {
                     let _ = to.shutdown(Shutdown::Write);
                     return;
@@ -1391,7 +1422,7 @@ impl Visit<'_> {
         wire.send(close.as_bytes())?;
         let mut piece = [0; 64 * 1024];
         loop {
-            match wire.stream.read(&mut piece)? {
+            match read_some(&mut wire.stream, &mut piece)? {
                 0 => break,
                 n => wire.ahead.extend_from_slice(&piece[..n]),
             }

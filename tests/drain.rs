@@ -1,7 +1,6 @@
 //! Ending well: signals, what is open, PID 1, and the limit on clients.
 
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -132,12 +131,8 @@ pub fn more_clients_than_allowed_wait_their_turn() {
 
 /// Starts the program on an inherited socket, as a service manager does.
 fn start_inherited(listener: &TcpListener, upstream: &str, extra: &[(&str, &str)]) -> Proxy {
-    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$PROGRAM\" \"$@\"";
-    let mut command = Command::new("sh");
-    command.args(["-c", script, "sh", "-u", upstream, "-d", "-p", "1"]);
-    command.env("PROGRAM", PROGRAM).envs(extra.iter().copied());
-    command.stderr(Stdio::piped());
-    command.stdin(OwnedFd::from(listener.try_clone().unwrap()));
+    let mut command = inheriting(listener, "", &["-u", upstream, "-p", "1"]);
+    command.envs(extra.iter().copied()).stderr(Stdio::piped());
     let mut guard = Guard::spawn(&mut command);
     let log = Lines::collect(guard.0.stderr.take().unwrap());
     log.wait_for("开始监听: 127.0.0.1:");
@@ -193,7 +188,12 @@ pub fn the_service_manager_is_told() {
     manager.set_read_timeout(Some(PATIENCE)).unwrap();
     let told = || {
         let mut message = [0; 64];
-        let n = manager.recv(&mut message).unwrap();
+        let n = loop {
+            match manager.recv(&mut message) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                received => break received.unwrap(),
+            }
+        };
         String::from_utf8(message[..n].to_vec()).unwrap()
     };
     let proxy = Proxy::start_with(&["-u", "127.0.0.1:9"], &[("NOTIFY_SOCKET", &path)]);

@@ -3,8 +3,8 @@
 //! and everyone else is served.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{ChildStderr, Command, Stdio};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{ChildStderr, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -84,22 +84,6 @@ fn sockets_return_to(proxy: &Proxy, before: usize) {
 /// An answer after which the connection is closed, so that none is pooled.
 fn ok_and_close(body: &str) -> String {
     ok(body).replacen("\r\n", "\r\nConnection: close\r\n", 1)
-}
-
-/// A program started by a shell that runs `setup` first.
-fn behind_shell(setup: &str, args: &[&str]) -> Command {
-    let plain = program();
-    let mut command = Command::new("sh");
-    for (name, value) in plain.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.env("PROGRAM", PROGRAM);
-    command.args(["-c", &format!("{setup} exec \"$PROGRAM\" \"$@\""), "sh"]);
-    command.args(["-b", "127.0.0.1"]).args(args);
-    command
 }
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -326,7 +310,7 @@ pub fn idle_and_trickling_clients_hold_nobody_up() {
     wait_until("every trickle is answered and ended", || {
         for (n, stream) in trickling.iter_mut().enumerate() {
             let mut bytes = [0; 1024];
-            match stream.read(&mut bytes) {
+            match read_some(stream, &mut bytes) {
                 Ok(0) => ended[n] = true,
                 Ok(read) => answers[n].extend_from_slice(&bytes[..read]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -346,7 +330,7 @@ pub fn idle_and_trickling_clients_hold_nobody_up() {
     assert_eq!(proxy.get("/").text(), "fine");
     for mut stream in &idle {
         assert_eq!(
-            stream.read(&mut [0; 16]).unwrap(),
+            read_some(&mut stream, &mut [0; 16]).unwrap(),
             0,
             "an answer to nothing"
         );
@@ -524,8 +508,6 @@ pub fn without_descriptors_clients_wait_and_are_served_later() {
     let mut command = behind_shell(
         "ulimit -n 40;",
         &[
-            "-p",
-            "0",
             "-u",
             &upstream,
             "--max-connections",
@@ -585,7 +567,11 @@ impl Unread {
         let mut line = Vec::new();
         let mut byte = [0];
         while line.last() != Some(&b'\n') {
-            assert_eq!(self.stream.read(&mut byte).unwrap(), 1, "the log ended");
+            assert_eq!(
+                read_some(&mut self.stream, &mut byte).unwrap(),
+                1,
+                "the log ended"
+            );
             line.push(byte[0]);
         }
         self.bytes.extend(&line);
@@ -696,17 +682,9 @@ pub fn a_log_that_nobody_reads_stalls_nobody() {
 
 pub fn a_closed_log_does_no_harm() {
     let upstream = answering(|_| ok("fine")).to_string();
-    // Nothing can tell the port, so it is chosen beforehand.
-    let address = dead_address();
-    let port = address.port().to_string();
-    let mut command = behind_shell("exec 2>&-;", &["-p", &port, "-u", &upstream]);
-    let mut guard = Guard::spawn(command.stdin(Stdio::null()));
-    let mut connected = None;
-    wait_until("it listens", || {
-        connected = TcpStream::connect(address).ok();
-        connected.is_some()
-    });
-    let mut client = Client::new(connected.unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut guard = Guard::spawn(&mut inheriting(&listener, "exec 2>&-;", &["-u", &upstream]));
+    let mut client = Client::connect(listener.local_addr().unwrap());
     for _ in 0..1000 {
         client.send(GET);
         assert_eq!(client.response().text(), "fine");
@@ -1208,7 +1186,7 @@ pub fn a_drain_under_load_cuts_nothing_that_was_begun() {
                 let sent = client.try_send(GET.as_bytes());
                 // An end between two answers is no loss; one within an answer is.
                 let mut start = [0; 1];
-                match client.stream.read(&mut start) {
+                match read_some(&mut client.stream, &mut start) {
                     Ok(1..) if sent => assert_eq!(&start, b"H"),
                     Err(error) if error.kind() != ErrorKind::ConnectionReset => {
                         panic!("no end and no answer: {error}")

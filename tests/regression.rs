@@ -5,13 +5,12 @@ use crate::support::*;
 /// A proxy that reads a message with one `read`, as microsocks does, answered "general
 /// failure" because the request came field by field.
 pub fn a_socks_proxy_that_takes_one_segment_for_one_message() {
-    use std::io::Read;
     let socks = origin(|mut client| {
         let mut message = [0; 512];
-        let n = client.stream.read(&mut message).unwrap();
+        let n = read_some(&mut client.stream, &mut message).unwrap();
         assert_eq!(message[..n], [5, 1, 0]);
         client.send_bytes(&[5, 0]);
-        let n = client.stream.read(&mut message).unwrap();
+        let n = read_some(&mut client.stream, &mut message).unwrap();
         let whole = message[..n] == *b"\x05\x01\x00\x03\x0fno-such.invalid\x00\x50";
         let reply = if whole { 0 } else { 1 };
         client.send_bytes(&[5, reply, 0, 1, 0, 0, 0, 0, 0, 0]);
@@ -107,20 +106,8 @@ pub fn stalled_downloads_leave_descriptors_for_others() {
         }
     });
     let upstream = upstream.to_string();
-    let mut command = std::process::Command::new("sh");
-    command.args(["-c", "ulimit -n 200; exec \"$0\" \"$@\"", PROGRAM]);
-    command.args([
-        "-b",
-        "127.0.0.1",
-        "-p",
-        "0",
-        "--threads",
-        "2",
-        "-d",
-        "-u",
-        &upstream,
-    ]);
-    let proxy = Proxy::spawn(&mut command);
+    let args = ["--threads", "2", "-u", &upstream];
+    let proxy = Proxy::spawn(&mut behind_shell("ulimit -n 200;", &args));
     let mut stalled: Vec<Client> = (0..40).map(|_| proxy.connect()).collect();
     for client in &mut stalled {
         client.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -179,7 +179,7 @@ fn tunnel_tls(mut a: Client, mut b: Client) {
 /// Carries what is there; false at the end.
 fn carry(from: &mut Client, to: &mut Client) -> bool {
     let mut chunk = [0; 16 * 1024];
-    match from.stream.read(&mut chunk) {
+    match read_some(&mut from.stream, &mut chunk) {
         Ok(0) => false,
         Ok(n) => to.try_send(&chunk[..n]),
         Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),

@@ -154,28 +154,17 @@ pub fn closed_and_full_outputs_do_no_harm() {
     assert_eq!(sh("\"$PROGRAM\" --nope 2>&-"), Some(2));
     assert_eq!(sh("\"$PROGRAM\" --nope 2>/dev/full"), Some(2));
 
-    // A log on a full disk, and one whose reader is gone: the port is chosen beforehand,
-    // since nothing can tell it.
+    // A log on a full disk, and one whose reader is gone.
     let upstream = answering(|_| ok("fine")).to_string();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut reader = Command::new("true").stdin(Stdio::piped()).spawn().unwrap();
     let closed = reader.stdin.take().unwrap();
     reader.wait().unwrap();
     for stderr in [Stdio::from(full), Stdio::from(closed)] {
-        let address = dead_address();
-        let mut command = program();
-        command.args(["-u", &upstream, "-b", "127.0.0.1", "-p"]);
-        command.arg(address.port().to_string()).stderr(stderr);
-        let mut guard = Guard::spawn(&mut command);
-        let deadline = std::time::Instant::now() + PATIENCE;
-        let stream = loop {
-            match std::net::TcpStream::connect(address) {
-                Ok(stream) => break stream,
-                Err(_) => assert!(std::time::Instant::now() < deadline),
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        };
-        let mut client = Client::new(stream);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut command = inheriting(&listener, "", &["-u", &upstream]);
+        let mut guard = Guard::spawn(command.stderr(stderr));
+        let mut client = Client::connect(listener.local_addr().unwrap());
         for _ in 0..100 {
             client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
             assert_eq!(client.response().text(), "fine");

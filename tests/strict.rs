@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, Receiver};
@@ -423,7 +423,7 @@ fn record(stream: &mut TcpStream, answer: Answer) -> Vec<u8> {
     let mut seen = Vec::new();
     let mut answered = 0;
     let mut chunk = [0; 64 * 1024];
-    while let Ok(n @ 1..) = stream.read(&mut chunk) {
+    while let Ok(n @ 1..) = read_some(stream, &mut chunk) {
         seen.extend_from_slice(&chunk[..n]);
         while let Some((length, bytes)) = answer(&seen[answered..]) {
             answered += length;
@@ -1949,7 +1949,7 @@ impl Received {
 
     fn read_more(&mut self, client: &mut Client) {
         let mut chunk = [0; 64 * 1024];
-        match client.stream.read(&mut chunk) {
+        match read_some(&mut client.stream, &mut chunk) {
             Ok(0) => self.clean_end = Some(true),
             Ok(n) => self.bytes.extend_from_slice(&chunk[..n]),
             Err(error) => {

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -16,7 +17,18 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_simple-proxy");
 
 /// The program with no setting of ours in its environment.
 pub fn program() -> Command {
-    let mut command = Command::new(PROGRAM);
+    cleaned(Command::new(PROGRAM))
+}
+
+/// A shell that runs `setup` and then becomes the program, on a port of its own.
+pub fn behind_shell(setup: &str, args: &[&str]) -> Command {
+    let mut command = cleaned(Command::new("sh"));
+    command.args(["-c", &format!("{setup} exec \"$0\" \"$@\""), PROGRAM]);
+    command.args(["-b", "127.0.0.1", "-p", "0"]).args(args);
+    command
+}
+
+fn cleaned(mut command: Command) -> Command {
     for name in [
         "UPSTREAM_HOST",
         "LISTEN_PORT",
@@ -117,6 +129,17 @@ impl Drop for Guard {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A shell that runs `setup` and then becomes the program, which takes `listener` over as
+/// from a service manager: for tests that cannot read the port from the log.
+pub fn inheriting(listener: &TcpListener, setup: &str, args: &[&str]) -> Command {
+    let mut command = cleaned(Command::new("sh"));
+    let inherit = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
+    command.args(["-c", &format!("{setup} {inherit}"), PROGRAM, "-d"]);
+    command.args(args);
+    command.stdin(OwnedFd::from(listener.try_clone().unwrap()));
+    command
 }
 
 /// A running simple-proxy.
@@ -235,10 +258,15 @@ pub fn ok(body: &str) -> String {
     )
 }
 
-/// An address at which nothing listens.
+/// An address at which nothing listens, and never will: bound for as long as the tests run,
+/// so that no other test gets its port.
 pub fn dead_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// The value of a field in a head.
@@ -247,6 +275,17 @@ pub fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
         let (found, value) = line.split_once(':')?;
         found.eq_ignore_ascii_case(name).then(|| value.trim())
     })
+}
+
+/// Reads once, whatever interrupts it: a read with a timeout is not restarted by the kernel
+/// (signal(7)).
+pub fn read_some(stream: &mut (impl Read + ?Sized), room: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match stream.read(room) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 /// A byte stream: TCP, or TLS over it.
@@ -324,27 +363,33 @@ impl Client {
 
     fn read_more(&mut self) -> std::io::Result<usize> {
         let mut chunk = [0; 64 * 1024];
-        let n = self.stream.read(&mut chunk)?;
+        let n = read_some(&mut self.stream, &mut chunk)?;
         self.ahead.extend_from_slice(&chunk[..n]);
         Ok(n)
     }
 
     /// A head with its empty line; None at the end of the stream.
     pub fn try_head(&mut self) -> Option<String> {
-        loop {
-            if let Some(end) = self.ahead.windows(4).position(|w| w == b"\r\n\r\n") {
-                let head: Vec<u8> = self.ahead.drain(..end + 4).collect();
-                return Some(String::from_utf8_lossy(&head).into_owned());
-            }
-            match self.read_more() {
-                Ok(0) | Err(_) => return None,
-                Ok(_) => {}
-            }
-        }
+        self.read_head().ok()
     }
 
     pub fn head(&mut self) -> String {
-        self.try_head().expect("a head")
+        self.read_head().unwrap_or_else(|error| {
+            let ahead = String::from_utf8_lossy(&self.ahead);
+            panic!("no head: {error}, behind {ahead:?}")
+        })
+    }
+
+    fn read_head(&mut self) -> std::io::Result<String> {
+        loop {
+            if let Some(end) = self.ahead.windows(4).position(|w| w == b"\r\n\r\n") {
+                let head: Vec<u8> = self.ahead.drain(..end + 4).collect();
+                return Ok(String::from_utf8_lossy(&head).into_owned());
+            }
+            if self.read_more()? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
     }
 
     /// Exactly so many bytes, or fails the test.
@@ -385,7 +430,7 @@ impl Client {
         let mut chunk = vec![0; 1 << 20];
         while left > 0 {
             let most = chunk.len().min(left);
-            let n = self.stream.read(&mut chunk[..most]).unwrap();
+            let n = read_some(&mut self.stream, &mut chunk[..most]).unwrap();
             assert!(n > 0, "the stream ended {left} bytes early");
             left -= n;
         }

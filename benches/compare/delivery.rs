@@ -1,6 +1,6 @@
 //! Whether what was sent arrives although the other direction ends, or does not.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::thread::sleep;
 use std::time::Duration;
@@ -22,6 +22,7 @@ pub fn upstream_closes(address: SocketAddr) -> std::io::Result<Sample> {
         // What it sends is small: a failed write is not what is measured here.
         let _ = socket.write(&room[..512]);
         match socket.read(&mut room) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Ok(0) | Err(_) => break,
             Ok(n) => received += n,
         }
@@ -37,8 +38,12 @@ pub fn client_ends(address: SocketAddr) -> std::io::Result<Sample> {
     socket.shutdown(Shutdown::Write)?;
     let mut received = 0;
     let mut room = vec![0; SIP];
-    while let Ok(n @ 1..) = socket.read(&mut room) {
-        received += n;
+    loop {
+        match socket.read(&mut room) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => break,
+            Ok(n) => received += n,
+        }
     }
     Ok(delivered(received))
 }
