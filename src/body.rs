@@ -86,11 +86,11 @@ pub struct Sink<'a> {
 }
 
 /// Copies one body and gives its length, coding aside. `progress` is called whenever
-/// bytes have moved. Whatever arrived is sent on at once.
+/// bytes have moved, with how many of the body went on. Whatever arrived is sent on at once.
 pub async fn copy(
     source: Source<'_>,
     sink: Sink<'_>,
-    mut progress: impl FnMut(),
+    mut progress: impl FnMut(u64),
 ) -> Result<u64, BodyError> {
     let Source {
         stream: from,
@@ -105,6 +105,7 @@ pub async fn copy(
     };
     let mut decoder = Decoder::new(framing);
     let mut copied = 0;
+    let mut told = 0;
     let mut turn = TURN;
     loop {
         while !received.is_empty() && !decoder.is_done() {
@@ -116,11 +117,12 @@ pub async fn copy(
         }
         if decoder.is_done() {
             sink.end(decoder.trailers()).await?;
-            progress();
+            progress(copied - told);
             return Ok(copied);
         }
         sink.flush().await?;
-        progress();
+        progress(copied - told);
+        told = copied;
         if copied >= turn {
             turn = copied + TURN;
             next_turn().await;
@@ -133,11 +135,12 @@ pub async fn copy(
             let mut moved = 0;
             let count = |n| {
                 moved += n as u64;
-                progress();
+                progress(n as u64);
             };
             sink.started.set(true);
             let stop = splice::transfer(source, plain, left, count).await;
             copied += moved;
+            told += moved;
             decoder.skip(moved);
             match stop {
                 Ok(splice::Stop::Done) => continue,
@@ -153,7 +156,7 @@ pub async fn copy(
                 return Ok(copied);
             }
             Ok(0) => return Err(BodyError::Truncated),
-            Ok(_) => progress(),
+            Ok(_) => progress(0),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 return Err(BodyError::Truncated)
             }

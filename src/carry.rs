@@ -11,6 +11,7 @@ use futures_lite::AsyncWrite;
 
 use crate::deadline::Deadline;
 use crate::error::is_close;
+use crate::metrics::Count;
 use crate::stream::Stream;
 
 #[cfg(not(any(not(target_os = "linux"), feature = "portable")))]
@@ -51,17 +52,19 @@ pub struct Outlet<'a> {
     /// Its peer takes no more.
     pub gone: bool,
     movement: &'a Movement<'a>,
+    count: &'a Count,
     /// How many bytes it has taken.
     pub carried: u64,
 }
 
 impl<'a> Outlet<'a> {
-    /// An outlet that has taken nothing yet.
-    pub fn new(stream: &'a Stream, movement: &'a Movement<'a>) -> Outlet<'a> {
+    /// An outlet that has taken nothing yet. `count` is told of what it takes.
+    pub fn new(stream: &'a Stream, movement: &'a Movement<'a>, count: &'a Count) -> Outlet<'a> {
         Outlet {
             stream,
             gone: false,
             movement,
+            count,
             carried: 0,
         }
     }
@@ -70,6 +73,7 @@ impl<'a> Outlet<'a> {
     pub fn took(&mut self, bytes: usize) {
         self.movement.happened();
         self.carried += bytes as u64;
+        self.count.add(bytes as u64);
     }
 }
 

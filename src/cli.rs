@@ -3,14 +3,15 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FlagInfo, FlagInfoKind, FromArgs};
 use native_tls::Certificate;
 
 use crate::config::{
-    is_dns_name, parse_port, Authority, Config, Language, Limits, Listen, LogSettings, Proxy,
-    Rewrite, Route, Scheme, UpstreamTls, Verbosity,
+    is_dns_name, parse_port, Authority, Config, Language, Limits, Listen, LogFormat, LogSettings,
+    Proxy, Rewrite, Route, UpstreamTls, Verbosity,
 };
 
 /// Reverse proxy to one fixed upstream, directly, through SOCKS5 or by CONNECT.
@@ -88,15 +89,30 @@ pub struct Args {
     /// clients served at once (as many as descriptors allow)
     #[argh(option, arg_name = "n")]
     max_connections: Vec<String>,
+    /// answer GET of this path here: 200, or 503 when draining (none)
+    #[argh(option, arg_name = "path")]
+    health_path: Vec<String>,
+    /// serve metrics for Prometheus at http://ADDRESS:PORT/metrics (off)
+    #[argh(option, arg_name = "address:port")]
+    metrics_listen: Vec<String>,
     /// language of the log: zh or en (zh)
     #[argh(option, arg_name = "lang")]
     log_lang: Vec<String>,
+    /// form of the log: text, or json, one object a line (text)
+    #[argh(option, arg_name = "format")]
+    log_format: Vec<String>,
     /// log errors only
     #[argh(switch, short = 'q')]
     quiet: bool,
     /// log each connection in detail
     #[argh(switch, short = 'v')]
     verbose: bool,
+    /// try the way to the upstream once, print each step, and exit
+    #[argh(switch)]
+    check: bool,
+    /// with --check, also try a WebSocket on this path
+    #[argh(option, arg_name = "path")]
+    check_path: Vec<String>,
     /// print the version and exit
     #[argh(switch, short = 'V')]
     version: bool,
@@ -106,6 +122,8 @@ pub struct Args {
 pub enum Command {
     /// Run with these settings.
     Serve(Box<Config>),
+    /// Try these settings once.
+    Check(Box<Check>),
     /// Print this on standard output and exit.
     Print(String),
 }
@@ -148,9 +166,39 @@ pub fn resolve(
         )));
     }
     let source = Source { environment };
-    source
-        .config(&args)
-        .map(|config| Command::Serve(Box::new(config)))
+    let config = source.config(&args)?;
+    let websocket = flag("--check-path", &args.check_path)?;
+    let websocket = websocket.map(|given| given.parse(parse_path)).transpose()?;
+    match (args.check, websocket) {
+        (true, websocket) => Ok(Command::Check(Box::new(Check {
+            settings: source.settings(&args, &config)?,
+            config,
+            websocket,
+        }))),
+        (false, Some(_)) => Err(Usage::new("--check-path", "goes with --check")),
+        (false, None) => Ok(Command::Serve(Box::new(config))),
+    }
+}
+
+/// What `--check` needs to know.
+pub struct Check {
+    /// The settings.
+    pub config: Config,
+    /// The same, as they are shown.
+    pub settings: Vec<Setting>,
+    /// The path on which a WebSocket is tried, if one is.
+    pub websocket: Option<String>,
+}
+
+/// A setting in effect, as it is shown.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The long flag, without its hyphens.
+    pub name: &'static str,
+    /// What it is, a password hidden.
+    pub value: String,
+    /// The flag or variable that it came from, or `default`.
+    pub source: &'static str,
 }
 
 /// Rewrites `--name=value`, `-p80` and `-vq` into the separate words that argh takes, and
@@ -323,6 +371,12 @@ impl<E: Fn(&str) -> Option<OsString>> Source<E> {
                 forwarded: args.forwarded,
             },
             limits: limits(args)?,
+            health_path: flag("--health-path", &args.health_path)?
+                .map(|given| given.parse(parse_path_alone))
+                .transpose()?,
+            metrics: flag("--metrics-listen", &args.metrics_listen)?
+                .map(|given| given.parse(parse_socket_address))
+                .transpose()?,
             threads: match flag("--threads", &args.threads)? {
                 Some(given) => given.parse(|text| parse_count(text, 1024))?,
                 None => std::thread::available_parallelism().map_or(1, usize::from),
@@ -335,6 +389,14 @@ impl<E: Fn(&str) -> Option<OsString>> Source<E> {
                         _ => Err("must be zh or en".to_owned()),
                     })?,
                     None => Language::Chinese,
+                },
+                format: match flag("--log-format", &args.log_format)? {
+                    Some(given) => given.parse(|text| match text {
+                        "text" => Ok(LogFormat::Text),
+                        "json" => Ok(LogFormat::Json),
+                        _ => Err("must be text or json".to_owned()),
+                    })?,
+                    None => LogFormat::Text,
                 },
                 verbosity: match (args.quiet, args.verbose) {
                     (true, true) => {
@@ -371,9 +433,181 @@ impl<E: Fn(&str) -> Option<OsString>> Source<E> {
             .transpose()
     }
 
-    /// Any proxy flag, or `--direct`, makes all proxy variables ignored. Within one
-    /// source: SOCKS first, then the HTTP proxy that suits the upstream, then the other.
+    /// Every setting, in the order of the flags.
+    fn settings(&self, args: &Args, config: &Config) -> Result<Vec<Setting>, Usage> {
+        let mut settings = Vec::new();
+        let mut row = |flag: &'static str, values: &[String], value: String| {
+            settings.push(Setting {
+                name: flag.trim_start_matches('-'),
+                value,
+                source: if values.is_empty() { "default" } else { flag },
+            });
+        };
+        let or =
+            |value: &Option<String>, other: &str| value.clone().unwrap_or_else(|| other.to_owned());
+        let seconds = |time: Duration| format!("{} s", time.as_secs_f64());
+        let Config {
+            listen,
+            tls,
+            rewrite,
+            limits,
+            log,
+            ..
+        } = config;
+        let (socks, http, https) = self.proxies(args)?;
+        let proxy = |proxy: &Option<(&str, Proxy)>| match proxy {
+            Some((_, proxy)) => proxy.to_string(),
+            None => "none".to_owned(),
+        };
+        row(
+            "--upstream-host",
+            &args.upstream_host,
+            config.upstream.to_string(),
+        );
+        row("--listen-port", &args.listen_port, listen.port.to_string());
+        let every = "every address".to_owned();
+        row(
+            "--bind",
+            &args.bind,
+            listen.address.map_or(every, |a| a.to_string()),
+        );
+        row("--socks-proxy", &args.socks_proxy, proxy(&socks));
+        row("--http-proxy", &args.http_proxy, proxy(&http));
+        row("--https-proxy", &args.https_proxy, proxy(&https));
+        let switch = |on: bool| if on { vec![String::new()] } else { Vec::new() };
+        row("--direct", &switch(args.direct), on_or_off(args.direct));
+        row("--tls", &args.tls, on_or_off(tls.is_some()));
+        let name = tls.as_ref().and_then(|tls| tls.name.clone());
+        row(
+            "--tls-name",
+            &args.tls_name,
+            or(&name, "as the upstream is named"),
+        );
+        row(
+            "--tls-verify",
+            &switch(args.tls_verify),
+            on_or_off(args.tls_verify),
+        );
+        row(
+            "--tls-ca",
+            &args.tls_ca,
+            or(&args.tls_ca.last().cloned(), "the system's alone"),
+        );
+        row(
+            "--host-header",
+            &args.host_header,
+            or(&rewrite.host, "the client's"),
+        );
+        let upgrades = ["websocket"].into_iter();
+        let upgrades = upgrades.chain(rewrite.upgrades.iter().map(String::as_str));
+        row(
+            "--upgrade",
+            &args.upgrade,
+            upgrades.collect::<Vec<_>>().join(", "),
+        );
+        row(
+            "--forwarded",
+            &switch(args.forwarded),
+            on_or_off(args.forwarded),
+        );
+        for (flag, values, time) in [
+            (
+                "--connect-timeout",
+                &args.connect_timeout,
+                limits.connect_timeout,
+            ),
+            ("--head-timeout", &args.head_timeout, limits.head_timeout),
+            (
+                "--response-timeout",
+                &args.response_timeout,
+                limits.response_timeout,
+            ),
+            (
+                "--keepalive-timeout",
+                &args.keepalive_timeout,
+                limits.keepalive_timeout,
+            ),
+            (
+                "--tunnel-timeout",
+                &args.tunnel_timeout,
+                limits.tunnel_timeout,
+            ),
+            ("--drain-timeout", &args.drain_timeout, limits.drain_timeout),
+        ] {
+            row(flag, values, seconds(time));
+        }
+        row("--threads", &args.threads, config.threads.to_string());
+        let most = limits.max_connections.map(|most| most.to_string());
+        row(
+            "--max-connections",
+            &args.max_connections,
+            or(&most, "as descriptors allow"),
+        );
+        row(
+            "--health-path",
+            &args.health_path,
+            or(&config.health_path, "none"),
+        );
+        let metrics = config.metrics.map(|address| address.to_string());
+        row(
+            "--metrics-listen",
+            &args.metrics_listen,
+            or(&metrics, "off"),
+        );
+        let language = match log.language {
+            Language::Chinese => "zh",
+            Language::English => "en",
+        };
+        row("--log-lang", &args.log_lang, language.to_owned());
+        let format = match log.format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        row("--log-format", &args.log_format, format.to_owned());
+        row("--quiet", &switch(args.quiet), on_or_off(args.quiet));
+        row("--verbose", &switch(args.verbose), on_or_off(args.verbose));
+        // Variables speak only where no flag does.
+        for (name, variable) in [
+            (
+                "upstream-host",
+                self.variable("UPSTREAM_HOST")?.map(|given| given.source),
+            ),
+            (
+                "listen-port",
+                self.variable("LISTEN_PORT")?.map(|given| given.source),
+            ),
+            ("socks-proxy", socks.map(|(source, _)| source)),
+            ("http-proxy", http.map(|(source, _)| source)),
+            ("https-proxy", https.map(|(source, _)| source)),
+        ] {
+            let setting = settings.iter_mut().find(|setting| setting.name == name);
+            if let (Some(setting), Some(variable)) = (setting, variable) {
+                if setting.source == "default" {
+                    setting.source = variable;
+                }
+            }
+        }
+        Ok(settings)
+    }
+
+    /// SOCKS first, then the HTTP proxy that suits the upstream, then the other.
     fn route(&self, args: &Args, with_tls: bool) -> Result<Route, Usage> {
+        let (socks, http, https) = self.proxies(args)?;
+        let connect = if with_tls {
+            https.or(http)
+        } else {
+            http.or(https)
+        };
+        Ok(match (socks, connect) {
+            (Some((_, proxy)), _) => Route::Socks5(proxy),
+            (None, Some((_, proxy))) => Route::Connect(proxy),
+            (None, None) => Route::Direct,
+        })
+    }
+
+    /// The proxies for SOCKS, HTTP and HTTPS and where each came from. Any proxy flag, or
+    /// `--direct`, makes all proxy variables ignored.
+    fn proxies(&self, args: &Args) -> Result<Proxies, Usage> {
         let socks = flag("--socks-proxy", &args.socks_proxy)?;
         let http = flag("--http-proxy", &args.http_proxy)?;
         let https = flag("--https-proxy", &args.https_proxy)?;
@@ -385,7 +619,7 @@ impl<E: Fn(&str) -> Option<OsString>> Source<E> {
                     format_args!("cannot be combined with {}", given.source),
                 ))
             }
-            (None, true) => return Ok(Route::Direct),
+            (None, true) => return Ok((None, None, None)),
             (Some(_), false) => [socks, http, https],
             (None, false) => [
                 self.variable("SOCKS_PROXY")?,
@@ -395,22 +629,27 @@ impl<E: Fn(&str) -> Option<OsString>> Source<E> {
         };
         // Each one is checked, also those that lose: a typo should not wait for its day.
         let parse = |given: Option<Given>, parse: fn(&str) -> Result<Proxy, String>| {
-            given.map(|given| given.parse(parse)).transpose()
+            let Some(given) = given else { return Ok(None) };
+            Ok(Some((given.source, given.parse(parse)?)))
         };
-        let socks = parse(socks, Proxy::parse_socks5)?;
-        let http = parse(http, Proxy::parse_http)?;
-        let https = parse(https, Proxy::parse_http)?;
-        let connect = if with_tls {
-            https.or(http)
-        } else {
-            http.or(https)
-        };
-        Ok(match (socks, connect) {
-            (Some(proxy), _) => Route::Socks5(proxy),
-            (None, Some(proxy)) => Route::Connect(proxy),
-            (None, None) => Route::Direct,
-        })
+        Ok((
+            parse(socks, Proxy::parse_socks5)?,
+            parse(http, Proxy::parse_http)?,
+            parse(https, Proxy::parse_http)?,
+        ))
     }
+}
+
+/// A proxy of each kind, and the flag or variable that names it.
+type Proxies = (
+    Option<(&'static str, Proxy)>,
+    Option<(&'static str, Proxy)>,
+    Option<(&'static str, Proxy)>,
+);
+
+fn on_or_off(on: bool) -> String {
+    let word = if on { "on" } else { "off" };
+    word.to_owned()
 }
 
 /// The last value of an option; an empty one is an error.
@@ -429,6 +668,27 @@ fn parse_bind(text: &str) -> Result<std::net::IpAddr, String> {
     let literal = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
     let address = literal.unwrap_or(text).parse();
     address.map_err(|_| "not an IP address; the port goes with --listen-port".to_owned())
+}
+
+fn parse_socket_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse();
+    address.map_err(|_| "write ADDRESS:PORT, an IPv6 address in brackets".to_owned())
+}
+
+/// A target in origin-form (RFC 9112 §3.2.1).
+fn parse_path(text: &str) -> Result<String, String> {
+    let printable = text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    match text.starts_with('/') && printable {
+        true => Ok(text.to_owned()),
+        false => Err("a path begins with / and has no blanks".to_owned()),
+    }
+}
+
+fn parse_path_alone(text: &str) -> Result<String, String> {
+    match text.contains('?') {
+        true => Err("the path must have no query".to_owned()),
+        false => parse_path(text),
+    }
 }
 
 fn parse_host_header(text: &str) -> Result<String, String> {
@@ -505,18 +765,6 @@ fn parse_seconds(text: &str, zero: bool) -> Result<Duration, String> {
     }
 }
 
-/// What the log says of the route at the start, the password hidden.
-pub fn describe_route(config: &Config) -> String {
-    let scheme = |proxy: &Proxy| match proxy.scheme {
-        Scheme::Socks5 => "SOCKS5",
-        Scheme::Http | Scheme::Https => "CONNECT",
-    };
-    match &config.route {
-        Route::Direct => "direct".to_owned(),
-        Route::Socks5(proxy) | Route::Connect(proxy) => format!("{} {proxy}", scheme(proxy)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -531,6 +779,7 @@ mod tests {
     fn config(args: &[&str], variables: &[(&str, &str)]) -> Config {
         match resolve_with(args, variables) {
             Ok(Command::Serve(config)) => *config,
+            Ok(Command::Check(_)) => panic!("{args:?} checks"),
             Ok(Command::Print(text)) => panic!("{args:?} prints {text}"),
             Err(usage) => panic!("{args:?}: {usage}"),
         }
@@ -563,15 +812,23 @@ mod tests {
             ("HTTPS_PROXY", "t"),
         ];
         for (args, variables, expected) in [
-            (&["-u", "a:80"][..], &all[..], "socks5://s:1080"),
-            (&["-u", "a:80"], &all[1..], "http://h:80"),
-            (&["-u", "a:443"], &all[1..], "http://t:80"),
-            (&["-u", "a:443"], &all[1..2], "http://h:80"),
-            (&["-u", "a:80"], &all[2..], "http://t:80"),
-            (&["-u", "a:8443", "--tls", "on"], &all[1..], "http://t:80"),
+            (&["-u", "a:80"][..], &all[..], "SOCKS5 socks5://s:1080"),
+            (&["-u", "a:80"], &all[1..], "CONNECT http://h:80"),
+            (&["-u", "a:443"], &all[1..], "CONNECT http://t:80"),
+            (&["-u", "a:443"], &all[1..2], "CONNECT http://h:80"),
+            (&["-u", "a:80"], &all[2..], "CONNECT http://t:80"),
+            (
+                &["-u", "a:8443", "--tls", "on"],
+                &all[1..],
+                "CONNECT http://t:80",
+            ),
             (&["-u", "a:80"], &[], "direct"),
             (&["-u", "a:80", "-d"], &all, "direct"),
-            (&["-u", "a:80", "--http-proxy", "f"], &all, "http://f:80"),
+            (
+                &["-u", "a:80", "--http-proxy", "f"],
+                &all,
+                "CONNECT http://f:80",
+            ),
             (&["-u", "a:80"], &[("SOCKS_PROXY", "")], "direct"),
             (
                 &["-u", "a:80"],

@@ -2,7 +2,7 @@
 //! checks again. Parses addresses and proxy URLs; knows nothing of flags or variables.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use native_tls::Certificate;
@@ -26,6 +26,10 @@ pub struct Config {
     pub limits: Limits,
     /// Threads that serve connections.
     pub threads: usize,
+    /// The path that is answered here: whether the program serves.
+    pub health_path: Option<String>,
+    /// Where Prometheus finds the metrics.
+    pub metrics: Option<SocketAddr>,
     /// What is logged, and how.
     pub log: LogSettings,
 }
@@ -153,6 +157,8 @@ pub const MAX_FIELDS: usize = 128;
 pub struct LogSettings {
     /// The language of the lines.
     pub language: Language,
+    /// The form of the lines.
+    pub format: LogFormat,
     /// How much is said.
     pub verbosity: Verbosity,
 }
@@ -164,6 +170,15 @@ pub enum Language {
     Chinese,
     /// One English line for each.
     English,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Words, in a language.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 /// How much is logged.
@@ -419,7 +434,8 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Route::Direct => f.write_str("direct"),
-            Route::Socks5(proxy) | Route::Connect(proxy) => proxy.fmt(f),
+            Route::Socks5(proxy) => write!(f, "SOCKS5 {proxy}"),
+            Route::Connect(proxy) => write!(f, "CONNECT {proxy}"),
         }
     }
 }

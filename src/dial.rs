@@ -18,6 +18,7 @@ use crate::deadline::{Deadline, TimedOut};
 use crate::error::{Error, Result, Stage};
 use crate::request::split_port;
 use crate::socket::Socket;
+use crate::steps::{Step, Steps};
 use crate::stream::{Connection, Stream};
 use crate::tls::{Tls, Verify};
 use crate::{http_connect, socks5};
@@ -73,8 +74,28 @@ impl Dialer {
         }
     }
 
-    /// Connects to the upstream along the route. Never tries another route.
-    pub async fn dial(&self, server_name: &str, deadline: &Deadline) -> Result<Connection> {
+    /// Connects to the upstream along the route, marking `steps` on the way. Never tries
+    /// another route.
+    pub async fn dial(
+        &self,
+        server_name: &str,
+        deadline: &Deadline,
+        steps: &Steps,
+    ) -> Result<Connection> {
+        self.dial_as_far(Some(server_name), deadline, steps).await
+    }
+
+    /// Does the same but for TLS with the upstream.
+    pub async fn reach(&self, deadline: &Deadline, steps: &Steps) -> Result<Connection> {
+        self.dial_as_far(None, deadline, steps).await
+    }
+
+    async fn dial_as_far(
+        &self,
+        server_name: Option<&str>,
+        deadline: &Deadline,
+        steps: &Steps,
+    ) -> Result<Connection> {
         let timeout = self.config.limits.connect_timeout;
         let first_hop = match &self.config.route {
             Route::Direct => &self.config.upstream,
@@ -82,7 +103,10 @@ impl Dialer {
         };
         // Where the walk is, should time run out.
         let at = Cell::new((Stage::Resolve, first_hop));
-        match deadline.limit(timeout, self.walk(server_name, &at)).await {
+        match deadline
+            .limit(timeout, self.walk(server_name, &at, steps))
+            .await
+        {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(error.at(at.get().1)),
             Err(TimedOut) => {
@@ -94,44 +118,48 @@ impl Dialer {
 
     async fn walk<'a>(
         &'a self,
-        server_name: &str,
+        server_name: Option<&str>,
         at: &Cell<(Stage, &'a Authority)>,
+        steps: &Steps,
     ) -> Result<Connection> {
         let upstream = &self.config.upstream;
         let mut connection = match &self.config.route {
-            Route::Direct => first_hop(upstream, Stage::Connect, at).await?,
+            Route::Direct => first_hop(upstream, Stage::Connect, at, steps).await?,
             Route::Socks5(proxy) => {
-                let mut hop = first_hop(&proxy.authority, Stage::ProxyConnect, at).await?;
+                let mut hop = first_hop(&proxy.authority, Stage::ProxyConnect, at, steps).await?;
                 let credentials = proxy.credentials.as_ref();
                 socks5::connect(&mut hop.stream, upstream, credentials).await?;
+                steps.done(Step::Proxy);
                 hop
             }
             Route::Connect(proxy) => {
-                let hop = first_hop(&proxy.authority, Stage::ProxyConnect, at).await?;
-                let mut hop = self.tls_to_proxy(proxy, hop).await?;
+                let mut hop = first_hop(&proxy.authority, Stage::ProxyConnect, at, steps).await?;
+                if let Some(tls) = &self.proxy_tls {
+                    hop = tls_to_proxy(tls, proxy, hop).await?;
+                    steps.done(Step::ProxyTls);
+                }
                 http_connect::connect(&mut hop, upstream, proxy.credentials.as_ref()).await?;
+                steps.done(Step::Proxy);
                 hop
             }
         };
-        if let Some(tls) = &self.upstream_tls {
+        if let (Some(tls), Some(server_name)) = (&self.upstream_tls, server_name) {
             at.set((Stage::Tls, upstream));
             let secured = tls.connect(server_name, connection).await;
             connection = secured.map_err(|error| tls_error(Stage::Tls, &error))?;
+            steps.done(Step::Tls);
         }
         Ok(connection)
     }
+}
 
-    async fn tls_to_proxy(&self, proxy: &Proxy, hop: Connection) -> Result<Connection> {
-        let Some(tls) = &self.proxy_tls else {
-            return Ok(hop);
-        };
-        let name = match &proxy.authority.host {
-            Host::Name(name) => name.trim_end_matches('.').to_owned(),
-            Host::Ip(address) => address.to_string(),
-        };
-        let secured = tls.connect(&name, hop).await;
-        secured.map_err(|error| tls_error(Stage::ProxyConnect, &error))
-    }
+async fn tls_to_proxy(tls: &Tls, proxy: &Proxy, hop: Connection) -> Result<Connection> {
+    let name = match &proxy.authority.host {
+        Host::Name(name) => name.trim_end_matches('.').to_owned(),
+        Host::Ip(address) => address.to_string(),
+    };
+    let secured = tls.connect(&name, hop).await;
+    secured.map_err(|error| tls_error(Stage::ProxyConnect, &error))
 }
 
 fn tls_error(stage: Stage, error: &native_tls::Error) -> Error {
@@ -180,12 +208,15 @@ async fn first_hop<'a>(
     authority: &'a Authority,
     stage: Stage,
     at: &Cell<(Stage, &'a Authority)>,
+    steps: &Steps,
 ) -> Result<Connection> {
     at.set((Stage::Resolve, authority));
     let addresses = resolve(authority).await?;
+    steps.done(Step::Resolve);
     at.set((stage, authority));
     let socket = connect_any(addresses).await;
     let socket = socket.map_err(|error| Error::io(stage, &error))?;
+    steps.done(Step::Connect);
     Ok(Connection::new(Stream::Plain(socket)))
 }
 

@@ -27,6 +27,17 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Every stage, in the order of the way.
+    pub const ALL: [Stage; 7] = [
+        Stage::Resolve,
+        Stage::Connect,
+        Stage::ProxyConnect,
+        Stage::ProxyAuth,
+        Stage::ProxyRefused,
+        Stage::Tls,
+        Stage::Response,
+    ];
+
     /// The stage's name in the log and in answers to clients.
     pub fn name(self) -> &'static str {
         match self {

@@ -6,7 +6,6 @@ use std::future::{poll_fn, Future};
 use std::io;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
 
 use crate::body::{self, BodyError, Framing, Sink, Source};
 use crate::buffer::{Buffer, Outgoing};
@@ -14,9 +13,11 @@ use crate::config::Limits;
 use crate::deadline::{Deadline, TimedOut};
 use crate::error::{describe, is_close, Error, Stage};
 use crate::head::{no_fields, read_head, HeadError};
+use crate::log::{self, Subject};
 use crate::request::{Rejection, Request};
 use crate::response::{check_start_line, ResponseHead};
 use crate::socket::Socket;
+use crate::steps::Steps;
 use crate::stream::{Connection, Stream};
 use crate::worker::Worker;
 
@@ -67,8 +68,8 @@ pub struct Exchange<'a> {
     pub server_name: &'a str,
     /// The session's deadline.
     pub deadline: &'a Deadline,
-    /// Called with the time that a fresh connection took.
-    pub dialled: &'a dyn Fn(Duration),
+    /// What the log calls it.
+    pub subject: &'a Subject,
 }
 
 /// How far the current attempt has come.
@@ -91,6 +92,11 @@ impl Exchange<'_> {
         if self.request.upgrade.is_none() {
             let may_be_sent_twice = self.request.is_idempotent;
             let pooled = self.worker.pool.take(self.server_name, may_be_sent_twice);
+            let counters = self.worker.counters();
+            match pooled {
+                Some(_) => counters.pool_hits.add(1),
+                None => counters.pool_misses.add(1),
+            }
             if let Some(upstream) = pooled {
                 let progress = Progress::default();
                 let outcome = self.attempt(upstream, downstream, &progress).await;
@@ -102,14 +108,12 @@ impl Exchange<'_> {
                 }
             }
         }
-        let start = std::time::Instant::now();
-        let upstream = self
-            .worker
-            .dialer
-            .dial(self.server_name, self.deadline)
-            .await;
+        let steps = Steps::begin();
+        let dialer = &self.worker.dialer;
+        let upstream = dialer.dial(self.server_name, self.deadline, &steps).await;
         let upstream = upstream.map_err(Failure::Upstream)?;
-        (self.dialled)(start.elapsed());
+        self.worker.counters().dial.observe(steps.total());
+        log::dialled(self.subject, &steps);
         self.attempt(upstream, downstream, &Progress::default())
             .await
     }
@@ -177,6 +181,7 @@ impl Exchange<'_> {
         progress: &Progress,
     ) -> Result<Answer, Failure> {
         let timeout = self.limits().response_timeout;
+        let counters = self.worker.counters();
         let Connection {
             stream: upstream,
             received: from_upstream,
@@ -189,6 +194,7 @@ impl Exchange<'_> {
         let answering = Answering {
             worker: self.worker,
             request: self.request,
+            subject: self.subject,
             deadline: self.deadline,
             progress,
             upstream,
@@ -214,7 +220,11 @@ impl Exchange<'_> {
                     framing: self.request.framing,
                     started: &progress.body_sent,
                 };
-                body::copy(source, sink, || deadline.arm(timeout)).await?;
+                let moved = |bytes| {
+                    deadline.arm(timeout);
+                    counters.bytes_up.add(bytes);
+                };
+                body::copy(source, sink, moved).await?;
             }
             progress.uploaded.set(true);
             Ok(())
@@ -286,6 +296,7 @@ enum Answer {
 struct Answering<'a> {
     worker: &'a Worker,
     request: &'a Request,
+    subject: &'a Subject,
     deadline: &'a Deadline,
     progress: &'a Progress,
     upstream: &'a Stream,
@@ -361,6 +372,8 @@ impl Answering<'_> {
             }
             return Ok(Next::AnotherHead);
         }
+        let took = self.subject.elapsed();
+        self.worker.counters().response_head.observe(took);
         if head.status == 101 {
             let asked = self.request.upgrade.as_deref();
             if !asked.is_some_and(|protocol| head.switches_to(protocol)) {
@@ -411,7 +424,11 @@ impl Answering<'_> {
             framing: downstream_framing,
             started: &self.progress.delivered,
         };
-        let copied = body::copy(source, sink, || self.deadline.arm(timeout)).await;
+        let moved = |bytes| {
+            self.deadline.arm(timeout);
+            self.worker.counters().bytes_down.add(bytes);
+        };
+        let copied = body::copy(source, sink, moved).await;
         copied.map_err(|error| {
             let cause = match error {
                 BodyError::Malformed(reason) if !self.progress.delivered.get() => {

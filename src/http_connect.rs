@@ -7,9 +7,9 @@ use base64::prelude::{Engine, BASE64_STANDARD};
 use crate::config::{Authority, Credentials};
 use crate::error::{describe, Error, Stage};
 use crate::head::{no_fields, read_head, HeadError};
-use crate::log::Escaped;
 use crate::response::check_start_line;
 use crate::stream::Connection;
+use crate::text::Escaped;
 
 /// Asks the proxy at the other end of `connection` for a tunnel to `upstream`. What the
 /// proxy sent behind its answer stays in `connection`: it belongs to the upstream.

@@ -9,9 +9,13 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `cli` | flags and variables, and how they become a `Config` |
+//! | `check` | the way to the upstream, tried once and reported |
+//! | `certificate` | what a TLS peer shows of itself, for `check` |
 //! | `server` | threads, accept loops, the limit on connections, the drain |
 //! | `listen` | listening sockets |
+//! | `scrape` | the port that metrics are read from |
 //! | `session` | one client connection, request after request |
+//! | `answer` | responses of our own |
 //! | `relay`, `carry` | two streams joined, and closing without losing |
 //! | `forward` | one exchange: request out, response back |
 //! | `worker` | what the connections of one thread share |
@@ -27,38 +31,52 @@
 //! | `reactor` | which sockets are ready, and the wait for them |
 //! | `deadline`, `buffer` | deadlines and buffers of one thread |
 //! | `notify` | what the service manager is told |
-//! | `log` | one function per event, in either language |
+//! | `metrics` | what is counted, and how Prometheus reads it |
+//! | `log` | one function per event, in either language or as JSON |
+//! | `stderr` | lines on standard error, never waited for |
+//! | `steps` | what each step of the route took |
+//! | `json`, `text`, `date` | values, peers' text and times as they are written |
 //! | `error` | stage, cause and status of a failure |
 //! | `config` | validated settings |
 //!
 //! This library exists for the program, its tests and its benchmarks; it is no
 //! published API.
 
+pub mod answer;
 pub mod body;
 pub mod buffer;
 pub mod carry;
+pub mod certificate;
+pub mod check;
 pub mod cli;
 pub mod config;
+pub mod date;
 pub mod deadline;
 pub mod dial;
 pub mod error;
 pub mod forward;
 pub mod head;
 pub mod http_connect;
+pub mod json;
 pub mod listen;
 pub mod log;
+pub mod metrics;
 pub mod notify;
 pub mod pool;
 pub mod reactor;
 pub mod relay;
 pub mod request;
 pub mod response;
+pub mod scrape;
 pub mod server;
 pub mod session;
 pub mod socket;
 pub mod socks5;
 #[cfg(target_os = "linux")]
 pub mod splice;
+pub mod stderr;
+pub mod steps;
 pub mod stream;
+pub mod text;
 pub mod tls;
 pub mod worker;

@@ -33,6 +33,18 @@ pub fn listeners(listen: &Listen, threads: usize) -> Result<Vec<Vec<TcpListener>
     shared.map_err(words)
 }
 
+/// A listener for the metrics.
+pub fn metrics(address: SocketAddr) -> Result<TcpListener, String> {
+    let bound = bind_one(address, false).and_then(|listener| {
+        rustix::net::listen(&listener, BACKLOG)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| {
+        let words = crate::error::describe(&error);
+        format!("--metrics-listen: {address}: {words}")
+    })
+}
+
 /// The sockets of LISTEN_FDS, if they are meant for this process.
 fn inherit() -> Result<Vec<TcpListener>, String> {
     let variable = |name| std::env::var(name).ok();

@@ -13,7 +13,7 @@ use simple_proxy::config::Config;
 use simple_proxy::dial::Dialer;
 use simple_proxy::error::describe;
 use simple_proxy::notify::{notify, Status};
-use simple_proxy::{listen, log, server};
+use simple_proxy::{check, listen, log, server};
 
 /// A bad flag or setting.
 const USAGE: u8 = 2;
@@ -27,6 +27,13 @@ fn main() -> ExitCode {
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Serve(config)) => match serve(*config) {
             Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => complain(CANNOT_RUN, &format!("simple-proxy: {problem}")),
+        },
+        Ok(Command::Check(settings)) => match check::run(*settings) {
+            Ok((report, all_is_well)) => match (print(&report), all_is_well) {
+                (ExitCode::SUCCESS, false) => ExitCode::from(CANNOT_RUN),
+                (status, _) => status,
+            },
             Err(problem) => complain(CANNOT_RUN, &format!("simple-proxy: {problem}")),
         },
         Err(usage) => complain(USAGE, &usage.to_string()),
@@ -63,6 +70,7 @@ fn serve(mut config: Config) -> Result<(), String> {
         log::panicked(&panic.to_string());
         log::flush();
     }));
+    let metrics = config.metrics.map(listen::metrics).transpose()?;
     share_out_descriptors(&mut config, raise_descriptor_limit());
 
     let mut signals = Signals::new([Signal::Term, Signal::Int])
@@ -73,10 +81,13 @@ fn serve(mut config: Config) -> Result<(), String> {
         .iter()
         .filter_map(|listener| listener.local_addr().ok())
         .collect();
+    let metrics_address = metrics
+        .as_ref()
+        .and_then(|listener| listener.local_addr().ok());
     let ready = {
         let config = config.clone();
         move || {
-            log::started(&addresses, &config, &cli::describe_route(&config));
+            log::started(&addresses, metrics_address, &config);
             notify(Status::Ready);
             log::flush();
         }
@@ -92,7 +103,8 @@ fn serve(mut config: Config) -> Result<(), String> {
         });
         reason
     };
-    server::run(config, dialer, listeners, ready, shutdown).map_err(|error| describe(&error))
+    server::run(config, dialer, listeners, metrics, ready, shutdown)
+        .map_err(|error| describe(&error))
 }
 
 async fn next_signal(signals: &mut Signals) -> &'static str {

@@ -44,8 +44,9 @@ pub async fn relay(
 ) -> Carried {
     let deadline = &Deadline::new(&worker.timers);
     let movement = Movement::new(deadline, worker.config.limits.tunnel_timeout);
-    let mut to_upstream = Outlet::new(&upstream.stream, &movement);
-    let mut to_downstream = Outlet::new(&downstream.stream, &movement);
+    let counters = worker.counters();
+    let mut to_upstream = Outlet::new(&upstream.stream, &movement, &counters.bytes_up);
+    let mut to_downstream = Outlet::new(&downstream.stream, &movement, &counters.bytes_down);
     {
         let up = direction(
             &downstream.stream,

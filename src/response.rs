@@ -73,6 +73,16 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
         })
     }
 
+    /// The reason phrase.
+    pub fn reason(&self) -> &'b str {
+        self.reason
+    }
+
+    /// The fields, as they came.
+    pub fn fields(&self) -> &'f [Header<'b>] {
+        self.fields
+    }
+
     /// Whether another head follows this one (RFC 9110 §15.2).
     pub fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101

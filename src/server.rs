@@ -22,9 +22,11 @@ use crate::config::Config;
 use crate::dial::Dialer;
 use crate::error::describe;
 use crate::log;
+use crate::metrics::Registry;
 use crate::reactor;
+use crate::scrape;
 use crate::session;
-use crate::socket::{Listener, Socket};
+use crate::socket::{is_momentary, Listener, Socket};
 use crate::stream::{Connection, Stream};
 use crate::worker::Worker;
 
@@ -35,6 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 struct Shared {
     config: Arc<Config>,
     dialer: Dialer,
+    registry: Registry,
     /// One permit per client that may be served at once.
     permits: Arc<Semaphore>,
     /// Numbers the connections in the log.
@@ -43,13 +46,14 @@ struct Shared {
     cut_off: AtomicUsize,
 }
 
-/// Serves on `listeners`, one thread for each group of them; calls `ready` when all of them
-/// do. Goes on until `shutdown` resolves to the reason; then
-/// finishes what is open, for at most the drain timeout.
+/// Serves on `listeners`, one thread for each group of them, and metrics on a listener of
+/// their own; calls `ready` when all of them do. Goes on until `shutdown` resolves to the
+/// reason; then finishes what is open, for at most the drain timeout.
 pub fn run(
     config: Arc<Config>,
     dialer: Dialer,
     listeners: Vec<Vec<TcpListener>>,
+    mut metrics: Option<TcpListener>,
     ready: impl FnOnce(),
     shutdown: impl Future<Output = &'static str>,
 ) -> io::Result<()> {
@@ -58,6 +62,7 @@ pub fn run(
     let shared = Arc::new(Shared {
         config,
         dialer,
+        registry: Registry::new(listeners.len()),
         permits: Arc::new(Semaphore::new(most)),
         accepted: AtomicU64::new(0),
         cut_off: AtomicUsize::new(0),
@@ -68,8 +73,12 @@ pub fn run(
     let (report, reports) = mpsc::channel();
     for (n, listeners) in listeners.into_iter().enumerate() {
         let (shared, draining, report) = (shared.clone(), draining.clone(), report.clone());
+        let sockets = Sockets {
+            clients: listeners,
+            metrics: metrics.take(),
+        };
         let thread = thread::Builder::new().name(format!("worker-{n}"));
-        threads.push(thread.spawn(move || serve(shared, listeners, draining, report))?);
+        threads.push(thread.spawn(move || serve(shared, n, sockets, draining, report))?);
     }
     drop((draining, report));
     for _ in &threads {
@@ -90,34 +99,67 @@ pub fn run(
     Ok(())
 }
 
+/// What one thread listens on.
+struct Sockets<T> {
+    clients: Vec<T>,
+    metrics: Option<T>,
+}
+
+impl Sockets<TcpListener> {
+    /// Registers them with the thread.
+    fn register(self) -> io::Result<Sockets<Listener>> {
+        let clients = self.clients.into_iter().map(Listener::new);
+        Ok(Sockets {
+            clients: clients.collect::<io::Result<_>>()?,
+            metrics: self.metrics.map(Listener::new).transpose()?,
+        })
+    }
+}
+
 /// One thread's life.
 fn serve(
     shared: Arc<Shared>,
-    listeners: Vec<TcpListener>,
+    number: usize,
+    sockets: Sockets<TcpListener>,
     draining: Receiver<()>,
     report: mpsc::Sender<io::Result<()>>,
 ) {
     #[cfg(target_os = "linux")]
     crate::splice::allow(shared.config.limits.pipes);
-    let listeners: io::Result<Vec<_>> = listeners.into_iter().map(Listener::new).collect();
-    let (listeners, outcome) = match listeners {
-        Ok(listeners) => (listeners, Ok(())),
-        Err(error) => (Vec::new(), Err(error)),
-    };
     // The other end waits for as many reports as there are threads.
-    let _ = report.send(outcome);
+    let sockets = match sockets.register() {
+        Ok(sockets) => {
+            let _ = report.send(Ok(()));
+            sockets
+        }
+        Err(error) => {
+            let _ = report.send(Err(error));
+            return;
+        }
+    };
     let executor = Rc::new(LocalExecutor::new());
     let config = shared.config.clone();
+    let worker = Worker::new(
+        config.clone(),
+        shared.dialer.clone(),
+        shared.registry.clone(),
+        number,
+    );
     let acceptor = Acceptor {
-        worker: Rc::new(Worker::new(config.clone(), shared.dialer.clone())),
+        worker: Rc::new(worker),
         executor: executor.clone(),
         open: Rc::default(),
         shared: shared.clone(),
     };
     let (open, worker) = (acceptor.open.clone(), acceptor.worker.clone());
     executor.spawn(sweep(worker.clone())).detach();
+    if let Some(listener) = sockets.metrics {
+        let scraping = scrape::serve(executor.clone(), worker.clone(), listener);
+        executor.spawn(scraping).detach();
+    }
     let acceptor = Rc::new(acceptor);
-    let accepting: Vec<_> = listeners
+    let accepting: Vec<_> = sockets
+        .clients
         .into_iter()
         .map(|listener| {
             let accepting = acceptor.clone().accept_all(listener, draining.clone());
@@ -261,13 +303,4 @@ impl Acceptor {
         };
         self.executor.spawn(serving).detach();
     }
-}
-
-/// Whether an error of accept concerns that one client only (accept(2)).
-fn is_momentary(error: &io::Error) -> bool {
-    use io::ErrorKind::*;
-    matches!(
-        error.kind(),
-        WouldBlock | Interrupted | ConnectionAborted | ConnectionReset
-    )
 }

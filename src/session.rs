@@ -2,7 +2,6 @@
 //! long as both sides like.
 
 use std::future::Future;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,15 +9,16 @@ use std::time::Instant;
 
 use futures_lite::future;
 
+use crate::answer;
+use crate::body::Framing;
 use crate::buffer::Outgoing;
 use crate::deadline::{Deadline, TimedOut};
-use crate::error::Error;
 use crate::forward::{Exchange, Failure, Outcome};
 use crate::head::{no_fields, read_head, HeadError};
 use crate::log::{self, Subject};
+use crate::metrics::Method;
 use crate::relay::{linger, relay};
 use crate::request::{check_start_line, Rejection, Request, RequestHead};
-use crate::response::write_connection;
 use crate::socket::Socket;
 use crate::stream::Connection;
 use crate::worker::Worker;
@@ -33,21 +33,33 @@ pub fn serve(
     number: u64,
 ) -> impl Future<Output = ()> {
     let start = Instant::now();
-    log::connection_opened(number, &peer);
+    log::connection_opened(number, peer);
+    worker.counters().connections.add(1);
     let session = Session {
         deadline: Deadline::new(&worker.timers),
-        worker,
+        worker: worker.clone(),
         peer,
         number,
-        subject: Subject::default(),
+        subject: Subject::new(number),
+        method: Method::OTHER,
         server_name: String::new(),
     };
     let session = Box::pin(session.run(connection));
     async move {
+        let _closing = Closing(number, start, worker);
         if let Some(tunnel) = session.await {
             tunnel.await;
         }
-        log::connection_closed(number, start.elapsed());
+    }
+}
+
+/// Tells of a connection's end, however it comes.
+struct Closing(u64, Instant, Rc<Worker>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.2.counters().connections_closed.add(1);
+        log::connection_closed(self.0, self.1.elapsed());
     }
 }
 
@@ -65,10 +77,13 @@ fn tunnel(
 ) -> impl Future<Output = ()> {
     async move {
         let name = protocol_name(&protocol);
-        log::upgraded(name);
+        log::upgraded(number, name);
+        let (start, counters) = (Instant::now(), worker.counters());
+        counters.upgrades.add(1);
         let carried = relay(&worker, &mut downstream, &mut upstream).await;
-        log::upgrade_closed(name);
-        log::relayed(number, carried.to_upstream, carried.to_downstream);
+        counters.upgrades_closed.add(1);
+        let carried = (carried.to_upstream, carried.to_downstream);
+        log::upgrade_closed(number, name, start.elapsed(), carried);
         // Where one side was reset, the other may still be reading what it was sent.
         let one = linger_alone(&worker, downstream);
         let other = linger_alone(&worker, upstream);
@@ -88,8 +103,18 @@ struct Session {
     deadline: Deadline,
     /// What the log calls the current request.
     subject: Subject,
+    /// What the metrics call it.
+    method: Method,
     /// The name that TLS is made for.
     server_name: String,
+}
+
+/// A request that was read and checked.
+enum Arrived {
+    /// With its head as it goes upstream.
+    Forward(Request, Outgoing),
+    /// The question whether the program serves.
+    Health(Request),
 }
 
 /// How a client connection goes on behind one request.
@@ -109,31 +134,46 @@ impl Session {
     async fn run(mut self, mut connection: Connection) -> Option<Tunnel> {
         let mut first = true;
         loop {
-            let request = match self.next_request(&mut connection, first).await {
-                Ok(Some(request)) => request,
+            let arrived = self.next_request(&mut connection, first).await;
+            first = false;
+            let (request, mut head) = match arrived {
+                Ok(Some(Arrived::Forward(request, head))) => (request, head),
+                Ok(Some(Arrived::Health(request))) => {
+                    let draining = self.worker.timers.draining();
+                    // A body is not read.
+                    let whole = request.framing == Framing::None;
+                    let close = draining || !request.persistent || !whole;
+                    let response = answer::health(&request, draining, close);
+                    if connection.stream.write_all(&response).await.is_err() {
+                        return None;
+                    }
+                    if close {
+                        linger(&self.worker, connection, &self.deadline).await;
+                        return None;
+                    }
+                    continue;
+                }
                 Ok(None) => return None,
                 Err(rejection) => {
-                    log::request_rejected(self.peer, rejection.status, rejection.reason);
-                    let response = rejected(&rejection);
+                    let response = self.reject(Method::OTHER, &rejection);
                     if connection.stream.write_all(&response).await.is_ok() {
                         linger(&self.worker, connection, &self.deadline).await;
                     }
                     return None;
                 }
             };
-            first = false;
-            let (request, mut head) = request;
             let exchange = Exchange {
                 worker: &self.worker,
                 request: &request,
                 head: &mut head,
                 server_name: &self.server_name,
                 deadline: &self.deadline,
-                dialled: &|after| log::dialled(self.number, after),
+                subject: &self.subject,
             };
             let outcome = exchange.run(&mut connection).await;
             let then = match outcome {
                 Ok(Outcome::Switched(upstream)) => {
+                    self.worker.counters().request(self.method, 101);
                     let protocol = request.upgrade.unwrap_or_default();
                     let worker = self.worker;
                     let tunnel = tunnel(worker, self.number, connection, upstream, protocol);
@@ -146,6 +186,7 @@ impl Session {
                     request_read,
                 }) => {
                     log::request_done(&self.subject, status, bytes);
+                    self.worker.counters().request(self.method, status);
                     match (persistent, request.persistent) {
                         (true, _) => Then::NextRequest,
                         (false, false) if request_read => Then::Close,
@@ -175,7 +216,7 @@ impl Session {
         &mut self,
         connection: &mut Connection,
         first: bool,
-    ) -> Result<Option<(Request, Outgoing)>, Rejection> {
+    ) -> Result<Option<Arrived>, Rejection> {
         let limits = &self.worker.config.limits;
         let mut head_timeout = limits.head_timeout;
         if connection.received.is_empty() {
@@ -220,16 +261,23 @@ impl Session {
     }
 
     /// Checks one head, tells the log, and writes the head that goes upstream.
-    fn take_head(&mut self, bytes: &[u8]) -> Result<(Request, Outgoing), Rejection> {
+    fn take_head(&mut self, bytes: &[u8]) -> Result<Arrived, Rejection> {
         let config = &self.worker.config;
         let mut fields = no_fields();
         let head = RequestHead::parse(bytes, &mut fields, &config.rewrite.upgrades)?;
+        if config.health_path.as_deref() == Some(&*head.target)
+            && matches!(head.method, "GET" | "HEAD")
+        {
+            // Not in the log: it is asked all the time.
+            return Ok(Arrived::Health(head.request));
+        }
         let host = head.host.unwrap_or_default();
-        log::request(head.method, &head.target, host);
+        log::request(self.number, head.method, &head.target, host);
         if let Some(protocol) = &head.request.upgrade {
-            log::upgrade_request(protocol_name(protocol), &head.target, host);
+            log::upgrade_request(self.number, protocol_name(protocol), &head.target, host);
         }
         self.subject.set(head.method, &head.target);
+        self.method = Method::of(head.method);
         self.server_name.clear();
         self.worker.dialer.server_name(host, &mut self.server_name);
         let mut out = Outgoing::new();
@@ -239,36 +287,47 @@ impl Session {
             self.peer.ip().to_canonical(),
             &self.worker.default_host,
         );
-        Ok((head.request, out))
+        Ok(Arrived::Forward(head.request, out))
+    }
+
+    /// Tells the log of a request that is not forwarded, or not to its end, and gives the
+    /// response to it.
+    fn reject(&self, method: Method, rejection: &Rejection) -> Vec<u8> {
+        let Rejection { status, reason } = *rejection;
+        log::request_rejected(self.number, self.peer, status, reason);
+        self.worker.counters().request(method, status);
+        answer::rejected(rejection)
     }
 
     /// Tells the client, where it can still be told, and the log.
     async fn fail(&self, connection: &Connection, request: &Request, failure: Failure) -> Then {
+        let counters = self.worker.counters();
         let (response, then) = match failure {
             Failure::Broken(cause) => {
+                counters.aborted.add(1);
                 log::request_aborted(&self.subject, &cause);
                 return Then::Linger;
             }
             Failure::Cut(cause) => {
+                counters.aborted.add(1);
                 log::request_aborted(&self.subject, &cause);
                 return Then::Reset;
             }
-            Failure::Request(rejection) => {
-                log::request_rejected(self.peer, rejection.status, rejection.reason);
-                (rejected(&rejection), Then::Linger)
-            }
+            Failure::Request(rejection) => (self.reject(self.method, &rejection), Then::Linger),
             Failure::Upstream(error) => {
+                counters.upstream_failed(error.stage);
+                counters.request(self.method, error.status());
                 log::request_failed(&self.subject, error.status(), &error);
                 let goes_on = request.persistent
                     && request.upgrade.is_none()
-                    && request.framing == crate::body::Framing::None
+                    && request.framing == Framing::None
                     && !self.worker.timers.draining();
                 let then = if goes_on {
                     Then::NextRequest
                 } else {
                     Then::Linger
                 };
-                (gateway_error(&error, request, !goes_on), then)
+                (answer::gateway_error(&error, request, !goes_on), then)
             }
         };
         match connection.stream.write_all(&response).await {
@@ -284,64 +343,6 @@ fn protocol_name(token: &str) -> &str {
         "websocket" => "WebSocket",
         other => other,
     }
-}
-
-/// A response of our own to a request that is not forwarded.
-fn rejected(rejection: &Rejection) -> Vec<u8> {
-    let Rejection { status, reason } = rejection;
-    let connection = b"Connection: close\r\n";
-    own_response(*status, "http_request_error", reason, connection, false)
-}
-
-/// A response of our own in place of the upstream's (RFC 9110 §15.6.3, §15.6.5).
-fn gateway_error(error: &Error, request: &Request, close: bool) -> Vec<u8> {
-    let mut connection = Vec::new();
-    write_connection(&mut connection, request, close);
-    let words = error.to_string();
-    own_response(
-        error.status(),
-        error.token,
-        &words,
-        &connection,
-        request.is_head,
-    )
-}
-
-fn own_response(
-    status: u16,
-    token: &str,
-    words: &str,
-    connection: &[u8],
-    without_body: bool,
-) -> Vec<u8> {
-    let reason = match status {
-        400 => "Bad Request",
-        408 => "Request Timeout",
-        414 => "URI Too Long",
-        431 => "Request Header Fields Too Large",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        _ => "",
-    };
-    let body = format!("{status} {reason}: {words}\n");
-    let mut out = Vec::new();
-    // Writing to a Vec cannot fail.
-    let _ = write!(
-        out,
-        "HTTP/1.1 {status} {reason}\r\nDate: {}\r\nContent-Type: text/plain; charset=utf-8\r\n\
-         Content-Length: {}\r\nProxy-Status: simple-proxy; error={token}\r\n",
-        log::http_date(),
-        body.len(),
-    );
-    out.extend_from_slice(connection);
-    out.extend_from_slice(b"\r\n");
-    if !without_body {
-        out.extend_from_slice(body.as_bytes());
-    }
-    out
 }
 
 #[cfg(test)]

@@ -73,6 +73,15 @@ impl Listener {
     }
 }
 
+/// Whether an error of accept concerns that one client only (accept(2)).
+pub fn is_momentary(error: &io::Error) -> bool {
+    use io::ErrorKind::*;
+    matches!(
+        error.kind(),
+        WouldBlock | Interrupted | ConnectionAborted | ConnectionReset
+    )
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
         // An inherited one stays open in other threads: the kernel would go on telling.
@@ -192,6 +201,11 @@ impl Socket {
     /// Waits until the connection is reset, while nobody reads from it.
     pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.source.poll_broken(cx)
+    }
+
+    /// The other end's address.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
     }
 
     /// Ends our sending side (FIN).

@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
+use std::task::{Context, Poll};
 
 use native_tls::{Certificate, HandshakeError, TlsConnector};
 
@@ -18,6 +19,9 @@ use crate::stream::{Connection, Stream};
 pub struct Tls {
     connector: TlsConnector,
 }
+
+/// The one protocol that is offered, as it stands in a handshake (RFC 7301 §3.1).
+pub const ALPN: &[u8] = b"\x08http/1.1";
 
 /// What a certificate must satisfy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,11 +55,7 @@ impl Tls {
         server_name: &str,
         connection: Connection,
     ) -> Result<Connection, native_tls::Error> {
-        let transport = Transport {
-            stream: connection.stream,
-            received: connection.received,
-            ended: Cell::new(false),
-        };
+        let transport = Transport::over(connection);
         let mut handshake = self.connector.connect(server_name, transport);
         loop {
             match handshake {
@@ -66,7 +66,7 @@ impl Tls {
                 Err(HandshakeError::Failure(error)) => return Err(error),
                 Err(HandshakeError::WouldBlock(half)) => {
                     // A broken socket fails the next step of the handshake, with its reason.
-                    let _ = poll_fn(|cx| half.get_ref().stream.poll_unblocked(cx)).await;
+                    let _ = poll_fn(|cx| half.get_ref().poll_unblocked(cx)).await;
                     handshake = half.handshake();
                 }
             }
@@ -144,13 +144,29 @@ impl Write for TlsStream {
 }
 
 /// The stream below a TLS session, as OpenSSL wants to use it.
-struct Transport {
+pub struct Transport {
     stream: Stream,
     /// What was read ahead of OpenSSL, which asks for each record's header by itself; at
     /// first, what the peer had sent before TLS began here.
     received: Buffer,
     /// The stream ended.
     ended: Cell<bool>,
+}
+
+impl Transport {
+    /// Over a connection on which the peer may have begun already.
+    pub fn over(connection: Connection) -> Transport {
+        Transport {
+            stream: connection.stream,
+            received: connection.received,
+            ended: Cell::new(false),
+        }
+    }
+
+    /// Waits for what the last operation that would have blocked needs.
+    pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_unblocked(cx)
+    }
 }
 
 impl Read for Transport {

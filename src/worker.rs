@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::{Authority, Config};
 use crate::deadline::Timers;
 use crate::dial::Dialer;
+use crate::metrics::{Counters, Registry};
 use crate::pool::Pool;
 
 /// The settings, the route, and the thread's own pool and deadlines.
@@ -20,23 +21,33 @@ pub struct Worker {
     pub timers: Rc<Timers>,
     /// Host for a request that came without one.
     pub default_host: String,
+    /// What every thread counts.
+    pub registry: Registry,
+    thread: usize,
 }
 
 impl Worker {
-    /// A thread's worker with nothing open.
-    pub fn new(config: Arc<Config>, dialer: Dialer) -> Worker {
+    /// The worker of a thread, by its number, with nothing open.
+    pub fn new(config: Arc<Config>, dialer: Dialer, registry: Registry, thread: usize) -> Worker {
         Worker {
             default_host: default_host(&config.upstream, config.tls.is_some()),
             dialer,
             pool: Pool::new(config.limits.idle_upstreams),
             timers: Rc::default(),
             config,
+            registry,
+            thread,
         }
+    }
+
+    /// What this thread counts.
+    pub fn counters(&self) -> &Counters {
+        self.registry.of_thread(self.thread)
     }
 }
 
 /// The upstream's authority, without the port that its scheme implies.
-fn default_host(upstream: &Authority, with_tls: bool) -> String {
+pub fn default_host(upstream: &Authority, with_tls: bool) -> String {
     let text = upstream.to_string();
     match (with_tls, upstream.port) {
         (true, 443) | (false, 80) => {

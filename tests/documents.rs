@@ -34,7 +34,7 @@ const OTHER_NAMES: [&str; 11] = [
 ];
 
 /// Long flags of other programs that the documents use.
-const OTHER_FLAGS: [&str; 0] = [];
+const OTHER_FLAGS: [&str; 1] = ["--now"];
 
 /// The lines that users were promised, as they look for one request.
 const PROMISED_LINES: [&str; 4] = [

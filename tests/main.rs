@@ -1,6 +1,7 @@
 //! End-to-end tests over the real binary, one file per topic. Run by libtest-mimic, in
 //! which a test whose real peer is not installed is shown and counted as ignored.
 
+mod check;
 mod documents;
 mod drain;
 mod faults;
@@ -12,6 +13,7 @@ mod settings;
 mod strict;
 mod support;
 mod upgrade;
+mod watch;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -150,6 +152,19 @@ fn main() {
             clients_that_leave_before_the_101,
             forged_log_lines,
             every_class_ran;
+        check:
+            settings_are_shown_with_their_sources,
+            every_setting_is_shown,
+            a_route_through_a_proxy_to_tls,
+            broken_routes_are_named,
+            json_is_one_object;
+        watch:
+            health_is_answered_here,
+            metrics_count_what_happened,
+            metrics_tell_the_stage_that_failed,
+            the_metrics_port_serves_nothing_else,
+            json_lines_are_objects,
+            verbose_lines_have_numbers_and_times;
         documents:
             every_flag_and_variable_is_documented,
             promised_log_lines_are_documented;

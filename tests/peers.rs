@@ -73,6 +73,11 @@ pub fn trials() -> Vec<Trial> {
             }));
         }
     }
+    trials.push(trial(
+        "promtool_has_no_complaint",
+        &[Need::Command("promtool")],
+        crate::watch::promtool_has_no_complaint,
+    ));
     let needs = [Need::Command("nginx"), Need::Command("curl")];
     for (name, body) in [
         ("nginx_get_and_head", nginx_get_and_head as fn()),

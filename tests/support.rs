@@ -288,6 +288,15 @@ pub fn read_some(stream: &mut (impl Read + ?Sized), room: &mut [u8]) -> std::io:
     }
 }
 
+/// One line of JSON.
+pub fn json_of(line: impl AsRef<str>) -> serde_json::Value {
+    let line = line.as_ref();
+    let parsed = serde_json::from_str(line);
+    let value: serde_json::Value = parsed.unwrap_or_else(|error| panic!("{error}: {line}"));
+    assert!(value.is_object(), "{line}");
+    value
+}
+
 /// A byte stream: TCP, or TLS over it.
 pub trait Bytes: Read + Write + Send {}
 impl<T: Read + Write + Send> Bytes for T {}
@@ -390,6 +399,16 @@ impl Client {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
         }
+    }
+
+    /// Exactly so many bytes, if they come.
+    pub fn try_exactly(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.ahead.len() < count {
+            if self.read_more().ok()? == 0 {
+                return None;
+            }
+        }
+        Some(self.ahead.drain(..count).collect())
     }
 
     /// Exactly so many bytes, or fails the test.
@@ -558,6 +577,17 @@ pub fn upgrade_request(path: &str) -> String {
 pub const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
+/// The 101 for a handshake (RFC 6455 §4.2.2).
+pub fn switching(request: &str) -> String {
+    let key = field(request, "sec-websocket-key").unwrap_or_default();
+    let accept =
+        openssl::sha::sha1(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes());
+    SWITCHING.replace(
+        "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+        &openssl::base64::encode_block(&accept),
+    )
+}
+
 /// One binary WebSocket frame (RFC 6455 §5.2), masked as a client's.
 pub fn frame(payload: &[u8], masked: bool) -> Vec<u8> {
     let mask_bit = if masked { 0x80 } else { 0 };
@@ -589,7 +619,7 @@ pub fn frame(payload: &[u8], masked: bool) -> Vec<u8> {
 pub fn echo(mut client: Client) {
     while let Some(head) = client.try_head() {
         if field(&head, "upgrade").is_some() {
-            client.send(SWITCHING);
+            client.send(&switching(&head));
             while let Some(payload) = client.frame() {
                 if !client.try_send(&frame(&payload, false)) {
                     return;

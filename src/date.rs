@@ -1,0 +1,122 @@
+//! Times in UTC, as the log and HTTP write them.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+thread_local! {
+    static CLOCK: RefCell<Clock> = RefCell::default();
+}
+
+/// Appends the current time as RFC 3339 has it, to the millisecond.
+pub fn stamp(out: &mut String) {
+    CLOCK.with_borrow_mut(|clock| clock.stamp(SystemTime::now(), out));
+}
+
+/// All but the milliseconds is kept from line to line.
+#[derive(Default)]
+struct Clock {
+    second: u64,
+    text: String,
+}
+
+impl Clock {
+    fn stamp(&mut self, now: SystemTime, out: &mut String) {
+        let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let second = since_epoch.as_secs();
+        if self.text.is_empty() || second != self.second {
+            self.second = second;
+            let date = Date::of(second);
+            self.text = format!(
+                "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
+                date.year, date.month, date.day, date.hour, date.minute, date.second
+            );
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(out, "{}.{:03}Z", self.text, since_epoch.subsec_millis());
+    }
+}
+
+/// A moment in UTC.
+struct Date {
+    year: u64,
+    month: u64,
+    day: u64,
+    hour: u64,
+    minute: u64,
+    second: u64,
+    /// 0 is Sunday.
+    weekday: u64,
+}
+
+impl Date {
+    /// The proleptic Gregorian calendar, years beginning in March.
+    fn of(since_epoch: u64) -> Date {
+        let days = since_epoch / 86_400 + 719_468;
+        let era = days / 146_097;
+        let day_of_era = days % 146_097;
+        let year_of_era =
+            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted_month = (5 * day_of_year + 2) / 153;
+        let month = if shifted_month < 10 {
+            shifted_month + 3
+        } else {
+            shifted_month - 9
+        };
+        Date {
+            year: era * 400 + year_of_era + u64::from(month <= 2),
+            month,
+            day: day_of_year - (153 * shifted_month + 2) / 5 + 1,
+            hour: since_epoch / 3600 % 24,
+            minute: since_epoch / 60 % 60,
+            second: since_epoch % 60,
+            weekday: (since_epoch / 86_400 + 4) % 7,
+        }
+    }
+}
+
+/// The current time as an HTTP date (RFC 9110 §5.6.7).
+pub fn http_date() -> String {
+    const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let date = Date::of(now.as_secs());
+    format!(
+        "{}, {:02} {} {:04} {:02}:{:02}:{:02} GMT",
+        DAYS[date.weekday as usize],
+        date.day,
+        MONTHS[date.month as usize - 1],
+        date.year,
+        date.hour,
+        date.minute,
+        date.second
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        let mut clock = Clock::default();
+        for (millis, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_123, "2000-02-29T00:00:00.123Z"),
+            (1_795_366_799_999, "2026-11-22T16:59:59.999Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            let at = UNIX_EPOCH + Duration::from_millis(millis);
+            let mut line = String::new();
+            clock.stamp(at, &mut line);
+            assert_eq!(line, expected);
+        }
+        assert_eq!(Date::of(1_795_366_799).weekday, 0);
+    }
+}

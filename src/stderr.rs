@@ -1,0 +1,179 @@
+//! Lines on standard error: they collect in a buffer of the thread and are written when
+//! it is about to wait. A reader that stops costs lines, which are counted, never the data
+//! path's time.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+
+/// What a pipe takes at once without blocking, when it takes anything (PIPE_BUF).
+const WRITE_AT_ONCE: usize = 4096;
+
+/// Lines that wait for a stuck reader, in bytes; beyond it lines are dropped.
+const HELD_BACK: usize = 256 * 1024;
+
+/// Written out while a thread is busy, at this many bytes.
+const BUSY_FLUSH: usize = 16 * 1024;
+
+/// How soon a reader that was stuck is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+#[derive(Default)]
+struct Pending {
+    lines: String,
+    dropped: usize,
+}
+
+thread_local! {
+    static PENDING: RefCell<Pending> = RefCell::default();
+}
+
+/// Does nothing while a line is being formatted, should that very formatting panic.
+fn with_pending<T: Default>(work: impl FnOnce(&mut Pending) -> T) -> T {
+    PENDING.with(|pending| match pending.try_borrow_mut() {
+        Ok(mut pending) => work(&mut pending),
+        Err(_) => T::default(),
+    })
+}
+
+/// Adds the line that `fill` appends, without its end. Longer than a pipe takes at once,
+/// it is cut.
+pub fn line(fill: impl FnOnce(&mut String)) {
+    with_pending(|pending| {
+        if pending.lines.len() > HELD_BACK {
+            pending.dropped += 1;
+            return;
+        }
+        pending.line(fill);
+        if pending.lines.len() >= BUSY_FLUSH {
+            pending.write_out(Duration::ZERO);
+        }
+    });
+}
+
+/// How many lines were dropped since it was last asked; 0 while more are to be expected.
+pub fn take_dropped() -> usize {
+    with_pending(|pending| match pending.lines.len() < HELD_BACK / 2 {
+        true => std::mem::take(&mut pending.dropped),
+        false => 0,
+    })
+}
+
+/// Writes the thread's lines out, as far as the reader takes them without a wait. Gives
+/// the time after which to try again, if some are left.
+pub fn flush() -> Option<Duration> {
+    with_pending(|pending| {
+        pending.write_out(Duration::ZERO);
+        (!pending.lines.is_empty()).then_some(RETRY)
+    })
+}
+
+/// Writes the thread's lines out before it ends, waiting a moment for a slow reader.
+pub fn flush_last() {
+    with_pending(|pending| pending.write_out(Duration::from_millis(500)));
+}
+
+/// Whether standard error is the journal: JOURNAL_STREAM names its device and inode.
+pub fn is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    let Ok(stat) = rustix::fs::fstat(io::stderr().as_fd()) else {
+        return false;
+    };
+    stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+impl Pending {
+    fn line(&mut self, fill: impl FnOnce(&mut String)) {
+        let start = self.lines.len();
+        fill(&mut self.lines);
+        self.lines.push('\n');
+        // Only a line that a pipe takes at once can never block.
+        if self.lines.len() - start > WRITE_AT_ONCE {
+            let cut = start + WRITE_AT_ONCE - "...\n".len();
+            self.lines.truncate(floor_char(&self.lines, cut));
+            self.lines.push_str("...\n");
+        }
+    }
+
+    fn write_out(&mut self, patience: Duration) {
+        let stderr = io::stderr();
+        let mut written = 0;
+        while written < self.lines.len() {
+            let rest = &self.lines.as_bytes()[written..];
+            let piece = &rest[..whole_lines(rest)];
+            if !writable(&stderr, patience) {
+                break;
+            }
+            match rustix::io::write(&stderr, piece) {
+                Ok(n) => written += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => break,
+                // Closed or full: the lines have nowhere to go.
+                Err(_) => written = self.lines.len(),
+            }
+        }
+        self.lines.drain(..ceil_char(&self.lines, written));
+    }
+}
+
+fn floor_char(text: &str, mut at: usize) -> usize {
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+fn ceil_char(text: &str, mut at: usize) -> usize {
+    // A write that ended inside a character loses its rest: better than a panic.
+    while !text.is_char_boundary(at) {
+        at += 1;
+    }
+    at
+}
+
+/// How many bytes of `lines` to write at once: whole lines, of which one always fits.
+fn whole_lines(lines: &[u8]) -> usize {
+    if lines.len() <= WRITE_AT_ONCE {
+        return lines.len();
+    }
+    let newline = lines[..WRITE_AT_ONCE].iter().rposition(|&b| b == b'\n');
+    newline.map_or(WRITE_AT_ONCE, |at| at + 1)
+}
+
+fn writable(stderr: &io::Stderr, patience: Duration) -> bool {
+    let mut fds = [PollFd::new(stderr, PollFlags::OUT)];
+    let timeout = Timespec {
+        tv_sec: patience.as_secs() as i64,
+        tv_nsec: patience.subsec_nanos().into(),
+    };
+    // A broken stream counts as writable: the write says so and the lines are let go.
+    matches!(poll(&mut fds, Some(&timeout)), Ok(n) if n > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_is_longer_than_a_pipe_takes_at_once() {
+        let mut pending = Pending::default();
+        pending.line(|line| line.push_str(&"聊".repeat(3000)));
+        assert!(pending.lines.len() <= WRITE_AT_ONCE);
+        assert!(pending.lines.ends_with("聊...\n"));
+    }
+
+    #[test]
+    fn writes_go_out_in_whole_lines() {
+        assert_eq!(whole_lines(b"a\nb\n"), 4);
+        let mut lines = vec![b'x'; 4000];
+        lines.push(b'\n');
+        lines.extend(vec![b'y'; 200]);
+        lines.push(b'\n');
+        assert_eq!(whole_lines(&lines), 4001);
+    }
+}

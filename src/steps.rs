@@ -1,0 +1,76 @@
+//! What each step of a walk along the route took.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+/// A step on the way to the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Looking up the first hop's name.
+    Resolve,
+    /// The TCP connection to the first hop.
+    Connect,
+    /// The TLS handshake with the proxy.
+    ProxyTls,
+    /// SOCKS5, or CONNECT.
+    Proxy,
+    /// The TLS handshake with the upstream.
+    Tls,
+}
+
+impl Step {
+    const ALL: [Step; 5] = [
+        Step::Resolve,
+        Step::Connect,
+        Step::ProxyTls,
+        Step::Proxy,
+        Step::Tls,
+    ];
+
+    /// Its name in the log and in the report of `--check`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Step::Resolve => "resolve",
+            Step::Connect => "connect",
+            Step::ProxyTls => "proxy-tls",
+            Step::Proxy => "proxy",
+            Step::Tls => "tls",
+        }
+    }
+}
+
+/// The steps of one walk, in the order in which they are always taken.
+pub struct Steps {
+    began: Instant,
+    done: [Cell<Option<Duration>>; Step::ALL.len()],
+}
+
+impl Steps {
+    /// The walk begins now.
+    pub fn begin() -> Steps {
+        Steps {
+            began: Instant::now(),
+            done: Default::default(),
+        }
+    }
+
+    /// A step has just been done, all of it since the one before.
+    pub fn done(&self, step: Step) {
+        self.done[step as usize].set(Some(self.began.elapsed()));
+    }
+
+    /// The steps that were done, and what each took.
+    pub fn taken(&self) -> impl Iterator<Item = (Step, Duration)> + use<'_> {
+        let mut before = Duration::ZERO;
+        Step::ALL.into_iter().filter_map(move |step| {
+            let until = self.done[step as usize].get()?;
+            Some((step, until - std::mem::replace(&mut before, until)))
+        })
+    }
+
+    /// What they took together.
+    pub fn total(&self) -> Duration {
+        let done = self.done.iter().filter_map(Cell::get);
+        done.max().unwrap_or_default()
+    }
+}

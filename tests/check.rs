@@ -1,0 +1,295 @@
+//! `--check`: what it reports, and that it names the right stage and cause of broken routes.
+
+use std::process::Stdio;
+
+use crate::support::*;
+
+struct Checked {
+    status: Option<i32>,
+    text: String,
+}
+
+/// Runs the check to its end; its standard error must stay empty.
+fn check(args: &[&str], environment: &[(&str, &str)]) -> Checked {
+    let mut command = program();
+    command.arg("--check").args(args);
+    command.envs(environment.iter().copied());
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
+    Checked {
+        status: output.status.code(),
+        text: String::from_utf8(output.stdout).unwrap(),
+    }
+}
+
+impl Checked {
+    #[track_caller]
+    fn has(&self, words: &str) {
+        let text = self.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(words), "no {words:?} in:\n{}", self.text);
+    }
+
+    fn fits_a_terminal(&self) {
+        let wide = |line: &&str| line.chars().count() > 80;
+        assert_eq!(self.text.lines().find(wide), None, "{}", self.text);
+    }
+}
+
+pub fn settings_are_shown_with_their_sources() {
+    let upstream = answering(|_| ok("fine")).to_string();
+    let environment = [
+        ("UPSTREAM_HOST", "no-such.invalid:1"),
+        ("LISTEN_PORT", "8080"),
+        ("HTTP_PROXY", ""),
+    ];
+    let checked = check(&["-u", &upstream, "-v", "--forwarded"], &environment);
+    assert_eq!(checked.status, Some(0), "{}", checked.text);
+    checked.fits_a_terminal();
+    checked.has(&format!("upstream-host {upstream} --upstream-host"));
+    checked.has("listen-port 8080 LISTEN_PORT");
+    checked.has("bind every address default");
+    checked.has("http-proxy none default");
+    checked.has("forwarded on --forwarded");
+    checked.has("verbose on --verbose");
+    checked.has(&format!("route direct to {upstream}"));
+    checked.has("was answered 200 OK");
+    checked.has("all is well");
+}
+
+pub fn every_setting_is_shown() {
+    use argh::ArgsInfo;
+    let upstream = answering(|_| ok("fine")).to_string();
+    let checked = check(&["-u", &upstream], &[]);
+    let others = ["--help", "--version", "--check", "--check-path"];
+    let info = simple_proxy::cli::Args::get_args_info();
+    let flags = info.flags.iter().map(|flag| flag.long);
+    for flag in flags.filter(|flag| !others.contains(flag)) {
+        let name = format!("  {} ", &flag[2..]);
+        let shown = checked.text.lines().any(|line| line.starts_with(&name));
+        assert!(shown, "{flag} is not in:\n{}", checked.text);
+    }
+}
+
+pub fn a_route_through_a_proxy_to_tls() {
+    let upstream = tls_origin("origin.test", echo).to_string();
+    let socks = origin(|client| socks_server(client, "user", "s3cret")).to_string();
+    let variable = format!("socks5://user:s3cret@{socks}");
+    let args = ["-u", &upstream, "--tls", "on", "--tls-name", "origin.test"];
+    let checked = check(
+        &[&args[..], &["--check-path", "/ws?a=b"]].concat(),
+        &[("SOCKS_PROXY", &variable)],
+    );
+    assert_eq!(checked.status, Some(0), "{}", checked.text);
+    assert!(!checked.text.contains("s3cret"), "{}", checked.text);
+    checked.has(&format!(
+        "socks-proxy socks5://user:***@{socks} SOCKS_PROXY"
+    ));
+    checked.has(&format!("ms SOCKS5 to {upstream}"));
+    checked.has("ms server name (SNI) origin.test");
+    checked.has("certificate, by TLSv1.3 with TLS_");
+    checked.has("subject CN=origin.test");
+    checked.has("issuer CN=origin.test");
+    checked.has("days)");
+    checked.has("verified no: self-signed certificate");
+    checked.has("GET /ws?a=b was answered 101");
+
+    // Its own root, but another name.
+    let folder = Folder::new("check");
+    let certificate = Certificate::new("origin.test");
+    let roots = folder.write("root.pem", &certificate.pem());
+    let acceptor = certificate.acceptor();
+    let upstream = origin(move |client| {
+        if let Some(client) = client.accept_tls(&acceptor) {
+            echo(client);
+        }
+    });
+    let upstream = upstream.to_string();
+    let args = ["-u", &upstream, "--tls", "on", "--tls-verify"];
+    for (name, status, verified) in [
+        ("origin.test", 0, "verified yes"),
+        ("other.test", 1, "verified no: hostname mismatch"),
+    ] {
+        let more = ["--tls-ca", &roots, "--tls-name", name];
+        let checked = check(&[&args[..], &more].concat(), &[]);
+        assert_eq!(checked.status, Some(status), "{}", checked.text);
+        checked.has(verified);
+    }
+    let checked = check(&args, &[]);
+    assert_eq!(checked.status, Some(1));
+    checked.has("failed: [tls]");
+    checked.has("certificate verify failed");
+    checked.has("trust its root with --tls-ca");
+}
+
+/// A SOCKS5 server for one user.
+fn socks_server(mut client: Client, user: &str, password: &str) {
+    let Some(greeting) = client.try_exactly(2) else {
+        return;
+    };
+    client.exactly(greeting[1].into());
+    client.send_bytes(&[5, 2]);
+    let mut told = Vec::new();
+    client.exactly(1);
+    for _ in 0..2 {
+        let length = client.exactly(1)[0];
+        told.push(client.exactly(length.into()));
+    }
+    if told != [user.as_bytes(), password.as_bytes()] {
+        client.try_send(&[1, 1]);
+        return;
+    }
+    client.send_bytes(&[1, 0]);
+    let request = client.exactly(10);
+    let port = u16::from_be_bytes([request[8], request[9]]);
+    client.send_bytes(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    splice(client, Client::connect(([127, 0, 0, 1], port).into()));
+}
+
+pub fn broken_routes_are_named() {
+    let fine = answering(|_| ok("fine")).to_string();
+    let dead = dead_address().to_string();
+    let user = origin(|client| socks_server(client, "user", "s3cret")).to_string();
+    let wrong = format!("socks5://user:wr0ng@{user}");
+    let denying = origin(|mut client| {
+        let Some(greeting) = client.try_exactly(2) else {
+            return;
+        };
+        client.exactly(greeting[1].into());
+        client.send_bytes(&[5, 0]);
+        client.exactly(10);
+        client.send_bytes(&[5, 2, 0, 1, 0, 0, 0, 0, 0, 0]);
+    });
+    let denying = denying.to_string();
+    let connect = |answer: &'static str| {
+        let proxy = origin(move |mut client| {
+            if client.try_head().is_some() {
+                client.send(answer);
+            }
+        });
+        proxy.to_string()
+    };
+    let forbidden = connect("HTTP/1.1 403 Forbidden\r\n\r\n");
+    let unauthorized = connect("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
+    let plain = origin(|mut client| {
+        client.exactly(1);
+        client.try_send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    });
+    let plain = plain.to_string();
+    let silent = origin(|mut client| {
+        client.rest_or_reset();
+    });
+    let silent = silent.to_string();
+    let closing = origin(|mut client| {
+        client.try_head();
+    });
+    let closing = closing.to_string();
+    let cases: [(&[&str], &str, &str, &str); 11] = [
+        (
+            &["-u", "no-such.invalid:80"],
+            "[resolve] no-such.invalid:80: ",
+            "",
+            "check the spelling of the upstream's name",
+        ),
+        (
+            &["-u", &dead],
+            "[connect]",
+            "connection refused",
+            "does the upstream listen on this port?",
+        ),
+        (
+            &["-u", &fine, "-s", &dead],
+            "[proxy-connect]",
+            "connection refused",
+            "does the proxy listen on this port",
+        ),
+        (
+            &["-u", &fine, "-s", &wrong],
+            "[proxy-auth]",
+            "",
+            "check user and password in the proxy's URL",
+        ),
+        (
+            &["-u", &fine, "-s", &denying],
+            "[proxy-refused]",
+            "not allowed by its rules",
+            "may it connect to this host and port",
+        ),
+        (
+            &["-u", &fine, "--http-proxy", &forbidden],
+            "[proxy-refused]",
+            "403 Forbidden",
+            "may it connect to this host and port",
+        ),
+        (
+            &["-u", &fine, "--http-proxy", &unauthorized],
+            "[proxy-auth]",
+            "407 Proxy Authentication Required",
+            "check user and password",
+        ),
+        (
+            &["-u", &plain, "--tls", "on"],
+            "[tls]",
+            "wrong version number",
+            "if not, --tls off",
+        ),
+        (
+            &["-u", &silent, "--connect-timeout", "0.5"],
+            "[response]",
+            "timed out after 500ms",
+            "then --tls on",
+        ),
+        (
+            &["-u", &closing],
+            "[response]",
+            "the upstream closed without a response",
+            "does it speak HTTP/1.1?",
+        ),
+        (
+            &["-u", &fine, "--check-path", "/ws"],
+            "[response]",
+            "the WebSocket handshake on /ws was answered 200 OK, not 101",
+            "check the path",
+        ),
+    ];
+    for (args, stage, cause, advice) in cases {
+        let checked = check(args, &[]);
+        assert_eq!(checked.status, Some(1), "{args:?}\n{}", checked.text);
+        checked.has(&format!("failed: {stage}"));
+        checked.has(cause);
+        checked.has(advice);
+        checked.fits_a_terminal();
+        assert!(!checked.text.contains("wr0ng"), "{}", checked.text);
+    }
+    // Bad usage is told like any other.
+    let output = program().args(["-u", &fine, "--check-path", "/"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.starts_with("simple-proxy: --check-path: goes with --check\n"));
+}
+
+pub fn json_is_one_object() {
+    let upstream = tls_origin("origin.test", echo).to_string();
+    let dead = dead_address().to_string();
+    for (args, ok) in [
+        (vec!["-u", &*upstream, "--tls", "on", "-d"], true),
+        (vec!["-u", &*dead, "-d"], false),
+    ] {
+        let checked = check(&[&args[..], &["--log-format=json"]].concat(), &[]);
+        assert_eq!(checked.status, Some(if ok { 0 } else { 1 }));
+        assert_eq!(checked.text.lines().count(), 1, "{}", checked.text);
+        let report = json_of(checked.text.trim_end());
+        assert_eq!(report["ok"], ok);
+        assert_eq!(report["settings"][0]["source"], "--upstream-host");
+        assert_eq!(report["failure"].is_null(), ok);
+        if ok {
+            assert_eq!(report["certificate"]["subject"], "CN=origin.test");
+            let days = report["certificate"]["days_left"].as_i64();
+            assert!(matches!(days, Some(1 | 2)), "{days:?}");
+            assert_eq!(report["steps"][2]["name"], "tls");
+        } else {
+            assert_eq!(report["failure"]["stage"], "connect");
+            assert!(report["certificate"].is_null());
+        }
+    }
+}

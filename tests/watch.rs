@@ -1,0 +1,366 @@
+//! Watching the program: the health path, the metrics, and the log as JSON.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
+use std::sync::Mutex;
+
+use crate::support::*;
+
+pub fn health_is_answered_here() {
+    let (report, seen) = channel();
+    let report = Mutex::new(report);
+    let (go_on, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = origin(move |mut client| {
+        while let Some(head) = client.try_head() {
+            let line = head.lines().next().unwrap().to_owned();
+            let slow = line.contains("/slow");
+            report.lock().unwrap().send(line).unwrap();
+            if slow {
+                wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            }
+            if let Some(length) = field(&head, "content-length") {
+                client.exactly(length.parse().unwrap());
+            }
+            client.send(&ok("upstream"));
+        }
+    });
+    let args = ["--health-path", "/healthz", "--drain-timeout", "60"];
+    let proxy = Proxy::before(upstream, &args);
+    let mut client = proxy.connect();
+    for (request, method, text) in [
+        (
+            "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET",
+            "200 OK: serving\n",
+        ),
+        ("HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n", "HEAD", ""),
+        (
+            "GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+            "GET",
+            "200 OK: serving\n",
+        ),
+        // Anything else goes the usual way.
+        (
+            "GET /healthz?x HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET",
+            "upstream",
+        ),
+        (
+            "GET /healthz/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET",
+            "upstream",
+        ),
+        (
+            "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+            "POST",
+            "upstream",
+        ),
+    ] {
+        client.send(request);
+        let response = client.response_to(method);
+        assert_eq!(response.status(), 200, "{request}");
+        assert_eq!(response.text(), text, "{request}");
+        if text != "upstream" {
+            assert_eq!(response.field("cache-control"), Some("no-store"));
+        }
+    }
+    let asked: Vec<_> = seen.try_iter().collect();
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    // A body is not read, so it cannot be taken for a request.
+    let mut client = proxy.connect();
+    client.send("GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nGET ");
+    let response = client.response();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.field("connection"), Some("close"));
+    assert!(client.is_closed());
+
+    // A connection that was busy when the drain began is told of it.
+    let mut busy = proxy.connect();
+    busy.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\nGET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(
+        seen.recv_timeout(PATIENCE).as_deref(),
+        Ok("GET /slow HTTP/1.1")
+    );
+    let mut idle = proxy.connect();
+    idle.send("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(idle.response().status(), 200);
+    proxy.guard.signal("TERM");
+    let response = loop {
+        idle.send("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+        let response = idle.response();
+        if response.status() != 200 {
+            break response;
+        }
+    };
+    assert_eq!(response.text(), "503 Service Unavailable: draining\n");
+    assert_eq!(response.field("connection"), Some("close"));
+    go_on.send(()).unwrap();
+    assert_eq!(busy.response().text(), "upstream");
+    // Only the two that the upstream got are in the log, with two lines each.
+    assert_eq!(proxy.log.text().matches("healthz ").count(), 4);
+}
+
+/// Starts the program with metrics; gives their address as well.
+fn start_measured(args: &[&str]) -> (Proxy, SocketAddr) {
+    let metrics = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en"];
+    let proxy = Proxy::start(&[args, &metrics].concat());
+    let line = proxy.log.wait_for("metrics: http://");
+    let address = line.rsplit("http://").next().unwrap();
+    let address = address.trim_end_matches("/metrics").parse().unwrap();
+    (proxy, address)
+}
+
+fn page(address: SocketAddr) -> Response {
+    let mut client = Client::connect(address);
+    client.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+    let response = client.response();
+    assert!(client.is_closed());
+    response
+}
+
+/// Values by name and labels, as they stand.
+fn values(address: SocketAddr) -> HashMap<String, f64> {
+    let text = page(address).text();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        })
+        .collect()
+}
+
+pub fn metrics_count_what_happened() {
+    let upstream = origin(echo).to_string();
+    let (proxy, metrics) = start_measured(&["-u", &upstream, "--threads", "2"]);
+    let before = values(metrics);
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/a").status(), 200);
+    }
+    let posted =
+        "POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    // The upstream of this test takes no bodies: what it makes of it is its own affair.
+    proxy.fetch(posted);
+    assert_eq!(
+        proxy.fetch("BREW / HTTP/1.1\r\nHost: a b\r\n\r\n").status(),
+        400
+    );
+    let mut tunnel = proxy.connect();
+    tunnel.upgrade("/ws");
+    let message = vec![7; 100_000];
+    tunnel.send_bytes(&frame(&message, true));
+    assert_eq!(tunnel.frame().unwrap(), message);
+    let now = values(metrics);
+    let grown = |name: &str| {
+        let name = format!("simple_proxy_{name}");
+        now.get(&name).unwrap_or_else(|| panic!("no {name}")) - before[&name]
+    };
+    assert_eq!(grown("requests_total{method=\"GET\",status=\"2xx\"}"), 3.0);
+    assert_eq!(grown("requests_total{method=\"GET\",status=\"1xx\"}"), 1.0);
+    assert_eq!(grown("requests_total{method=\"POST\",status=\"2xx\"}"), 1.0);
+    assert_eq!(
+        grown("requests_total{method=\"other\",status=\"4xx\"}"),
+        1.0
+    );
+    assert_eq!(grown("connections_total"), 6.0);
+    assert_eq!(grown("upgrades_total"), 1.0);
+    assert_eq!(grown("upgrades_open"), 1.0);
+    let up = grown("carried_bytes_total{direction=\"upstream\"}");
+    let down = grown("carried_bytes_total{direction=\"downstream\"}");
+    assert_eq!(up, (3 + 100_014) as f64);
+    assert!((100_010.0..101_000.0).contains(&down), "{down}");
+    let dials = grown("dial_duration_seconds_count");
+    let hits = grown("pool_lookups_total{result=\"hit\"}");
+    let misses = grown("pool_lookups_total{result=\"miss\"}");
+    assert_eq!(hits + misses, 4.0);
+    assert_eq!(dials, misses + 1.0, "every miss and the upgrade");
+    assert_eq!(grown("response_head_duration_seconds_count"), 5.0);
+    let start = now["process_start_time_seconds"];
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64() - start;
+    assert!((0.0..PATIENCE.as_secs_f64()).contains(&since), "{since}");
+    drop(tunnel);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while values(metrics)["simple_proxy_upgrades_open"] > 0.0
+        || values(metrics)["simple_proxy_connections_open"] > 0.0
+    {
+        assert!(std::time::Instant::now() < deadline, "still open");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+pub fn metrics_tell_the_stage_that_failed() {
+    let dead = dead_address().to_string();
+    for (args, stage) in [
+        (vec!["-u", &*dead], "connect"),
+        (vec!["-u", "a.invalid:1", "-s", &*dead], "proxy-connect"),
+    ] {
+        let (proxy, metrics) = start_measured(&args);
+        assert_eq!(proxy.get("/").status(), 502);
+        let now = values(metrics);
+        let name = format!("simple_proxy_upstream_failures_total{{stage=\"{stage}\"}}");
+        assert_eq!(now[&name], 1.0);
+        assert_eq!(
+            now["simple_proxy_requests_total{method=\"GET\",status=\"5xx\"}"],
+            1.0
+        );
+    }
+}
+
+pub fn the_metrics_port_serves_nothing_else() {
+    let upstream = answering(|_| ok("upstream")).to_string();
+    let (proxy, metrics) = start_measured(&["-u", &upstream, "--head-timeout", "1"]);
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        (
+            "POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+            404,
+        ),
+        (
+            "GET /metrics HTTP/1.1\r\nHost: a\r\nBad Name: x\r\n\r\n",
+            400,
+        ),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", 501),
+        ("GET /metrics?x=y HTTP/1.0\r\n\r\n", 200),
+    ] {
+        let mut client = Client::connect(metrics);
+        client.send(request);
+        assert_eq!(client.response().status(), status, "{request}");
+        assert!(client.is_closed());
+    }
+    // Silent readers are let go, and hold nobody up for longer.
+    let silent: Vec<_> = (0..20).map(|_| Client::connect(metrics)).collect();
+    assert_eq!(page(metrics).status(), 200);
+    for mut client in silent {
+        assert!(client.is_closed());
+    }
+    assert_eq!(proxy.get("/").text(), "upstream");
+    let address = metrics.to_string();
+    let mut command = program();
+    command.args(["-u", &upstream, "-b", "127.0.0.1", "-p", "0"]);
+    let refused = command
+        .args(["--metrics-listen", &address])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&refused.stderr),
+        format!("simple-proxy: --metrics-listen: {address}: address already in use\n")
+    );
+}
+
+/// Prometheus' own linter, of its Debian package.
+pub fn promtool_has_no_complaint() {
+    let upstream = answering(|_| ok("fine")).to_string();
+    let (proxy, metrics) = start_measured(&["-u", &upstream]);
+    proxy.get("/");
+    let response = page(metrics);
+    let content_type = response.field("content-type");
+    assert_eq!(
+        content_type,
+        Some("text/plain; version=0.0.4; charset=utf-8")
+    );
+    let mut linter = Command::new("promtool");
+    linter.args(["check", "metrics"]).stdin(Stdio::piped());
+    let linter = linter.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut linter = linter.spawn().unwrap();
+    linter
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(&response.body)
+        .unwrap();
+    let output = linter.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert_eq!(String::from_utf8_lossy(&said), "");
+    assert!(output.status.success());
+}
+
+pub fn json_lines_are_objects() {
+    let upstream = origin(echo).to_string();
+    let args = ["-u", &upstream, "--log-format", "json", "-v"];
+    let mut command = program();
+    command.args(["-b", "127.0.0.1", "-p", "0"]).args(args);
+    command.stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut guard = Guard::spawn(&mut command);
+    let log = Lines::collect(guard.0.stderr.take().unwrap());
+    let first = json_of(log.wait_for("\"listening\""));
+    let address = first["address"].as_str().unwrap().parse().unwrap();
+    let mut client = Client::connect(address);
+    client.send("GET /a\"\\\u{7f}é?q=secret HTTP/1.1\r\nHost: b\r\n\r\n");
+    let answered = client.response().status();
+    assert_eq!(answered, 400, "a control character");
+    drop(client);
+    let mut client = Client::connect(address);
+    client.send("GET /a\"\\{?q=secret HTTP/1.1\r\nHost: b\r\n\r\n");
+    client.response();
+    let mut client = Client::connect(address);
+    client.upgrade("/ws");
+    client.send_bytes(&frame(b"hello", true));
+    client.frame();
+    drop(client);
+    log.wait_for("\"upgrade_closed\"");
+    guard.signal("TERM");
+    assert_eq!(guard.wait().code(), Some(0));
+    log.wait_for("\"stopped\"");
+    let text = log.text();
+    assert!(!text.contains("secret"), "{text}");
+    let lines: Vec<_> = text.lines().map(json_of).collect();
+    for line in &lines {
+        let time = line["time"].as_str().unwrap();
+        assert!(time.len() == 24 && time.ends_with('Z'), "{time}");
+        assert!(["info", "debug", "warning"].contains(&line["level"].as_str().unwrap()));
+    }
+    let event = |name: &str| {
+        let found = lines.iter().find(|line| line["event"] == name);
+        found.unwrap_or_else(|| panic!("no {name} in {text}"))
+    };
+    assert_eq!(event("request_rejected")["status"], 400);
+    let done = event("request_done");
+    assert_eq!(done["path"], "/a\"\\{");
+    assert_eq!(done["method"], "GET");
+    assert_eq!(done["status"], 200);
+    assert_eq!(done["connection"], 2);
+    assert!(done["seconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(event("upgrade_request")["protocol"], "WebSocket");
+    assert_eq!(event("upgrade_closed")["bytes_up"], 11);
+    assert!(event("dialled")["connect"].as_f64().is_some());
+    assert_eq!(event("route")["route"], "direct");
+    assert_eq!(event("stopped")["cut_off"], 0);
+}
+
+pub fn verbose_lines_have_numbers_and_times() {
+    let upstream = origin(echo);
+    let proxy = Proxy::before(upstream, &["-v", "--log-lang", "en"]);
+    let mut client = proxy.connect();
+    client.send("GET /a HTTP/1.1\r\nHost: b\r\n\r\n");
+    client.response();
+    client.upgrade("/ws");
+    client.send_bytes(&frame(b"hello", true));
+    client.frame();
+    drop(client);
+    for (line, end) in [
+        ("connection 1: from 127.0.0.1:", ""),
+        ("connection 1: upstream reached in ", ")"),
+        ("connection 1: GET /a -> 200 in ", " ms"),
+        ("connection 1: relayed 11 bytes up, 9 down in ", " s"),
+        ("connection 1: closed after ", " s"),
+    ] {
+        let line = proxy.log.wait_for(line);
+        assert!(line.ends_with(end), "{line}");
+    }
+    // And -q keeps all of it out of the log.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = inheriting(&listener, "", &["-u", &upstream.to_string(), "-q"]);
+    let mut guard = Guard::spawn(command.stderr(Stdio::piped()));
+    let log = Lines::collect(guard.0.stderr.take().unwrap());
+    let mut client = Client::connect(listener.local_addr().unwrap());
+    client.send("GET /a HTTP/1.1\r\nHost: b\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+    guard.signal("TERM");
+    assert_eq!(guard.wait().code(), Some(0));
+    assert_eq!(log.text(), "");
+}
