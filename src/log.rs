@@ -261,6 +261,10 @@ pub fn started(addresses: &[SocketAddr], metrics: Option<SocketAddr>, config: &C
 
 /// A request head has arrived on the connection of that number.
 pub fn request(connection: u64, method: &str, path: &str, host: &[u8]) {
+    // The two lines of every request cost nothing where they are not wanted.
+    if !enabled(Priority::Info) {
+        return;
+    }
     let method = method.as_bytes();
     let path = without_query(path).as_bytes();
     let members = [
@@ -345,6 +349,10 @@ pub fn upgrade_closed(
 
 /// A response was delivered whole; `bytes` of body.
 pub fn request_done(subject: &Subject, status: u16, bytes: u64) {
+    if !enabled(Priority::Info) {
+        return;
+    }
+    let elapsed = subject.elapsed();
     let [connection, method, path] = subject.members();
     let members = [
         connection,
@@ -352,7 +360,7 @@ pub fn request_done(subject: &Subject, status: u16, bytes: u64) {
         path,
         ("status", Value::Number(status.into())),
         ("bytes", Value::Number(bytes)),
-        ("seconds", Value::Seconds(subject.elapsed())),
+        ("seconds", Value::Seconds(elapsed)),
     ];
     emit(
         Priority::Info,
@@ -360,7 +368,7 @@ pub fn request_done(subject: &Subject, status: u16, bytes: u64) {
         format_args!("请求完成: {subject} -> {status} ({bytes} bytes)"),
         format_args!("request done: {subject} -> {status} ({bytes} bytes)"),
     );
-    let (connection, millis) = (subject.connection, millis(subject.elapsed()));
+    let (connection, millis) = (subject.connection, millis(elapsed));
     detail(
         format_args!("连接 {connection}: {subject} -> {status}，用时 {millis} 毫秒"),
         format_args!("connection {connection}: {subject} -> {status} in {millis} ms"),
