@@ -369,6 +369,11 @@ impl Decoder {
 
     /// Collects the trailer section (RFC 9112 §7.1.2) and gives how many bytes it took.
     fn take_trailers(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
+        if self.trailers.is_empty() && bytes.starts_with(b"\r\n") {
+            // Nearly always there are none, and nothing needs to be collected.
+            self.state = State::Done;
+            return Ok(2);
+        }
         let collected = self.trailers.len();
         self.trailers.extend_from_slice(bytes);
         let length = match self.trailer_scan.advance(&self.trailers, |_| Ok(())) {
