@@ -1,5 +1,5 @@
-//! The documents against the program: every flag and variable is in the manual page, the
-//! README and the CHANGELOG, and none is in them that does not exist.
+//! The documents against the program: every flag and variable is in the manual page, both
+//! READMEs and the CHANGELOG, and none is in them that does not exist.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +8,7 @@ use simple_proxy::cli::Args;
 
 const MANUAL: &str = include_str!("../man/simple-proxy.1");
 const README: &str = include_str!("../README.md");
+const README_ZH: &str = include_str!("../README.zh-CN.md");
 const CHANGELOG: &str = include_str!("../CHANGELOG.md");
 
 const VARIABLES: [&str; 5] = [
@@ -60,11 +61,10 @@ pub fn every_flag_and_variable_is_documented() {
         "the variables that --help names"
     );
     assert_eq!(flags_of_the_manual(), flags, "OPTIONS of the manual page");
-    assert_eq!(
-        flags_of_the_readme(),
-        flags,
-        "the settings table of the README"
-    );
+    for (readme, text) in [("README", README), ("README.zh-CN", README_ZH)] {
+        let table = flags_of_the_readme(text);
+        assert_eq!(table, flags, "the settings table of the {readme}");
+    }
 
     let names: BTreeSet<&str> = flags
         .iter()
@@ -75,6 +75,7 @@ pub fn every_flag_and_variable_is_documented() {
     for (document, text) in [
         ("manual page", &*manual),
         ("README", README),
+        ("README.zh-CN", README_ZH),
         ("CHANGELOG", CHANGELOG),
     ] {
         for flag in long_flags(text) {
@@ -113,7 +114,11 @@ pub fn every_flag_and_variable_is_documented() {
 
 pub fn promised_log_lines_are_documented() {
     for line in PROMISED_LINES {
-        for (document, text) in [("manual page", MANUAL), ("README", README)] {
+        for (document, text) in [
+            ("manual page", MANUAL),
+            ("README", README),
+            ("README.zh-CN", README_ZH),
+        ] {
             let found = text.lines().any(|candidate| candidate == line);
             assert!(found, "the {document} lacks the line {line:?}");
         }
@@ -160,8 +165,8 @@ fn flags_of_the_manual() -> BTreeSet<Flag> {
 }
 
 /// From the rows of the settings table: ``| `-u`, `--upstream-host HOST:PORT` | `X` |``.
-fn flags_of_the_readme() -> BTreeSet<Flag> {
-    let rows = README.lines().filter(|line| line.starts_with("| `-"));
+fn flags_of_the_readme(text: &str) -> BTreeSet<Flag> {
+    let rows = text.lines().filter(|line| line.starts_with("| `-"));
     let flags = rows.map(|row| {
         let mut cells = row
             .split('|')
