@@ -106,12 +106,13 @@ pub async fn copy(
     let mut decoder = Decoder::new(framing);
     let mut copied = 0;
     let mut told = 0;
-    let mut turn = TURN;
+    let mut since_turn = 0;
     loop {
         while !received.is_empty() && !decoder.is_done() {
             let step = decoder.advance(received.bytes());
             let Step { used, data } = step.map_err(BodyError::Malformed)?;
             copied += data as u64;
+            since_turn += used;
             sink.push(&received.bytes()[used - data..used]).await?;
             received.consume(used);
         }
@@ -123,8 +124,8 @@ pub async fn copy(
         sink.flush().await?;
         progress(copied - told);
         told = copied;
-        if copied >= turn {
-            turn = copied + TURN;
+        if since_turn >= TURN {
+            since_turn = 0;
             next_turn().await;
         }
         #[cfg(target_os = "linux")]
@@ -165,8 +166,9 @@ pub async fn copy(
     }
 }
 
-/// After so many bytes others get their turn, should this body never have to wait.
-const TURN: u64 = 1024 * 1024;
+/// After so many bytes, chunk framing included, others get their turn, should this body
+/// never have to wait.
+const TURN: usize = 1024 * 1024;
 
 /// A body with so much left is bulk.
 #[cfg(target_os = "linux")]
@@ -465,7 +467,7 @@ impl State {
 /// The trailer fields that may be merged into nothing and mislead nobody: those about
 /// framing, routing, authentication and content are dropped (RFC 9110 §6.5.1).
 fn filter_trailers(section: &[u8]) -> Result<Vec<u8>, &'static str> {
-    const DROPPED: [&str; 26] = [
+    const DROPPED: [&str; 30] = [
         "authorization",
         "cache-control",
         "connection",
@@ -475,6 +477,7 @@ fn filter_trailers(section: &[u8]) -> Result<Vec<u8>, &'static str> {
         "content-type",
         "cookie",
         "expect",
+        "forwarded",
         "host",
         "if-match",
         "if-none-match",
@@ -492,6 +495,9 @@ fn filter_trailers(section: &[u8]) -> Result<Vec<u8>, &'static str> {
         "upgrade",
         "vary",
         "www-authenticate",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
     ];
     if section == b"\r\n" {
         return Ok(Vec::new());

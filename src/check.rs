@@ -3,6 +3,7 @@
 
 use std::fmt::{self, Write as _};
 use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,9 +22,8 @@ use crate::head::{no_fields, read_head, values, HeadError};
 use crate::json::{self, Value};
 use crate::log::millis;
 use crate::reactor;
-use crate::request::Request;
+use crate::request::{Protocol, Request};
 use crate::response::{check_start_line, ResponseHead};
-use crate::socket::Socket;
 use crate::steps::{Step, Steps};
 use crate::stream::Connection;
 use crate::text::Escaped;
@@ -100,12 +100,8 @@ impl Walk {
         let steps = Steps::begin();
         let dialled = self.dialer.dial(&self.server_name, &self.deadline, &steps);
         let dialled = dialled.await;
-        let first_hop = dialled.as_ref().ok().and_then(|connection| {
-            let peer = connection.stream.with_socket(Socket::peer).ok()?;
-            Some(peer.to_string())
-        });
         for (step, took) in steps.taken() {
-            let detail = self.detail(step, first_hop.as_deref());
+            let detail = self.detail(step, steps.first_hop());
             self.line(step.name(), took, detail);
         }
         let at_tls = |error: &Error| error.stage == Stage::Tls;
@@ -133,17 +129,19 @@ impl Walk {
         self.lines.push(Line { name, took, detail });
     }
 
-    fn detail(&self, step: Step, first_hop: Option<&str>) -> String {
+    fn detail(&self, step: Step, first_hop: Option<SocketAddr>) -> String {
         match (step, &self.config.route) {
             (Step::Resolve, Route::Direct) => self.config.upstream.to_string(),
             (Step::Resolve, Route::Socks5(proxy) | Route::Connect(proxy)) => {
                 proxy.authority.to_string()
             }
-            (Step::Connect, _) => first_hop.unwrap_or_default().to_owned(),
+            (Step::Connect, _) => first_hop
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
             (Step::ProxyTls, _) => "the proxy's certificate is valid".to_owned(),
             (Step::Proxy, Route::Connect(_)) => format!("CONNECT to {}", self.config.upstream),
             (Step::Proxy, _) => format!("SOCKS5 to {}", self.config.upstream),
-            (Step::Tls, _) if self.server_name.parse::<std::net::IpAddr>().is_ok() => {
+            (Step::Tls, _) if self.server_name.parse::<IpAddr>().is_ok() => {
                 "no server name (SNI) sent".to_owned()
             }
             (Step::Tls, _) => format!("server name (SNI) {}", self.server_name),
@@ -246,8 +244,9 @@ fn request_of(is_head: bool, upgrade: bool) -> Request {
         framing: Framing::None,
         persistent: false,
         is_head,
+        expects_continue: false,
         is_idempotent: true,
-        upgrade: upgrade.then(|| "websocket".into()),
+        upgrade: upgrade.then_some(Protocol::WebSocket),
     }
 }
 

@@ -18,10 +18,7 @@ use crate::config::{
 // Every option is a list of which the last wins, so that argh never complains about (and
 // repeats) a value given twice; every value is checked after flags and variables are merged.
 #[derive(FromArgs, ArgsInfo)]
-#[argh(
-    help_triggers("-h", "--help"),
-    usage = "simple-proxy -u HOST:PORT [OPTION]..."
-)]
+#[argh(help_triggers("-h", "--help"), usage = "-u HOST:PORT [OPTION]...")]
 pub struct Args {
     /// where every request goes, HOST:PORT; port 443 means TLS [env: UPSTREAM_HOST]
     #[argh(option, short = 'u', arg_name = "host:port")]

@@ -5,11 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::future::{poll_fn, Future};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{ready, Context, Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use slab::Slab;
+
+use crate::reactor::next_turn;
 
 /// How much later than asked a deadline may strike; keeps sweeps rare under load.
 const GRANULARITY: Duration = Duration::from_millis(20);
@@ -44,19 +46,27 @@ struct Entry {
 impl Timers {
     /// Strikes each deadline when its time comes. Runs for as long as the thread.
     pub async fn sweep(&self) {
+        loop {
+            self.due().await;
+            // What has arrived by now comes first, should the thread have been held up.
+            next_turn().await;
+            self.strike_due(Instant::now());
+        }
+    }
+
+    /// Waits until the next sweep is due.
+    async fn due(&self) {
         let mut timer = Timer::never();
         let mut set_for = None;
-        poll_fn(|cx| -> Poll<()> {
+        poll_fn(|cx| {
             *self.sweeper.borrow_mut() = Some(cx.waker().clone());
             loop {
                 let next = self.next_sweep.get();
-                if next != set_for {
-                    set_for = next;
-                    timer = next.map_or_else(Timer::never, Timer::at);
+                if next == set_for {
+                    return pin!(&mut timer).poll(cx).map(drop);
                 }
-                ready!(pin!(&mut timer).poll(cx));
-                self.strike_due(Instant::now());
-                set_for = None;
+                set_for = next;
+                timer = next.map_or_else(Timer::never, Timer::at);
             }
         })
         .await
@@ -216,10 +226,11 @@ mod tests {
 
     fn with_timers<T>(work: impl AsyncFnOnce(Rc<Timers>) -> T) -> T {
         let timers = Rc::new(Timers::default());
-        async_io::block_on(future::or(work(timers.clone()), async {
+        let both = future::or(work(timers.clone()), async {
             timers.sweep().await;
             unreachable!("the sweep never ends")
-        }))
+        });
+        crate::reactor::block_on(both, || None).expect("the reactor runs")
     }
 
     #[test]

@@ -198,6 +198,7 @@ fn sni_of(host: &[u8]) -> Option<&str> {
     let name = std::str::from_utf8(host).ok()?;
     let name = name.strip_suffix('.').unwrap_or(name);
     let usable = is_dns_name(name)
+        && !name.ends_with('.')
         && name.parse::<IpAddr>().is_err()
         && !name.eq_ignore_ascii_case("localhost");
     usable.then_some(name)
@@ -216,7 +217,7 @@ async fn first_hop<'a>(
     at.set((stage, authority));
     let socket = connect_any(addresses).await;
     let socket = socket.map_err(|error| Error::io(stage, &error))?;
-    steps.done(Step::Connect);
+    steps.connected(socket.peer().ok());
     Ok(Connection::new(Stream::Plain(socket)))
 }
 
@@ -330,6 +331,7 @@ mod tests {
             ("[::1]:80", None),
             ("", None),
             ("a!b", None),
+            ("a..", None),
         ] {
             assert_eq!(sni_of(host.as_bytes()), expected, "{host}");
         }

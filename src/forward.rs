@@ -79,6 +79,8 @@ struct Progress {
     uploaded: Cell<bool>,
     /// Bytes of a request that has a body may have been sent.
     body_sent: Cell<bool>,
+    /// The client was told to go on, or went on without.
+    continued: Cell<bool>,
     /// Bytes of a response have arrived.
     answered: Cell<bool>,
     /// A part of a response may have been delivered.
@@ -137,7 +139,9 @@ impl Exchange<'_> {
             Ok(answer) => answer?,
             Err(TimedOut) => {
                 let is_taking = upstream.stream.with_socket(Socket::is_writable);
-                let client_owes = !progress.uploaded.get() && is_taking;
+                // A client that was promised a 100 rightly waits for it.
+                let may_send = !self.request.expects_continue || progress.continued.get();
+                let client_owes = !progress.uploaded.get() && is_taking && may_send;
                 return Err(match (progress.delivered.get(), client_owes) {
                     (true, _) => Failure::Cut(format!("nothing moved for {timeout:?}")),
                     (false, true) => Failure::Request(Rejection {
@@ -202,7 +206,7 @@ impl Exchange<'_> {
         };
         let deadline = self.deadline;
         let uploading = async {
-            if self.request.framing == Framing::None {
+            if matches!(self.request.framing, Framing::None | Framing::Length(0)) {
                 // The head stays whole for a second try.
                 upstream
                     .write_all(self.head)
@@ -222,6 +226,9 @@ impl Exchange<'_> {
                 };
                 let moved = |bytes| {
                     deadline.arm(timeout);
+                    progress
+                        .continued
+                        .set(progress.continued.get() || bytes > 0);
                     counters.bytes_up.add(bytes);
                 };
                 body::copy(source, sink, moved).await?;
@@ -369,6 +376,7 @@ impl Answering<'_> {
             // HTTP/1.0 knows none (RFC 9110 §15.2).
             if self.request.minor == 1 {
                 head.write(out, self.request, false, via);
+                self.progress.continued.set(true);
             }
             return Ok(Next::AnotherHead);
         }

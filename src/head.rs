@@ -98,16 +98,16 @@ pub async fn read_head(
     check_start_line: CheckStartLine,
 ) -> Result<usize, HeadError> {
     let mut scan = Scan::default();
+    let mut skipped = 0;
+    // Before a request an empty line is skipped, before a response it is an error.
+    let skips = check_start_line(b"").is_ok();
     loop {
+        if skips && skip_empty_lines(received, &mut skipped)? > 0 {
+            scan = Scan::default();
+        }
         if !received.is_empty() {
             let whole = scan.advance(received.bytes(), check_start_line)?;
             if let Some(length) = whole {
-                if received.bytes().starts_with(b"\r\n") {
-                    // An empty line before a start line is skipped (RFC 9112 §2.2).
-                    received.consume(length);
-                    scan = Scan::default();
-                    continue;
-                }
                 return match length {
                     ..=MAX_HEAD_BYTES => Ok(length),
                     _ => Err(HeadError::TooLarge),
@@ -121,6 +121,20 @@ pub async fn read_head(
             Err(error) => return Err(HeadError::Io(error)),
         }
     }
+}
+
+/// Skips empty lines before a start line (RFC 9112 §2.2) and gives how many bytes they had.
+/// `skipped` counts them over several calls; nobody needs more than a head may have.
+pub fn skip_empty_lines(received: &mut Buffer, skipped: &mut usize) -> Result<usize, HeadError> {
+    let before = *skipped;
+    while received.bytes().starts_with(b"\r\n") {
+        received.consume(2);
+        *skipped += 2;
+        if *skipped > MAX_HEAD_BYTES {
+            return Err(HeadError::Malformed("too many empty lines"));
+        }
+    }
+    Ok(*skipped - before)
 }
 
 /// Whether `bytes` are a token (RFC 9110 §5.6.2).
@@ -147,6 +161,9 @@ pub fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
+/// The most Connection options in one head.
+const MAX_CONNECTION_OPTIONS: usize = 32;
+
 /// What all Connection fields of a head say together (RFC 9110 §7.6.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionOptions {
@@ -161,11 +178,14 @@ pub struct ConnectionOptions {
 }
 
 impl ConnectionOptions {
-    /// Collects the options of every Connection field.
-    pub fn of(fields: &[Header<'_>]) -> ConnectionOptions {
+    /// Collects the options of every Connection field. More of them than anyone needs would
+    /// only cost time: each is compared with each field.
+    pub fn of(fields: &[Header<'_>]) -> Result<ConnectionOptions, &'static str> {
         let mut options = ConnectionOptions::default();
+        let mut left = MAX_CONNECTION_OPTIONS;
         for value in values(fields, "connection") {
             for option in list(value) {
+                left = left.checked_sub(1).ok_or("too many Connection options")?;
                 if option.eq_ignore_ascii_case(b"close") {
                     options.close = true;
                 } else if option.eq_ignore_ascii_case(b"keep-alive") {
@@ -177,7 +197,7 @@ impl ConnectionOptions {
                 }
             }
         }
-        options
+        Ok(options)
     }
 
     /// Whether the field goes no further than this hop. Framing fields and Host are
@@ -373,7 +393,7 @@ mod tests {
             field("Connection", "Close, x-a ,,"),
             field("connection", "X-B\t,host, content-length"),
         ];
-        let options = ConnectionOptions::of(&fields);
+        let options = ConnectionOptions::of(&fields).expect("few");
         assert!(options.close && !options.keep_alive && !options.upgrade);
         for (name, dropped) in [
             ("X-A", true),
@@ -388,5 +408,9 @@ mod tests {
         ] {
             assert_eq!(options.drop_field(name, &fields), dropped, "{name}");
         }
+        let many = "a,".repeat(MAX_CONNECTION_OPTIONS);
+        assert!(ConnectionOptions::of(&[field("Connection", &many)]).is_ok());
+        let more = [field("Connection", &many), field("Connection", "b")];
+        assert!(ConnectionOptions::of(&more).is_err());
     }
 }

@@ -11,6 +11,12 @@ use crate::response::check_start_line;
 use crate::stream::Connection;
 use crate::text::Escaped;
 
+/// The largest answer, in bytes.
+const MAX_ANSWER_BYTES: usize = 16 * 1024;
+
+/// Interim answers before a final one; a proxy that sends more is not answering.
+const MAX_INTERIM: usize = 8;
+
 /// Asks the proxy at the other end of `connection` for a tunnel to `upstream`. What the
 /// proxy sent behind its answer stays in `connection`: it belongs to the upstream.
 pub async fn connect(
@@ -21,26 +27,42 @@ pub async fn connect(
     let request = request(upstream, credentials);
     let sent = connection.stream.write_all(&request).await;
     sent.map_err(|error| broken(describe(&error)))?;
+    for _ in 0..=MAX_INTERIM {
+        let length = read_answer(connection).await?;
+        let verdict = check_answer(&connection.received.bytes()[..length]);
+        connection.received.consume(length);
+        match verdict? {
+            Answer::Tunnel => return Ok(()),
+            Answer::Interim => {}
+        }
+    }
+    Err(broken(
+        "the proxy sends interim answers without end".to_owned(),
+    ))
+}
+
+async fn read_answer(connection: &mut Connection) -> Result<usize, Error> {
+    let too_large = || broken("the proxy's answer is too large".to_owned());
     let length = read_head(
         &connection.stream,
         &mut connection.received,
         check_start_line,
     );
     let length = length.await.map_err(|error| {
-        broken(match error {
+        let cause = match error {
             HeadError::Closed => "the proxy closed without an answer".to_owned(),
             HeadError::Truncated => "the proxy closed in the middle of its answer".to_owned(),
             HeadError::Malformed(reason) => format!("the proxy's answer is malformed: {reason}"),
             HeadError::Version => "the proxy does not speak HTTP/1".to_owned(),
-            HeadError::StartLineTooLong | HeadError::TooLarge => {
-                "the proxy's answer is too large".to_owned()
-            }
+            HeadError::StartLineTooLong | HeadError::TooLarge => return too_large(),
             HeadError::Io(error) => describe(&error),
-        })
+        };
+        broken(cause)
     })?;
-    let verdict = check_answer(&connection.received.bytes()[..length]);
-    connection.received.consume(length);
-    verdict
+    match length {
+        ..=MAX_ANSWER_BYTES => Ok(length),
+        _ => Err(too_large()),
+    }
 }
 
 fn broken(cause: String) -> Error {
@@ -63,8 +85,17 @@ fn request(upstream: &Authority, credentials: Option<&Credentials>) -> Vec<u8> {
     request
 }
 
-/// Any 2xx is a tunnel, whatever its framing fields say; all else is a refusal.
-pub fn check_answer(head: &[u8]) -> Result<(), Error> {
+/// What a proxy said that did not refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// What follows belongs to the upstream.
+    Tunnel,
+    /// Another answer follows (RFC 9110 §15.2).
+    Interim,
+}
+
+/// Any 2xx is a tunnel, whatever its framing fields say; what is not interim is a refusal.
+pub fn check_answer(head: &[u8]) -> Result<Answer, Error> {
     let mut fields = no_fields();
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -76,7 +107,8 @@ pub fn check_answer(head: &[u8]) -> Result<(), Error> {
     let answered = format!("CONNECT answered {status} {reason}");
     let cause = answered.trim_end();
     match status {
-        200..=299 => Ok(()),
+        200..=299 => Ok(Answer::Tunnel),
+        100 | 102..=199 => Ok(Answer::Interim),
         // RFC 9110 §11.7.1 wants 407; tinyproxy says 401 to a wrong password.
         401 | 407 => Err(Error::new(
             Stage::ProxyAuth,
@@ -118,24 +150,29 @@ mod tests {
 
     #[test]
     fn only_2xx_is_a_tunnel() {
-        for (head, stage) in [
-            ("HTTP/1.0 200 Connection established\r\n\r\n", None),
-            ("HTTP/1.1 299 x\r\nContent-Length: 5\r\n\r\n", None),
-            ("HTTP/1.1 200\r\n\r\n", None),
-            ("HTTP/1.1 407 Auth\r\n\r\n", Some(Stage::ProxyAuth)),
-            ("HTTP/1.1 401 Auth\r\n\r\n", Some(Stage::ProxyAuth)),
-            ("HTTP/1.1 403 Forbidden\r\n\r\n", Some(Stage::ProxyRefused)),
-            ("HTTP/1.1 302 Found\r\n\r\n", Some(Stage::ProxyRefused)),
-            ("HTTP/1.1 100 Continue\r\n\r\n", Some(Stage::ProxyRefused)),
-            ("HTTP/1.1 2000 OK\r\n\r\n", Some(Stage::ProxyConnect)),
-            ("HTTP/1.1 20 OK\r\n\r\n", Some(Stage::ProxyConnect)),
+        for (head, expected) in [
             (
-                "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
-                Some(Stage::ProxyConnect),
+                "HTTP/1.0 200 Connection established\r\n\r\n",
+                Ok(Answer::Tunnel),
             ),
+            (
+                "HTTP/1.1 299 x\r\nContent-Length: 5\r\n\r\n",
+                Ok(Answer::Tunnel),
+            ),
+            ("HTTP/1.1 200\r\n\r\n", Ok(Answer::Tunnel)),
+            ("HTTP/1.1 100 Continue\r\n\r\n", Ok(Answer::Interim)),
+            ("HTTP/1.1 103 Hints\r\nA: b\r\n\r\n", Ok(Answer::Interim)),
+            ("HTTP/1.1 407 Auth\r\n\r\n", Err(Stage::ProxyAuth)),
+            ("HTTP/1.1 401 Auth\r\n\r\n", Err(Stage::ProxyAuth)),
+            ("HTTP/1.1 403 Forbidden\r\n\r\n", Err(Stage::ProxyRefused)),
+            ("HTTP/1.1 302 Found\r\n\r\n", Err(Stage::ProxyRefused)),
+            ("HTTP/1.1 101 Switching\r\n\r\n", Err(Stage::ProxyRefused)),
+            ("HTTP/1.1 2000 OK\r\n\r\n", Err(Stage::ProxyConnect)),
+            ("HTTP/1.1 20 OK\r\n\r\n", Err(Stage::ProxyConnect)),
+            ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", Err(Stage::ProxyConnect)),
         ] {
-            let failed = check_answer(head.as_bytes()).err().map(|error| error.stage);
-            assert_eq!(failed, stage, "{head:?}");
+            let answer = check_answer(head.as_bytes()).map_err(|error| error.stage);
+            assert_eq!(answer, expected, "{head:?}");
         }
     }
 }

@@ -59,7 +59,7 @@ impl Pool {
             }
             let candidate = idle.remove(at);
             // What an upstream says unasked is no answer to anyone (RFC 9112 §9.2).
-            if candidate.connection.stream.is_quiet() {
+            if candidate.connection.is_quiet() {
                 return Some(candidate.connection);
             }
         }

@@ -59,6 +59,8 @@ mod epoll {
         hung_up: bool,
         /// The connection is no more.
         broken: bool,
+        /// Wants to know of either, while nobody reads.
+        end_waker: Option<Waker>,
         /// Writability is watched only once a write has blocked.
         watches_write: bool,
     }
@@ -169,6 +171,9 @@ mod epoll {
                 state.broken |= broken;
                 if broken || flags.contains(EventFlags::RDHUP) {
                     state.hung_up = true;
+                    if let Some(waker) = state.end_waker.take() {
+                        waker.wake();
+                    }
                 }
                 if broken || flags.intersects(EventFlags::IN | EventFlags::RDHUP) {
                     state.read.set();
@@ -300,12 +305,24 @@ mod epoll {
         /// Waits until the connection is reset, while nobody reads from it. An end of the
         /// peer's sending side is no reset.
         pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
-            self.with(|state| match state.broken {
-                true => Poll::Ready(()),
-                false => {
-                    state.read.waker = Some(cx.waker().clone());
-                    Poll::Pending
+            self.poll_end(cx, |state| state.broken)
+        }
+
+        /// Waits until the peer will send no more, while nobody reads from it.
+        pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+            self.poll_end(cx, |state| state.hung_up)
+        }
+
+        fn poll_end(&self, cx: &mut Context<'_>, has_ended: fn(&State) -> bool) -> Poll<()> {
+            self.with(|state| {
+                if has_ended(state) {
+                    return Poll::Ready(());
                 }
+                match &state.end_waker {
+                    Some(waker) if waker.will_wake(cx.waker()) => {}
+                    _ => state.end_waker = Some(cx.waker().clone()),
+                }
+                Poll::Pending
             })
         }
 
@@ -415,6 +432,11 @@ mod portable {
 
         /// A reset is seen here only by reading or writing.
         pub fn poll_broken(&self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Pending
+        }
+
+        /// An end is seen here only by reading.
+        pub fn poll_hung_up(&self, _: &mut Context<'_>) -> Poll<()> {
             Poll::Pending
         }
 

@@ -1,12 +1,13 @@
 //! The relay of two streams: left-over bytes first, then a race of two copies. Also how a
 //! connection is closed without losing what is still on its way.
 
-use std::future::Future;
+use std::future::{poll_fn, Future};
 use std::io::{
     self,
     ErrorKind::{BrokenPipe, UnexpectedEof},
 };
 use std::pin::pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_lite::future;
@@ -14,6 +15,7 @@ use futures_lite::future;
 use crate::buffer::Buffer;
 use crate::carry::{carry, Movement, Outlet};
 use crate::deadline::{Deadline, TimedOut};
+use crate::socket::Socket;
 use crate::stream::{Connection, Stream};
 use crate::worker::Worker;
 
@@ -55,21 +57,57 @@ pub async fn relay(
         );
         let down = direction(&upstream.stream, &mut upstream.received, &mut to_downstream);
         let (mut up, mut down) = (pin!(up), pin!(down));
-        let race = future::race(async { (true, up.as_mut().await) }, async {
-            (false, down.as_mut().await)
+        let race = future::race(async { End::Up(up.as_mut().await) }, async {
+            End::Down(down.as_mut().await)
+        });
+        let stuck = poll_fn(|cx| {
+            if let Poll::Ready(end) = poll_stuck(cx, &downstream.stream, &upstream.stream) {
+                return Poll::Ready(end);
+            }
+            poll_stuck(cx, &upstream.stream, &downstream.stream)
         });
         // What comes after the race is rare, and boxed to keep an idle relay small.
-        match deadline.limit(movement.rest.get(), race).await {
-            Ok((true, Ok(()))) => Box::pin(finish(worker, &movement, down, FINISH_TOTAL)).await,
-            Ok((false, Ok(()))) => Box::pin(finish(worker, &movement, up, FINISH_TOTAL)).await,
+        match deadline
+            .limit(movement.rest.get(), future::or(race, stuck))
+            .await
+        {
+            Ok(End::Up(Ok(()))) => Box::pin(finish(worker, &movement, down, FINISH_TOTAL)).await,
+            Ok(End::Down(Ok(()))) => Box::pin(finish(worker, &movement, up, FINISH_TOTAL)).await,
+            Ok(End::Stuck) => {
+                let both = async { future::try_zip(up, down).await.map(drop) };
+                Box::pin(finish(worker, &movement, both, FINISH_TOTAL)).await;
+            }
             // A reset ends both at once; so does a relay at rest.
-            Ok((_, Err(_))) | Err(TimedOut) => {}
+            Ok(End::Up(Err(_)) | End::Down(Err(_)) | End::Reset) | Err(TimedOut) => {}
         }
     }
     Carried {
         to_upstream: to_upstream.carried,
         to_downstream: to_downstream.carried,
     }
+}
+
+/// How a relay comes to its end.
+enum End {
+    /// The direction to the upstream has ended.
+    Up(io::Result<()>),
+    /// The direction to the client has.
+    Down(io::Result<()>),
+    /// One side has sent its last, and the other takes nothing.
+    Stuck,
+    /// The same, but it has reset the connection.
+    Reset,
+}
+
+/// Waits until `from` has ended while `to` takes nothing: nobody reads from `from` then, and
+/// nobody else would notice.
+fn poll_stuck(cx: &mut Context<'_>, from: &Stream, to: &Stream) -> Poll<End> {
+    if to.with_socket(Socket::is_writable) {
+        // The one who finds that it is not polls this again.
+        return Poll::Pending;
+    }
+    let hung_up = from.with_socket(|socket| socket.poll_hung_up(cx));
+    hung_up.map(|reset| if reset { End::Reset } else { End::Stuck })
 }
 
 /// Lets what is left of a connection's other direction end, within bounds.

@@ -21,10 +21,42 @@ pub struct Request {
     pub persistent: bool,
     /// Whether the response has no body because the method is HEAD.
     pub is_head: bool,
+    /// Whether the client waits for a 100 before it sends the body (RFC 9110 §10.1.1).
+    pub expects_continue: bool,
     /// Whether sending it twice does what sending it once does (RFC 9110 §9.2.2).
     pub is_idempotent: bool,
-    /// The protocol to switch to, in lower case, when it is asked for and may pass.
-    pub upgrade: Option<Box<str>>,
+    /// The protocol to switch to, when it is asked for and may pass.
+    pub upgrade: Option<Protocol>,
+}
+
+/// A protocol to switch to. Reads as its token in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// RFC 6455.
+    WebSocket,
+    /// Another that may pass.
+    Other(Box<str>),
+}
+
+impl Protocol {
+    /// What the log calls it.
+    pub fn name(&self) -> &str {
+        match self {
+            Protocol::WebSocket => "WebSocket",
+            Protocol::Other(token) => token,
+        }
+    }
+}
+
+impl std::ops::Deref for Protocol {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Protocol::WebSocket => "websocket",
+            Protocol::Other(token) => token,
+        }
+    }
 }
 
 /// A request head that has been checked, borrowed from the bytes received.
@@ -64,7 +96,7 @@ impl From<HeadError> for Option<Rejection> {
         let (status, reason) = match error {
             HeadError::Closed | HeadError::Truncated | HeadError::Io(_) => return None,
             HeadError::Malformed(reason) => (400, reason),
-            HeadError::Version => (505, "only HTTP/1 is spoken here"),
+            HeadError::Version => (505, "only HTTP/1.0 and 1.1 are spoken here"),
             HeadError::StartLineTooLong => (414, "the request target is too long"),
             HeadError::TooLarge => (431, "the request head is too large"),
         };
@@ -131,7 +163,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
             Target::Absolute { authority, target } => (target, Some(authority)),
         };
         let framing = framing_of(fields, minor)?;
-        let options = ConnectionOptions::of(fields);
+        let options = ConnectionOptions::of(fields).map_err(bad)?;
         let upgrade = (minor == 1
             && options.upgrade
             && method == "GET"
@@ -144,6 +176,9 @@ impl<'b, 'f> RequestHead<'b, 'f> {
                 framing,
                 persistent: !options.close && (minor == 1 || options.keep_alive),
                 is_head: method == "HEAD",
+                expects_continue: minor == 1
+                    && values(fields, "expect")
+                        .any(|value| value.eq_ignore_ascii_case(b"100-continue")),
                 is_idempotent: matches!(
                     method,
                     "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"
@@ -342,7 +377,7 @@ fn framing_of(fields: &[Header<'_>], minor: u8) -> Result<Framing, Rejection> {
 }
 
 /// The one protocol that is asked for, if it may pass (RFC 9110 §7.8).
-fn upgrade_of(fields: &[Header<'_>], upgrades: &[String]) -> Option<Box<str>> {
+fn upgrade_of(fields: &[Header<'_>], upgrades: &[String]) -> Option<Protocol> {
     let mut asked = values(fields, "upgrade");
     let (Some(value), None) = (asked.next(), asked.next()) else {
         return None;
@@ -350,9 +385,12 @@ fn upgrade_of(fields: &[Header<'_>], upgrades: &[String]) -> Option<Box<str>> {
     if !is_protocol(value) {
         return None;
     }
+    if value.eq_ignore_ascii_case(b"websocket") {
+        return Some(Protocol::WebSocket);
+    }
     let token = std::str::from_utf8(value).ok()?.to_ascii_lowercase();
-    let passes = token == "websocket" || upgrades.contains(&token);
-    passes.then(|| token.into())
+    let passes = upgrades.contains(&token);
+    passes.then(|| Protocol::Other(token.into()))
 }
 
 /// Whether `bytes` are one protocol, with or without a version (RFC 9110 §7.8).

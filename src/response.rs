@@ -60,7 +60,7 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
         }
         let fields: &'f [Header<'b>] = parsed.headers;
         let framing = framing_of(fields, minor, status, request)?;
-        let options = ConnectionOptions::of(fields);
+        let options = ConnectionOptions::of(fields)?;
         Ok(ResponseHead {
             status,
             // To HEAD such a response has no body either, but the upstream that would end it
@@ -229,6 +229,7 @@ mod tests {
             framing: Framing::None,
             persistent: true,
             is_head,
+            expects_continue: false,
             is_idempotent: true,
             upgrade: None,
         }

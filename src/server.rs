@@ -33,6 +33,9 @@ use crate::worker::Worker;
 /// How long accepting pauses when descriptors or memory have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How much longer than the drain timeout the threads may take to end.
+const OVERDUE: Duration = Duration::from_secs(2);
+
 /// What all threads share.
 struct Shared {
     config: Arc<Config>,
@@ -69,8 +72,9 @@ pub fn run(
     });
     // Closing the channel is the signal to drain.
     let (alive, draining) = channel::bounded::<()>(1);
-    let mut threads = Vec::new();
+    let mut running = 0;
     let (report, reports) = mpsc::channel();
+    let (end, ends) = mpsc::channel::<()>();
     for (n, listeners) in listeners.into_iter().enumerate() {
         let (shared, draining, report) = (shared.clone(), draining.clone(), report.clone());
         let sockets = Sockets {
@@ -78,10 +82,16 @@ pub fn run(
             metrics: metrics.take(),
         };
         let thread = thread::Builder::new().name(format!("worker-{n}"));
-        threads.push(thread.spawn(move || serve(shared, n, sockets, draining, report))?);
+        let end = end.clone();
+        thread.spawn(move || {
+            serve(shared, n, sockets, draining, report);
+            // Told by its going, however the thread ends.
+            drop(end);
+        })?;
+        running += 1;
     }
-    drop((draining, report));
-    for _ in &threads {
+    drop((draining, report, end));
+    for _ in 0..running {
         // A thread that panicked before it could report has said so.
         reports.recv().map_err(io::Error::other)??;
     }
@@ -90,10 +100,8 @@ pub fn run(
     log::draining(reason, drain_timeout);
     log::flush();
     drop(alive);
-    for thread in threads {
-        // A thread that panicked has said so.
-        let _ = thread.join();
-    }
+    // Nothing is ever sent: an error is that all threads have ended, or that one does not.
+    let _ = ends.recv_timeout(drain_timeout.saturating_add(OVERDUE));
     log::stopped(shared.cut_off.load(Ordering::Relaxed));
     log::flush_last();
     Ok(())
@@ -292,6 +300,8 @@ impl Acceptor {
             Ok(socket) => Stream::Plain(socket),
             Err(error) => return log::accept_paused(&describe(&error)),
         };
+        // An IPv4 client of a dual-stack socket is one of IPv4.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let number = 1 + self.shared.accepted.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket::new(&self.open, permit);
         let worker = self.worker.clone();

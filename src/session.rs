@@ -14,11 +14,12 @@ use crate::body::Framing;
 use crate::buffer::Outgoing;
 use crate::deadline::{Deadline, TimedOut};
 use crate::forward::{Exchange, Failure, Outcome};
-use crate::head::{no_fields, read_head, HeadError};
+use crate::head::{no_fields, read_head, skip_empty_lines, HeadError};
 use crate::log::{self, Subject};
 use crate::metrics::Method;
+use crate::reactor::next_turn;
 use crate::relay::{linger, relay};
-use crate::request::{check_start_line, Rejection, Request, RequestHead};
+use crate::request::{check_start_line, Protocol, Rejection, Request, RequestHead};
 use crate::socket::Socket;
 use crate::stream::Connection;
 use crate::worker::Worker;
@@ -73,10 +74,10 @@ fn tunnel(
     number: u64,
     mut downstream: Connection,
     mut upstream: Connection,
-    protocol: Box<str>,
+    protocol: Protocol,
 ) -> impl Future<Output = ()> {
     async move {
-        let name = protocol_name(&protocol);
+        let name = protocol.name();
         log::upgraded(number, name);
         let (start, counters) = (Instant::now(), worker.counters());
         counters.upgrades.add(1);
@@ -144,9 +145,11 @@ impl Session {
                     let whole = request.framing == Framing::None;
                     let close = draining || !request.persistent || !whole;
                     let response = answer::health(&request, draining, close);
-                    if connection.stream.write_all(&response).await.is_err() {
+                    if !self.send(&connection, &response).await {
                         return None;
                     }
+                    // It never had to wait for anybody.
+                    next_turn().await;
                     if close {
                         linger(&self.worker, connection, &self.deadline).await;
                         return None;
@@ -156,7 +159,7 @@ impl Session {
                 Ok(None) => return None,
                 Err(rejection) => {
                     let response = self.reject(Method::OTHER, &rejection);
-                    if connection.stream.write_all(&response).await.is_ok() {
+                    if self.send(&connection, &response).await {
                         linger(&self.worker, connection, &self.deadline).await;
                     }
                     return None;
@@ -174,7 +177,8 @@ impl Session {
             let then = match outcome {
                 Ok(Outcome::Switched(upstream)) => {
                     self.worker.counters().request(self.method, 101);
-                    let protocol = request.upgrade.unwrap_or_default();
+                    let asked = "only what was asked for is a switch";
+                    let protocol = request.upgrade.expect(asked);
                     let worker = self.worker;
                     let tunnel = tunnel(worker, self.number, connection, upstream, protocol);
                     return Some(Box::pin(tunnel));
@@ -197,7 +201,7 @@ impl Session {
             };
             match then {
                 Then::NextRequest => {}
-                Then::Close if connection.received.is_empty() => return None,
+                Then::Close if connection.is_quiet() => return None,
                 Then::Reset => {
                     connection.stream.with_socket(Socket::abort_on_close);
                     return None;
@@ -219,6 +223,10 @@ impl Session {
     ) -> Result<Option<Arrived>, Rejection> {
         let limits = &self.worker.config.limits;
         let mut head_timeout = limits.head_timeout;
+        // What ends one request does not begin the next.
+        if let Err(error) = skip_empty_lines(&mut connection.received, &mut 0) {
+            return no_request(error);
+        }
         if connection.received.is_empty() {
             let start = Instant::now();
             let patience = if first {
@@ -226,10 +234,11 @@ impl Session {
             } else {
                 limits.keepalive_timeout
             };
-            let arrival = self.deadline.limit_or_drain(patience, connection.fill());
+            let arrival = self.deadline.limit_or_drain(patience, begin(connection));
             match arrival.await {
-                Ok(Ok(1..)) => {}
-                Ok(Ok(0) | Err(_)) | Err(TimedOut) => return Ok(None),
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return no_request(error),
+                Err(TimedOut) => return Ok(None),
             }
             if first {
                 head_timeout = head_timeout.saturating_sub(start.elapsed());
@@ -240,13 +249,7 @@ impl Session {
         let head = read_head(stream, received, check_start_line);
         let length = match self.deadline.limit(head_timeout, head).await {
             Ok(Ok(length)) => length,
-            Ok(Err(HeadError::Closed)) => return Ok(None),
-            Ok(Err(error)) => {
-                return match error.into() {
-                    Some(rejection) => Err(rejection),
-                    None => Ok(None),
-                }
-            }
+            Ok(Err(error)) => return no_request(error),
             Err(TimedOut) => {
                 return Err(Rejection {
                     status: 408,
@@ -274,7 +277,7 @@ impl Session {
         let host = head.host.unwrap_or_default();
         log::request(self.number, head.method, &head.target, host);
         if let Some(protocol) = &head.request.upgrade {
-            log::upgrade_request(self.number, protocol_name(protocol), &head.target, host);
+            log::upgrade_request(self.number, protocol.name(), &head.target, host);
         }
         self.subject.set(head.method, &head.target);
         self.method = Method::of(head.method);
@@ -284,7 +287,7 @@ impl Session {
         head.write(
             &mut out,
             &config.rewrite,
-            self.peer.ip().to_canonical(),
+            self.peer.ip(),
             &self.worker.default_host,
         );
         Ok(Arrived::Forward(head.request, out))
@@ -330,19 +333,41 @@ impl Session {
                 (answer::gateway_error(&error, request, !goes_on), then)
             }
         };
-        match connection.stream.write_all(&response).await {
-            Ok(()) => then,
-            Err(_) => Then::Close,
+        // A failure may come without a wait.
+        next_turn().await;
+        match self.send(connection, &response).await {
+            true => then,
+            false => Then::Reset,
+        }
+    }
+
+    /// Sends a response of our own; false when the client does not take it in time.
+    async fn send(&self, connection: &Connection, response: &[u8]) -> bool {
+        let sending = connection.stream.write_all(response);
+        let timeout = self.worker.config.limits.head_timeout;
+        matches!(self.deadline.limit(timeout, sending).await, Ok(Ok(())))
+    }
+}
+
+/// Waits for the first byte of a request. Empty lines before it are none (RFC 9112 §2.2).
+async fn begin(connection: &mut Connection) -> Result<(), HeadError> {
+    let mut skipped = 0;
+    loop {
+        match connection.fill().await {
+            Ok(1..) => {}
+            Ok(0) => return Err(HeadError::Closed),
+            Err(error) => return Err(HeadError::Io(error)),
+        }
+        skip_empty_lines(&mut connection.received, &mut skipped)?;
+        if !connection.received.is_empty() {
+            return Ok(());
         }
     }
 }
 
-/// What the log calls a protocol.
-fn protocol_name(token: &str) -> &str {
-    match token {
-        "websocket" => "WebSocket",
-        other => other,
-    }
+/// A rejection where there is somebody left to tell.
+fn no_request(error: HeadError) -> Result<Option<Arrived>, Rejection> {
+    Option::<Rejection>::from(error).map_or(Ok(None), Err)
 }
 
 #[cfg(test)]
@@ -356,12 +381,12 @@ mod tests {
             size_of::<F>()
         }
         fn tunnel_size<F>(
-            _: impl FnOnce(Rc<Worker>, u64, Connection, Connection, Box<str>) -> F,
+            _: impl FnOnce(Rc<Worker>, u64, Connection, Connection, Protocol) -> F,
         ) -> usize {
             size_of::<F>()
         }
         let (task, tunnel) = (size(serve), tunnel_size(tunnel));
         assert!(task <= 128, "{task} bytes for a task");
-        assert!(tunnel <= 896, "{tunnel} bytes for a tunnel");
+        assert!(tunnel <= 912, "{tunnel} bytes for a tunnel");
     }
 }

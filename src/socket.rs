@@ -203,6 +203,15 @@ impl Socket {
         self.source.poll_broken(cx)
     }
 
+    /// Waits until the peer will send no more, while nobody reads from it; tells whether it
+    /// has reset the connection.
+    pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        ready!(self.source.poll_hung_up(cx));
+        let error = self.stream.take_error().ok().flatten();
+        let reset = error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset);
+        Poll::Ready(reset)
+    }
+
     /// The other end's address.
     pub fn peer(&self) -> io::Result<SocketAddr> {
         self.stream.peer_addr()

@@ -5,7 +5,8 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 
@@ -20,6 +21,16 @@ const BUSY_FLUSH: usize = 16 * 1024;
 
 /// How soon a reader that was stuck is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// How soon a thread that found another one writing tries again.
+const RETRY_SOON: Duration = Duration::from_millis(5);
+
+/// How long the last lines of a thread wait for a slow reader.
+const PATIENCE_LAST: Duration = Duration::from_millis(500);
+
+/// Held from asking whether standard error takes a line to writing it: of two threads that
+/// were both told yes, one could block.
+static WRITING: Mutex<()> = Mutex::new(());
 
 #[derive(Default)]
 struct Pending {
@@ -65,15 +76,22 @@ pub fn take_dropped() -> usize {
 /// Writes the thread's lines out, as far as the reader takes them without a wait. Gives
 /// the time after which to try again, if some are left.
 pub fn flush() -> Option<Duration> {
-    with_pending(|pending| {
-        pending.write_out(Duration::ZERO);
-        (!pending.lines.is_empty()).then_some(RETRY)
+    with_pending(|pending| match pending.write_out(Duration::ZERO) {
+        Outcome::Busy => Some(RETRY_SOON),
+        Outcome::Stuck => Some(RETRY),
+        Outcome::Written => None,
     })
 }
 
 /// Writes the thread's lines out before it ends, waiting a moment for a slow reader.
 pub fn flush_last() {
-    with_pending(|pending| pending.write_out(Duration::from_millis(500)));
+    let start = Instant::now();
+    while let Outcome::Busy = with_pending(|pending| pending.write_out(PATIENCE_LAST)) {
+        if start.elapsed() > PATIENCE_LAST {
+            return;
+        }
+        std::thread::sleep(RETRY_SOON);
+    }
 }
 
 /// Whether standard error is the journal: JOURNAL_STREAM names its device and inode.
@@ -85,6 +103,18 @@ pub fn is_journal() -> bool {
         return false;
     };
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+/// What became of lines that were to be written.
+#[derive(Default)]
+enum Outcome {
+    /// All are out, or had nowhere to go.
+    #[default]
+    Written,
+    /// Another thread is writing.
+    Busy,
+    /// The reader takes no more.
+    Stuck,
 }
 
 impl Pending {
@@ -100,7 +130,13 @@ impl Pending {
         }
     }
 
-    fn write_out(&mut self, patience: Duration) {
+    fn write_out(&mut self, patience: Duration) -> Outcome {
+        if self.lines.is_empty() {
+            return Outcome::Written;
+        }
+        let Some(_writing) = writing() else {
+            return Outcome::Busy;
+        };
         let stderr = io::stderr();
         let mut written = 0;
         while written < self.lines.len() {
@@ -118,6 +154,20 @@ impl Pending {
             }
         }
         self.lines.drain(..ceil_char(&self.lines, written));
+        match self.lines.is_empty() {
+            true => Outcome::Written,
+            false => Outcome::Stuck,
+        }
+    }
+}
+
+fn writing() -> Option<MutexGuard<'static, ()>> {
+    use std::sync::TryLockError::*;
+    match WRITING.try_lock() {
+        Ok(guard) => Some(guard),
+        // It guards nothing that a panic could have left half done.
+        Err(Poisoned(guard)) => Some(guard.into_inner()),
+        Err(WouldBlock) => None,
     }
 }
 

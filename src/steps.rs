@@ -1,6 +1,7 @@
 //! What each step of a walk along the route took.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// A step on the way to the upstream.
@@ -42,6 +43,7 @@ impl Step {
 /// The steps of one walk, in the order in which they are always taken.
 pub struct Steps {
     began: Instant,
+    first_hop: Cell<Option<SocketAddr>>,
     done: [Cell<Option<Duration>>; Step::ALL.len()],
 }
 
@@ -50,6 +52,7 @@ impl Steps {
     pub fn begin() -> Steps {
         Steps {
             began: Instant::now(),
+            first_hop: Cell::default(),
             done: Default::default(),
         }
     }
@@ -57,6 +60,17 @@ impl Steps {
     /// A step has just been done, all of it since the one before.
     pub fn done(&self, step: Step) {
         self.done[step as usize].set(Some(self.began.elapsed()));
+    }
+
+    /// The first hop answered at this address.
+    pub fn connected(&self, address: Option<SocketAddr>) {
+        self.first_hop.set(address);
+        self.done(Step::Connect);
+    }
+
+    /// Where the first hop answered, if it did.
+    pub fn first_hop(&self) -> Option<SocketAddr> {
+        self.first_hop.get()
     }
 
     /// The steps that were done, and what each took.

@@ -100,11 +100,18 @@ impl Stream {
         Poll::Ready(self.with_socket(Socket::shutdown_write))
     }
 
-    /// Whether the peer has sent nothing, not even an end, that was not yet read. Asks the
-    /// kernel: what the thread was last told may be older than what has arrived.
+    /// Whether the peer has sent nothing, not even an end or a part of a record, that was not
+    /// yet read. Asks the kernel: what the thread was last told may be older than what has
+    /// arrived. A stream that is not quiet may have lost a byte to the question.
     pub fn is_quiet(&self) -> bool {
-        self.with_socket(Socket::look_again);
-        matches!(self.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        match self {
+            Stream::Plain(socket) => {
+                socket.look_again();
+                let asked = socket.try_read(&mut [0]);
+                matches!(asked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Stream::Tls(tls) => tls.borrow().is_quiet(),
+        }
     }
 }
 
@@ -153,6 +160,11 @@ impl Connection {
             stream,
             received: Buffer::default(),
         }
+    }
+
+    /// Whether everything that the peer has sent was used.
+    pub fn is_quiet(&self) -> bool {
+        self.received.is_empty() && self.stream.is_quiet()
     }
 
     /// Reads more bytes into `received`; 0 at the end.

@@ -102,10 +102,10 @@ const RECORD: usize = 16 * 1024;
 impl TlsStream {
     /// Reads on while records come at full size, so that a write takes several.
     fn read_records(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut n = self.inner.read(buf)?;
+        let mut n = self.read_record(buf)?;
         let mut last = n;
         while last == RECORD && buf.len() - n >= RECORD {
-            last = match self.inner.read(&mut buf[n..]) {
+            last = match self.read_record(&mut buf[n..]) {
                 Ok(more) => more,
                 // It is told again when nothing precedes it.
                 Err(_) => break,
@@ -113,6 +113,26 @@ impl TlsStream {
             n += last;
         }
         Ok(n)
+    }
+}
+
+impl TlsStream {
+    fn read_record(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let before = self.inner.get_ref().taken;
+        let outcome = self.inner.read(buf);
+        let has_taken = self.inner.get_ref().taken != before;
+        let transport = self.inner.get_mut();
+        transport.torn = outcome.is_err() && (transport.torn || has_taken);
+        outcome
+    }
+
+    /// Whether the peer has sent nothing that was not yet read, not even part of a record.
+    pub fn is_quiet(&self) -> bool {
+        let transport = self.inner.get_ref();
+        let is_empty = transport.received.is_empty() && !transport.torn;
+        is_empty
+            && self.inner.buffered_read_size().is_ok_and(|n| n == 0)
+            && transport.stream.is_quiet()
     }
 }
 
@@ -149,6 +169,10 @@ pub struct Transport {
     /// What was read ahead of OpenSSL, which asks for each record's header by itself; at
     /// first, what the peer had sent before TLS began here.
     received: Buffer,
+    /// How many bytes OpenSSL has taken.
+    taken: u64,
+    /// The last read has taken bytes and given none: part of a record, perhaps.
+    torn: bool,
     /// The stream ended.
     ended: Cell<bool>,
 }
@@ -159,6 +183,8 @@ impl Transport {
         Transport {
             stream: connection.stream,
             received: connection.received,
+            taken: 0,
+            torn: false,
             ended: Cell::new(false),
         }
     }
@@ -185,6 +211,7 @@ impl Read for Transport {
         buf[..n].copy_from_slice(&waiting[..n]);
         self.received.consume(n);
         self.received.release();
+        self.taken += n as u64;
         Ok(n)
     }
 }

@@ -256,6 +256,9 @@ pub fn broken_routes_are_named() {
         assert_eq!(checked.status, Some(1), "{args:?}\n{}", checked.text);
         checked.has(&format!("failed: {stage}"));
         checked.has(cause);
+        if ["[proxy-auth]", "[proxy-refused]", "[response]"].contains(&stage) {
+            checked.has("ms 127.0.0.1:");
+        }
         checked.has(advice);
         checked.fits_a_terminal();
         assert!(!checked.text.contains("wr0ng"), "{}", checked.text);

@@ -173,7 +173,19 @@ fn main() {
             a_client_that_resets_while_it_waits_frees_the_upstream,
             a_long_log_line_does_not_block,
             an_upstream_that_does_not_read_an_upload_is_504,
-            stalled_downloads_leave_descriptors_for_others;
+            stalled_downloads_leave_descriptors_for_others,
+            a_log_reader_that_stops_at_any_moment_stops_no_thread,
+            a_client_that_does_not_read_our_own_answers_is_let_go,
+            a_stuck_relay_notices_the_end_of_the_sender,
+            bytes_behind_a_last_request_do_not_cut_its_answer,
+            empty_lines_without_end_are_refused,
+            connection_options_without_end_are_refused,
+            part_of_a_record_disqualifies_a_kept_connection,
+            interim_answers_to_connect_are_passed_over,
+            an_empty_line_behind_a_request_begins_no_other,
+            a_length_of_zero_is_no_body,
+            an_answer_that_came_while_the_process_was_stopped_is_delivered,
+            an_upstream_that_does_not_answer_an_expectation_is_504;
     };
     all.extend(peers::trials());
     libtest_mimic::run(&arguments, all).exit();

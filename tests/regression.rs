@@ -1,5 +1,15 @@
 //! Bugs that were there once, each named after its symptom.
 
+use std::cell::RefCell;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
 use crate::support::*;
 
 /// A proxy that reads a message with one `read`, as microsocks does, answered "general
@@ -116,4 +126,350 @@ pub fn stalled_downloads_leave_descriptors_for_others() {
         client.skip(4 << 20);
     }
     assert_eq!(proxy.get("/").text(), "fine");
+}
+
+/// Two threads that were both told that the log takes a line wrote it, and one of them was
+/// blocked for as long as nobody read.
+pub fn a_log_reader_that_stops_at_any_moment_stops_no_thread() {
+    let upstream = answering(|_| ok("fine")).to_string();
+    let mut command = program();
+    command.args(["-b", "127.0.0.1", "-p", "0", "-u", &upstream]);
+    command.args(["--threads", "4", "-v", "--drain-timeout", "1"]);
+    command.stderr(std::process::Stdio::piped());
+    let mut guard = Guard::spawn(&mut command);
+    let mut log = guard.0.stderr.take().unwrap();
+    let mut lines = Vec::new();
+    let mut room = [0; 4096];
+    let address: SocketAddr = loop {
+        let n = read_some(&mut log, &mut room).unwrap();
+        lines.extend_from_slice(&room[..n]);
+        let text = String::from_utf8_lossy(&lines);
+        let found = text.lines().find_map(|line| line.split_once("开始监听: "));
+        if let (Some((_, address)), true) = (found, text.ends_with('\n')) {
+            break address.parse().unwrap();
+        }
+    };
+    // The smaller the pipe, the more often it is full.
+    rustix::pipe::fcntl_setpipe_size(&log, 4096).unwrap();
+    let mut clients: Vec<_> = (0..8).map(|_| Client::connect(address)).collect();
+    for _ in 0..4000 {
+        for client in &mut clients {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        }
+        for client in &mut clients {
+            assert_eq!(client.response().text(), "fine");
+        }
+        let _ = read_some(&mut log, &mut room).unwrap();
+    }
+    // And nobody reads its last lines.
+    drop(clients);
+    guard.signal("TERM");
+    assert_eq!(guard.wait().code(), Some(0));
+}
+
+/// Sockets that a program has open.
+fn sockets(proxy: &Proxy) -> usize {
+    let folder = format!("/proc/{}/fd", proxy.guard.0.id());
+    let entries = std::fs::read_dir(folder).unwrap();
+    let targets = entries.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    targets
+        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count()
+}
+
+fn sockets_return_to(proxy: &Proxy, before: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    while sockets(proxy) > before {
+        assert!(Instant::now() < deadline, "a connection is left behind");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Sends until nothing is taken any more; gives how often that went well.
+fn send_until_stuck(client: &mut Client, bytes: &[u8]) -> usize {
+    let timeout = Some(Duration::from_millis(500));
+    client.socket.set_write_timeout(timeout).unwrap();
+    let mut sent = 0;
+    while client.try_send(bytes) {
+        sent += 1;
+    }
+    client.socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    sent
+}
+
+/// A client that pipelined and did not read kept its connection for good when the answers
+/// were our own.
+pub fn a_client_that_does_not_read_our_own_answers_is_let_go() {
+    for path in ["/", "/healthz"] {
+        let args = ["--health-path", "/healthz", "--head-timeout", "1"];
+        let proxy = Proxy::before(dead_address(), &args);
+        let before = sockets(&proxy);
+        let mut client = proxy.connect();
+        let socket = socket2::SockRef::from(&client.socket);
+        socket.set_recv_buffer_size(4096).unwrap();
+        let requests = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").repeat(500);
+        send_until_stuck(&mut client, requests.as_bytes());
+        sockets_return_to(&proxy, before);
+    }
+}
+
+/// A relay whose upstream read nothing did not notice that its client was gone, nor the
+/// other way round.
+pub fn a_stuck_relay_notices_the_end_of_the_sender() {
+    let upstream = origin(|mut client| {
+        let head = client.head();
+        client.send(SWITCHING);
+        if head.starts_with("GET /takes-nothing ") {
+            thread::park_timeout(PATIENCE * 2);
+        }
+        send_until_stuck(&mut client, &[7; 65_536]);
+        client.reset();
+    });
+    let proxy = Proxy::before(upstream, &[]);
+    let before = sockets(&proxy);
+    let mut client = proxy.connect();
+    client.upgrade("/takes-nothing");
+    let sent = send_until_stuck(&mut client, &[7; 65_536]);
+    client.reset();
+    // Its end is to be seen only while there is room for it.
+    let mut client = proxy.connect();
+    client.upgrade("/takes-nothing");
+    for _ in 0..sent / 2 {
+        client.send_bytes(&[7; 65_536]);
+    }
+    drop(client);
+    let mut client = proxy.connect();
+    client.upgrade("/resets");
+    sockets_return_to(&proxy, before);
+}
+
+/// What a client had sent behind its last request, but later, destroyed the answer's tail.
+pub fn bytes_behind_a_last_request_do_not_cut_its_answer() {
+    const LENGTH: usize = 2_000_000;
+    let (go_on, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = origin(move |mut client| {
+        client.head();
+        client.exactly(3);
+        wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+        client.send(&ok(&"x".repeat(LENGTH)));
+        client.rest_or_reset();
+    });
+    let proxy = Proxy::before(upstream, &[]);
+    for version in ["1.1", "1.0"] {
+        let mut client = proxy.connect();
+        let socket = socket2::SockRef::from(&client.socket);
+        socket.set_recv_buffer_size(8192).unwrap();
+        client.send(&format!(
+            "POST / HTTP/{version}\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc"
+        ));
+        // Only then does it come in a segment of its own.
+        proxy.log.wait_for_count("===收到请求开始===", 1);
+        thread::sleep(Duration::from_millis(100));
+        client.send("\r\n");
+        go_on.send(()).unwrap();
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(client.response().body.len(), LENGTH);
+    }
+}
+
+/// Empty lines before a request were skipped without end, and never gave others their turn.
+pub fn empty_lines_without_end_are_refused() {
+    let proxy = Proxy::before(dead_address(), &[]);
+    let mut client = proxy.connect();
+    let mut sender = client.socket.try_clone().unwrap();
+    let sending = thread::spawn(move || while sender.write_all(b"\r\n").is_ok() {});
+    assert_eq!(client.response().status(), 400);
+    client.socket.shutdown(std::net::Shutdown::Both).unwrap();
+    sending.join().unwrap();
+}
+
+/// Each Connection option was compared with each field.
+pub fn connection_options_without_end_are_refused() {
+    let many = "a,".repeat(1000);
+    let upstream = answering(move |head| {
+        let fields = match head.starts_with("GET /many ") {
+            true => format!("Connection: {many}\r\n"),
+            false => String::new(),
+        };
+        ok("fine").replacen("\r\n", &format!("\r\n{fields}"), 1)
+    });
+    let proxy = Proxy::before(upstream, &[]);
+    let request = |options: usize| {
+        let options = "b,".repeat(options);
+        proxy.fetch(&format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: {options}\r\n\r\n"
+        ))
+    };
+    assert_eq!(request(32).status(), 200);
+    assert_eq!(request(33).status(), 400);
+    assert_eq!(proxy.get("/many").status(), 502);
+}
+
+/// A socket that can be told to keep back what is written to it.
+struct Holding {
+    socket: TcpStream,
+    held: Rc<RefCell<Option<Vec<u8>>>>,
+}
+
+impl Read for Holding {
+    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+        read_some(&mut self.socket, room)
+    }
+}
+
+impl Write for Holding {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &mut *self.held.borrow_mut() {
+            Some(held) => held.extend_from_slice(bytes),
+            None => self.socket.write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Part of a record that came while a TLS connection was idle was not seen, and its rest
+/// became the answer to the next client.
+pub fn part_of_a_record_disqualifies_a_kept_connection() {
+    let acceptor = Certificate::new("origin.test").acceptor();
+    let (report, sent) = channel();
+    let report = Mutex::new(report);
+    let first = AtomicUsize::new(0);
+    let upstream = origin(move |client| {
+        let is_first = first.fetch_add(1, Ordering::SeqCst) == 0;
+        let held = Rc::new(RefCell::new(None));
+        let mut socket = client.socket.try_clone().unwrap();
+        let holding = Holding {
+            socket: socket.try_clone().unwrap(),
+            held: held.clone(),
+        };
+        let Ok(mut tls) = acceptor.accept(holding) else {
+            return;
+        };
+        let mut room = [0; 4096];
+        let _ = tls.read(&mut room);
+        tls.write_all(ok("fine").as_bytes()).unwrap();
+        if !is_first {
+            return;
+        }
+        *held.borrow_mut() = Some(Vec::new());
+        tls.write_all(ok("POISON").as_bytes()).unwrap();
+        let record = held.borrow_mut().take().unwrap();
+        let (start, rest) = record.split_at(10);
+        socket.write_all(start).unwrap();
+        report.lock().unwrap().send(()).unwrap();
+        let _ = tls.read(&mut room);
+        let _ = socket.write_all(rest);
+    });
+    let args = ["--tls", "on", "--threads", "1"];
+    let proxy = Proxy::before(upstream, &args);
+    assert_eq!(proxy.get("/1").text(), "fine");
+    sent.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(proxy.get("/2").text(), "fine");
+}
+
+/// An interim answer to CONNECT was taken for a refusal.
+pub fn interim_answers_to_connect_are_passed_over() {
+    let proxied = |interim: usize| {
+        let proxy = origin(move |mut client| {
+            client.head();
+            client.send(&"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n".repeat(interim));
+            client.send("HTTP/1.1 200 OK\r\n\r\n");
+            if client.try_head().is_some() {
+                client.send(&ok("fine"));
+            }
+        });
+        let proxy = proxy.to_string();
+        Proxy::start(&["-u", "no-such.invalid:80", "--http-proxy", &proxy]).get("/")
+    };
+    assert_eq!(proxied(2).text(), "fine");
+    assert_eq!(proxied(9).status(), 502);
+}
+
+/// An empty line behind a request was taken for the start of the next: 408 in its place.
+pub fn an_empty_line_behind_a_request_begins_no_other() {
+    let upstream = answering(|_| ok("fine"));
+    let args = ["--head-timeout", "1", "--drain-timeout", "60"];
+    let proxy = Proxy::before(upstream, &args);
+    let mut together = proxy.connect();
+    let mut apart = proxy.connect();
+    together.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n\r\n");
+    apart.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    for client in [&mut together, &mut apart] {
+        assert_eq!(client.response().text(), "fine");
+    }
+    apart.send("\r\n");
+    thread::sleep(Duration::from_millis(1500));
+    for client in [&mut together, &mut apart] {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.response().text(), "fine");
+        client.send("\r\n");
+    }
+    // Nor does it keep the connection when the program ends.
+    let start = Instant::now();
+    proxy.guard.signal("TERM");
+    assert!(together.is_closed() && apart.is_closed());
+    assert!(start.elapsed() < Duration::from_secs(30));
+}
+
+/// An idempotent request without a body was not sent again where it said so with a length.
+pub fn a_length_of_zero_is_no_body() {
+    let connections = AtomicUsize::new(0);
+    let upstream = origin(move |mut client| {
+        let number = connections.fetch_add(1, Ordering::SeqCst);
+        while client.try_head().is_some() {
+            client.send(&ok(&format!("connection {number}")));
+            if number == 0 {
+                client.try_head();
+                return;
+            }
+        }
+    });
+    let proxy = Proxy::before(upstream, &["--threads", "1"]);
+    assert_eq!(proxy.get("/").text(), "connection 0");
+    let put = "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(proxy.fetch(put).text(), "connection 1");
+}
+
+/// A process that had been stopped for a while found its timers due before it looked at
+/// what had arrived.
+pub fn an_answer_that_came_while_the_process_was_stopped_is_delivered() {
+    let (asked, was_asked) = channel();
+    let asked = Mutex::new(asked);
+    let (go_on, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = origin(move |mut client| {
+        while client.try_head().is_some() {
+            asked.lock().unwrap().send(()).unwrap();
+            wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            client.send(&ok("fine"));
+        }
+    });
+    let proxy = Proxy::before(upstream, &["--response-timeout", "2"]);
+    for _ in 0..3 {
+        let mut client = proxy.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        was_asked.recv_timeout(PATIENCE).unwrap();
+        proxy.guard.signal("STOP");
+        go_on.send(()).unwrap();
+        thread::sleep(Duration::from_millis(2500));
+        proxy.guard.signal("CONT");
+        assert_eq!(client.response().status(), 200);
+    }
+}
+
+/// A client that rightly waited for a 100 was told that its body was late.
+pub fn an_upstream_that_does_not_answer_an_expectation_is_504() {
+    let upstream = origin(|mut client| {
+        client.rest_or_reset();
+    });
+    let proxy = Proxy::before(upstream, &["--response-timeout", "1"]);
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n";
+    let waiting = proxy.fetch(&format!("{head}Expect: 100-continue\r\n\r\n"));
+    assert_eq!(waiting.status(), 504);
+    assert_eq!(proxy.fetch(&format!("{head}\r\n")).status(), 408);
 }

@@ -229,7 +229,7 @@ fn check_trailers(decoded: &Decoded) {
     }
     let head = [b"x\r\n", &decoded.trailers[..], b"\r\n"].concat();
     for (name, _) in PlainHead::of(&head).fields {
-        const MISLEADING: [&str; 12] = [
+        const MISLEADING: [&str; 13] = [
             "connection",
             "content-length",
             "content-type",
@@ -242,6 +242,7 @@ fn check_trailers(decoded: &Decoded) {
             "trailer",
             "transfer-encoding",
             "upgrade",
+            "x-forwarded-for",
         ];
         assert!(!MISLEADING.contains(&name.as_str()), "{name}");
     }

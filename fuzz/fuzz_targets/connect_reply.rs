@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use simple_proxy::error::Stage;
-use simple_proxy::http_connect::check_answer;
+use simple_proxy::http_connect::{check_answer, Answer};
 use simple_proxy::response::check_start_line;
 use simple_proxy_fuzz::input::{find_head_in_any_split, Input};
 
@@ -32,7 +32,12 @@ fuzz_target!(|data: &[u8]| {
     let head = &bytes[range];
     let status = status_of(head);
     match check_answer(head) {
-        Ok(()) => assert!(
+        Ok(Answer::Interim) => assert!(
+            matches!(status, Some([b'1', _, _]) if status != Some(*b"101")),
+            "{}",
+            head.escape_ascii()
+        ),
+        Ok(Answer::Tunnel) => assert!(
             matches!(status, Some([b'2', _, _])),
             "{}",
             head.escape_ascii()

@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use simple_proxy::body::Framing;
 use simple_proxy::config::MAX_FIELDS;
 use simple_proxy::head::no_fields;
-use simple_proxy::request::Request;
+use simple_proxy::request::{Protocol, Request};
 use simple_proxy::response::{check_start_line, ResponseHead};
 use simple_proxy_fuzz::hyper_peer::{Answer, Asked};
 use simple_proxy_fuzz::input::{find_head_in_any_split, Input};
@@ -81,8 +81,9 @@ fuzz_target!(|data: &[u8]| {
         framing: Framing::None,
         persistent: true,
         is_head: asked.is_head,
+        expects_continue: false,
         is_idempotent: true,
-        upgrade: asked.upgrade.then(|| "websocket".into()),
+        upgrade: asked.upgrade.then_some(Protocol::WebSocket),
     };
     let Some(range) = find_head_in_any_split(&bytes, check_start_line, input.splits) else {
         return;
