@@ -2,6 +2,7 @@
 //! which a test whose real peer is not installed is shown and counted as ignored.
 
 mod check;
+mod completions;
 mod documents;
 mod drain;
 mod faults;
@@ -165,6 +166,9 @@ fn main() {
             the_metrics_port_serves_nothing_else,
             json_lines_are_objects,
             verbose_lines_have_numbers_and_times;
+        completions:
+            match_the_flags,
+            offer_words_that_are_accepted;
         documents:
             every_flag_and_variable_is_documented,
             promised_log_lines_are_documented;
@@ -187,6 +191,7 @@ fn main() {
             an_answer_that_came_while_the_process_was_stopped_is_delivered,
             an_upstream_that_does_not_answer_an_expectation_is_504;
     };
+    all.extend(completions::trials());
     all.extend(peers::trials());
     libtest_mimic::run(&arguments, all).exit();
 }

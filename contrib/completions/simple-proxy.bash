@@ -1,0 +1,42 @@
+# bash completion for simple-proxy
+# Made by `make completions` from the table of flags in src/cli.rs.
+
+_simple_proxy() {
+    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} words
+    # Bash makes three words of --name=value.
+    if [[ $word == = ]]; then
+        word=
+    elif [[ $before == = ]]; then
+        before=${COMP_WORDS[COMP_CWORD - 2]}
+    fi
+    COMPREPLY=()
+    case $before in
+        --tls) words='auto on off' ;;
+        --log-lang) words='zh en' ;;
+        --log-format) words='text json' ;;
+        --tls-ca)
+            compopt -o default
+            return
+            ;;
+        -u | --upstream-host | -p | --listen-port | -b | --bind | -s | \
+            --socks-proxy | --http-proxy | --https-proxy | --tls-name | \
+            --host-header | --upgrade | --connect-timeout | --head-timeout | \
+            --response-timeout | --keepalive-timeout | --tunnel-timeout | \
+            --drain-timeout | --threads | --max-connections | --health-path | \
+            --metrics-listen | --check-path)
+            return
+            ;;
+        *)
+            [[ $word == -* ]] || return
+            words='-h --help -u --upstream-host -p --listen-port -b --bind -s
+                --socks-proxy --http-proxy --https-proxy -d --direct --tls --tls-name
+                --tls-verify --tls-ca --host-header --upgrade --forwarded
+                --connect-timeout --head-timeout --response-timeout
+                --keepalive-timeout --tunnel-timeout --drain-timeout --threads
+                --max-connections --health-path --metrics-listen --log-lang
+                --log-format -q --quiet -v --verbose --check --check-path -V --version'
+            ;;
+    esac
+    COMPREPLY=($(compgen -W "$words" -- "$word"))
+}
+complete -F _simple_proxy simple-proxy
