@@ -8,6 +8,11 @@ datarootdir ?= $(prefix)/share
 mandir ?= $(datarootdir)/man
 man1dir ?= $(mandir)/man1
 docdir ?= $(datarootdir)/doc/simple-proxy
+bashcompletiondir ?= $(datarootdir)/bash-completion/completions
+zshcompletiondir ?= $(datarootdir)/zsh/site-functions
+fishcompletiondir ?= $(datarootdir)/fish/vendor_completions.d
+# systemd units are installed only if this names their directory.
+unitdir ?=
 
 INSTALL ?= install
 INSTALL_PROGRAM ?= $(INSTALL) -m 755
@@ -25,16 +30,25 @@ endif
 target = $(or $(CARGO_TARGET_DIR),target)
 release = $(target)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release
 program = $(release)/simple-proxy
-documents = README.md CHANGELOG.md LICENSE
+documents = $(wildcard README.md README.zh-CN.md CHANGELOG.md SECURITY.md LICENSE \
+  contrib/simple-proxy.env)
+units = $(if $(unitdir),$(wildcard contrib/systemd/*.service contrib/systemd/*.socket))
 version = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 rust = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tarball = $(target)/simple-proxy-$(version).tar.gz
 
+# Messages of panics name source files. Without the directories of this machine in them, the
+# program is the same wherever it is built. RUSTFLAGS, and a target's own flags, come before
+# this setting: who sets them sees to it. The shell fills in $$, so that any name will do.
+remap = --config "build.rustflags=[\"--remap-path-prefix=$$(pwd -P)=.\", \
+  \"--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo\"]"
+optimized = --release $(CARGOFLAGS) $(features) $(remap)
+
 all: prerequisites
-	@$(CARGO) build --release $(CARGOFLAGS) $(features)
+	@$(CARGO) build $(optimized)
 
 demo: prerequisites
-	@$(CARGO) build --release $(CARGOFLAGS) $(features) --bin simple-proxy --example demo
+	@$(CARGO) build $(optimized) --bin simple-proxy --example demo
 	@"$(release)/examples/demo" "$(program)"
 
 test: prerequisites
@@ -45,35 +59,54 @@ check: test
 # Mixed load and injected faults for MINUTES, then a look at what is left behind.
 MINUTES ?= 10
 soak: prerequisites
-	@$(CARGO) build --release $(CARGOFLAGS) $(features) --bin simple-proxy --example soak
+	@$(CARGO) build $(optimized) --bin simple-proxy --example soak
 	@"$(release)/examples/soak" "$(program)" "$(MINUTES)"
 
 # Compares with nginx, HAProxy and Caddy where they are installed: benches/README.md.
 bench: prerequisites
-	@$(CARGO) bench $(CARGOFLAGS) $(features) --bench compare -- $(if $(QUICK),--quick) $(BENCH)
+	@$(CARGO) bench $(CARGOFLAGS) $(features) $(remap) --bench compare -- $(if $(QUICK),--quick) $(BENCH)
 
 # Coverage-guided fuzzing on the stable toolchain: fuzz/README.md.
 fuzz: prerequisites
 	@fuzz/run
 
+# Writes what tests/completions.rs makes of the table of flags.
+completions: prerequisites
+	@SIMPLE_PROXY_WRITE_COMPLETIONS=1 $(CARGO) test $(CARGOFLAGS) $(features) -q \
+	  --test end_to_end -- completions::match_the_flags --exact
+
+installdirs:
+	@umask 022 && mkdir -p "$(DESTDIR)$(bindir)" "$(DESTDIR)$(man1dir)" "$(DESTDIR)$(docdir)" \
+	  "$(DESTDIR)$(bashcompletiondir)" "$(DESTDIR)$(zshcompletiondir)" \
+	  "$(DESTDIR)$(fishcompletiondir)" $(if $(units),"$(DESTDIR)$(unitdir)")
+
 # After `make`, `sudo make install` runs no compiler.
-install:
+install: installdirs
 	@test -x "$(program)" || $(MAKE) --no-print-directory all
-	@umask 022 && mkdir -p "$(DESTDIR)$(bindir)" "$(DESTDIR)$(man1dir)" "$(DESTDIR)$(docdir)"
 	$(INSTALL_PROGRAM) "$(program)" "$(DESTDIR)$(bindir)/simple-proxy"
 	$(INSTALL_DATA) man/simple-proxy.1 "$(DESTDIR)$(man1dir)/simple-proxy.1"
+	$(INSTALL_DATA) contrib/completions/simple-proxy.bash "$(DESTDIR)$(bashcompletiondir)/simple-proxy"
+	$(INSTALL_DATA) contrib/completions/_simple-proxy "$(DESTDIR)$(zshcompletiondir)/_simple-proxy"
+	$(INSTALL_DATA) contrib/completions/simple-proxy.fish "$(DESTDIR)$(fishcompletiondir)/simple-proxy.fish"
 	$(INSTALL_DATA) $(documents) "$(DESTDIR)$(docdir)/"
+	$(if $(units),$(INSTALL_DATA) $(units) "$(DESTDIR)$(unitdir)/")
 
 install-strip:
 	@$(MAKE) --no-print-directory install INSTALL_PROGRAM='$(INSTALL_PROGRAM) -s'
 
+# Takes the same variables. Directories that others use stay.
 uninstall:
-	rm -f "$(DESTDIR)$(bindir)/simple-proxy" "$(DESTDIR)$(man1dir)/simple-proxy.1"
-	cd "$(DESTDIR)$(docdir)" 2>/dev/null && rm -f $(documents) || true
+	rm -f "$(DESTDIR)$(bindir)/simple-proxy" "$(DESTDIR)$(man1dir)/simple-proxy.1" \
+	  "$(DESTDIR)$(bashcompletiondir)/simple-proxy" \
+	  "$(DESTDIR)$(zshcompletiondir)/_simple-proxy" \
+	  "$(DESTDIR)$(fishcompletiondir)/simple-proxy.fish" \
+	  $(foreach file,$(notdir $(documents)),"$(DESTDIR)$(docdir)/$(file)") \
+	  $(foreach file,$(notdir $(units)),"$(DESTDIR)$(unitdir)/$(file)")
 	@rmdir "$(DESTDIR)$(docdir)" 2>/dev/null || true
 
 # The same commit always gives the same file.
 dist:
+	@test -e .git || { echo 'make dist needs the git repository' >&2; exit 1; }
 	@mkdir -p "$(target)"
 	@git -c tar.umask=0022 archive --format=tar --prefix=simple-proxy-$(version)/ HEAD >"$(tarball).part"
 	@gzip -n -9 <"$(tarball).part" >"$(tarball)" && rm "$(tarball).part"
@@ -108,12 +141,16 @@ help:
 	@echo 'soak            mixed load with faults for MINUTES (10)'
 	@echo 'bench           compare with peers; QUICK=1, or BENCH with options and workloads'
 	@echo 'fuzz            fuzz for 30 s a target, or SECONDS_EACH'
-	@echo 'install         install program, man page and documents; install-strip: smaller'
-	@echo 'uninstall       remove them'
+	@echo 'completions     write contrib/completions anew after a change of flags'
+	@echo 'install         install program, man page, completions and documents, and systemd'
+	@echo '                units if unitdir is set; install-strip: a smaller program'
+	@echo 'uninstall       remove them; give it the same variables'
 	@echo 'dist            make a source tarball of the last commit'
 	@echo 'clean           remove what was built'
 	@echo 'Variables: prefix or PREFIX (/usr/local), exec_prefix, bindir, datarootdir, mandir,'
-	@echo 'docdir, DESTDIR, INSTALL, INSTALL_PROGRAM, INSTALL_DATA, CARGO, CARGOFLAGS (--locked),'
+	@echo 'man1dir, docdir, bashcompletiondir, zshcompletiondir, fishcompletiondir, unitdir (none),'
+	@echo 'DESTDIR, INSTALL, INSTALL_PROGRAM, INSTALL_DATA, CARGO, CARGOFLAGS (--locked),'
 	@echo 'CARGO_TARGET_DIR, PKG_CONFIG, VENDORED=1 (OpenSSL from source).'
 
-.PHONY: all demo test check soak bench fuzz install install-strip uninstall dist clean prerequisites help
+.PHONY: all demo test check soak bench fuzz completions installdirs install install-strip \
+  uninstall dist clean prerequisites help
