@@ -30,9 +30,8 @@ endif
 target = $(or $(CARGO_TARGET_DIR),target)
 release = $(target)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release
 program = $(release)/simple-proxy
-documents = $(wildcard README.md README.zh-CN.md CHANGELOG.md SECURITY.md LICENSE \
-  contrib/simple-proxy.env)
-units = $(if $(unitdir),$(wildcard contrib/systemd/*.service contrib/systemd/*.socket))
+documents = README.md README.zh-CN.md CHANGELOG.md SECURITY.md LICENSE contrib/simple-proxy.env
+units = $(if $(unitdir),contrib/systemd/simple-proxy.service contrib/systemd/simple-proxy.socket)
 version = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 rust = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tarball = $(target)/simple-proxy-$(version).tar.gz
@@ -89,7 +88,8 @@ install: installdirs
 	$(INSTALL_DATA) contrib/completions/_simple-proxy "$(DESTDIR)$(zshcompletiondir)/_simple-proxy"
 	$(INSTALL_DATA) contrib/completions/simple-proxy.fish "$(DESTDIR)$(fishcompletiondir)/simple-proxy.fish"
 	$(INSTALL_DATA) $(documents) "$(DESTDIR)$(docdir)/"
-	$(if $(units),$(INSTALL_DATA) $(units) "$(DESTDIR)$(unitdir)/")
+	@umask 022 && for unit in $(units); do \
+	  sed 's|/usr/bin/|$(bindir)/|' "$$unit" >"$(DESTDIR)$(unitdir)/$${unit##*/}"; done
 
 install-strip:
 	@$(MAKE) --no-print-directory install INSTALL_PROGRAM='$(INSTALL_PROGRAM) -s'

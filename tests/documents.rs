@@ -20,8 +20,9 @@ const VARIABLES: [&str; 5] = [
 ];
 
 /// Names in the documents that look like variables of ours and are none.
-const OTHER_NAMES: [&str; 11] = [
+const OTHER_NAMES: [&str; 12] = [
     "ALL_PROXY",
+    "CAP_NET_BIND_SERVICE",
     "JOURNAL_STREAM",
     "LISTEN_FDS",
     "LISTEN_PID",
