@@ -13,7 +13,7 @@ use futures_lite::future;
 
 use crate::body::Framing;
 use crate::certificate::{inspect, Inspection};
-use crate::cli::{Check, Setting};
+use crate::cli::Check;
 use crate::config::{Config, LogFormat, Route};
 use crate::deadline::{Deadline, TimedOut, Timers};
 use crate::dial::Dialer;
@@ -24,6 +24,7 @@ use crate::log::millis;
 use crate::reactor;
 use crate::request::{Protocol, Request};
 use crate::response::{check_start_line, ResponseHead};
+use crate::settings::Setting;
 use crate::steps::{Step, Steps};
 use crate::stream::Connection;
 use crate::text::Escaped;

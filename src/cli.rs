@@ -1,119 +1,19 @@
-//! The command line and the environment: what was typed becomes a `Config`, or one line
+//! Flags and the environment: what was typed becomes a `Config`, or one line
 //! that names the source and the problem. No line ever repeats a credential.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use argh::{ArgsInfo, FlagInfo, FlagInfoKind, FromArgs};
+use argh::FromArgs;
 use native_tls::Certificate;
 
+use crate::args::{separate, Args, Usage};
 use crate::config::{
     is_dns_name, parse_port, Authority, Config, Language, Limits, Listen, LogFormat, LogSettings,
     Proxy, Rewrite, Route, UpstreamTls, Verbosity,
 };
-
-/// Reverse proxy to one fixed upstream, directly, through SOCKS5 or by CONNECT.
-// Every option is a list of which the last wins, so that argh never complains about (and
-// repeats) a value given twice; every value is checked after flags and variables are merged.
-#[derive(FromArgs, ArgsInfo)]
-#[argh(help_triggers("-h", "--help"), usage = "-u HOST:PORT [OPTION]...")]
-pub struct Args {
-    /// where every request goes, HOST:PORT; port 443 means TLS [env: UPSTREAM_HOST]
-    #[argh(option, short = 'u', arg_name = "host:port")]
-    upstream_host: Vec<String>,
-    /// port to listen on, 0 for any free one (80) [env: LISTEN_PORT]
-    #[argh(option, short = 'p', arg_name = "port")]
-    listen_port: Vec<String>,
-    /// address to listen on (every one, IPv6 and IPv4)
-    #[argh(option, short = 'b', arg_name = "address")]
-    bind: Vec<String>,
-    /// socks5://[USER:PASS@]HOST[:1080]; it resolves the names [env: SOCKS_PROXY]
-    #[argh(option, short = 's', arg_name = "url")]
-    socks_proxy: Vec<String>,
-    /// http[s]://[USER:PASS@]HOST[:PORT], used by CONNECT [env: HTTP_PROXY]
-    #[argh(option, arg_name = "url")]
-    http_proxy: Vec<String>,
-    /// the same, preferred when the upstream speaks TLS [env: HTTPS_PROXY]
-    #[argh(option, arg_name = "url")]
-    https_proxy: Vec<String>,
-    /// use no proxy, whatever the environment says
-    #[argh(switch, short = 'd')]
-    direct: bool,
-    /// TLS to the upstream: auto (port 443), on or off (auto)
-    #[argh(option, arg_name = "mode")]
-    tls: Vec<String>,
-    /// server name sent in TLS, and checked by --tls-verify
-    #[argh(option, arg_name = "name")]
-    tls_name: Vec<String>,
-    /// refuse an upstream certificate that is not valid
-    #[argh(switch)]
-    tls_verify: bool,
-    /// PEM file of roots to trust beside the system's
-    #[argh(option, arg_name = "file")]
-    tls_ca: Vec<String>,
-    /// send this Host instead of the client's
-    #[argh(option, arg_name = "name")]
-    host_header: Vec<String>,
-    /// also let this Upgrade token through; may be repeated
-    #[argh(option, arg_name = "token")]
-    upgrade: Vec<String>,
-    /// add X-Forwarded-For, -Host and -Proto, and Via
-    #[argh(switch)]
-    forwarded: bool,
-    /// seconds to resolve, connect and shake hands (10)
-    #[argh(option, arg_name = "seconds")]
-    connect_timeout: Vec<String>,
-    /// seconds for a client to send a request head (30)
-    #[argh(option, arg_name = "seconds")]
-    head_timeout: Vec<String>,
-    /// seconds for the upstream to begin its answer, and for a stalled body; 0 is off (300)
-    #[argh(option, arg_name = "seconds")]
-    response_timeout: Vec<String>,
-    /// seconds that an idle client connection is kept (75)
-    #[argh(option, arg_name = "seconds")]
-    keepalive_timeout: Vec<String>,
-    /// seconds after which an idle WebSocket is closed; 0 is never (0)
-    #[argh(option, arg_name = "seconds")]
-    tunnel_timeout: Vec<String>,
-    /// seconds that open exchanges may go on at SIGTERM (10)
-    #[argh(option, arg_name = "seconds")]
-    drain_timeout: Vec<String>,
-    /// threads that serve connections (one per core)
-    #[argh(option, arg_name = "n")]
-    threads: Vec<String>,
-    /// clients served at once (as many as descriptors allow)
-    #[argh(option, arg_name = "n")]
-    max_connections: Vec<String>,
-    /// answer GET of this path here: 200, or 503 when draining (none)
-    #[argh(option, arg_name = "path")]
-    health_path: Vec<String>,
-    /// serve metrics for Prometheus at http://ADDRESS:PORT/metrics (off)
-    #[argh(option, arg_name = "address:port")]
-    metrics_listen: Vec<String>,
-    /// language of the log: zh or en (zh)
-    #[argh(option, arg_name = "lang")]
-    log_lang: Vec<String>,
-    /// form of the log: text, or json, one object a line (text)
-    #[argh(option, arg_name = "format")]
-    log_format: Vec<String>,
-    /// log errors only
-    #[argh(switch, short = 'q')]
-    quiet: bool,
-    /// log each connection in detail
-    #[argh(switch, short = 'v')]
-    verbose: bool,
-    /// try the way to the upstream once, print each step, and exit
-    #[argh(switch)]
-    check: bool,
-    /// with --check, also try a WebSocket on this path
-    #[argh(option, arg_name = "path")]
-    check_path: Vec<String>,
-    /// print the version and exit
-    #[argh(switch, short = 'V')]
-    version: bool,
-}
+use crate::settings::{self, Proxies, Setting};
 
 /// What the command line asks for.
 pub enum Command {
@@ -123,23 +23,6 @@ pub enum Command {
     Check(Box<Check>),
     /// Print this on standard output and exit.
     Print(String),
-}
-
-/// A bad flag or setting: one line, and whether the usage hint follows it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Usage(String);
-
-impl Usage {
-    fn new(source: impl std::fmt::Display, problem: impl std::fmt::Display) -> Usage {
-        Usage(format!("{source}: {problem}"))
-    }
-}
-
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "simple-proxy: {}", self.0)?;
-        f.write_str("Try 'simple-proxy --help' for more information.")
-    }
 }
 
 /// Makes settings of the arguments (without the program's name) and the environment.
@@ -185,101 +68,6 @@ pub struct Check {
     pub settings: Vec<Setting>,
     /// The path on which a WebSocket is tried, if one is.
     pub websocket: Option<String>,
-}
-
-/// A setting in effect, as it is shown.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// The long flag, without its hyphens.
-    pub name: &'static str,
-    /// What it is, a password hidden.
-    pub value: String,
-    /// The flag or variable that it came from, or `default`.
-    pub source: &'static str,
-}
-
-/// Rewrites `--name=value`, `-p80` and `-vq` into the separate words that argh takes, and
-/// refuses what it would refuse, without repeating values. Driven by argh's own table.
-fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, Usage> {
-    let info = Args::get_args_info();
-    let is_switch = |flag: &FlagInfo<'_>| matches!(flag.kind, FlagInfoKind::Switch);
-    let mut words = Vec::new();
-    let mut args = args.into_iter().collect::<VecDeque<_>>();
-    let text = |word: OsString| {
-        word.into_string()
-            .map_err(|_| Usage::new("command line", "an argument is not UTF-8"))
-    };
-    while let Some(word) = args.pop_front() {
-        let word = text(word)?;
-        if word == "-h" || word == "--help" {
-            return Ok(vec![word]);
-        }
-        let value_for = |name: &str, args: &mut VecDeque<OsString>| {
-            let value = args.pop_front();
-            text(value.ok_or_else(|| Usage::new(name, "a value is missing"))?)
-        };
-        if let Some((name, value)) =
-            word.strip_prefix("--")
-                .filter(|rest| !rest.is_empty())
-                .map(|_| match word.split_once('=') {
-                    Some((name, value)) => (name, Some(value)),
-                    None => (word.as_str(), None),
-                })
-        {
-            let flag = info.flags.iter().find(|flag| flag.long == name);
-            let flag = flag.ok_or_else(|| Usage::new(printable(name), "no such option"))?;
-            words.push(name.to_owned());
-            match value {
-                Some(_) if is_switch(flag) => {
-                    return Err(Usage::new(name, "this option takes no value"))
-                }
-                Some(value) => words.push(value.to_owned()),
-                None if is_switch(flag) => {}
-                None => words.push(value_for(name, &mut args)?),
-            }
-        } else if let Some(cluster) = word.strip_prefix('-').filter(|rest| !rest.is_empty()) {
-            if word == "--" {
-                match args.pop_front() {
-                    Some(extra) => return Err(unexpected(&text(extra)?)),
-                    None => break,
-                }
-            }
-            let mut letters = cluster.chars();
-            while let Some(letter) = letters.next() {
-                if letter == 'h' {
-                    return Ok(vec!["-h".to_owned()]);
-                }
-                let name = format!("-{letter}");
-                let flag = info.flags.iter().find(|flag| flag.short == Some(letter));
-                let flag = flag.ok_or_else(|| Usage::new(printable(&name), "no such option"))?;
-                words.push(name.clone());
-                if !is_switch(flag) {
-                    let rest = letters.as_str();
-                    words.push(match rest {
-                        "" => value_for(&name, &mut args)?,
-                        _ => rest.to_owned(),
-                    });
-                    break;
-                }
-            }
-        } else {
-            return Err(unexpected(&word));
-        }
-    }
-    Ok(words)
-}
-
-fn unexpected(word: &str) -> Usage {
-    // A proxy URL typed without its flag may hold a password.
-    if word.contains('@') {
-        Usage::new("command line", "an argument belongs to no option")
-    } else {
-        Usage::new(printable(word), "this argument belongs to no option")
-    }
-}
-
-fn printable(text: &str) -> String {
-    text.escape_debug().take(80).collect()
 }
 
 /// A setting as given: where it came from, and its text.
@@ -430,166 +218,23 @@ impl<E: Fn(&str) -> Option<OsString>> Source<E> {
             .transpose()
     }
 
-    /// Every setting, in the order of the flags.
     fn settings(&self, args: &Args, config: &Config) -> Result<Vec<Setting>, Usage> {
-        let mut settings = Vec::new();
-        let mut row = |flag: &'static str, values: &[String], value: String| {
-            settings.push(Setting {
-                name: flag.trim_start_matches('-'),
-                value,
-                source: if values.is_empty() { "default" } else { flag },
-            });
-        };
-        let or =
-            |value: &Option<String>, other: &str| value.clone().unwrap_or_else(|| other.to_owned());
-        let seconds = |time: Duration| format!("{} s", time.as_secs_f64());
-        let Config {
-            listen,
-            tls,
-            rewrite,
-            limits,
-            log,
-            ..
-        } = config;
-        let (socks, http, https) = self.proxies(args)?;
-        let proxy = |proxy: &Option<(&str, Proxy)>| match proxy {
-            Some((_, proxy)) => proxy.to_string(),
-            None => "none".to_owned(),
-        };
-        row(
-            "--upstream-host",
-            &args.upstream_host,
-            config.upstream.to_string(),
-        );
-        row("--listen-port", &args.listen_port, listen.port.to_string());
-        let every = "every address".to_owned();
-        row(
-            "--bind",
-            &args.bind,
-            listen.address.map_or(every, |a| a.to_string()),
-        );
-        row("--socks-proxy", &args.socks_proxy, proxy(&socks));
-        row("--http-proxy", &args.http_proxy, proxy(&http));
-        row("--https-proxy", &args.https_proxy, proxy(&https));
-        let switch = |on: bool| if on { vec![String::new()] } else { Vec::new() };
-        row("--direct", &switch(args.direct), on_or_off(args.direct));
-        row("--tls", &args.tls, on_or_off(tls.is_some()));
-        let name = tls.as_ref().and_then(|tls| tls.name.clone());
-        row(
-            "--tls-name",
-            &args.tls_name,
-            or(&name, "as the upstream is named"),
-        );
-        row(
-            "--tls-verify",
-            &switch(args.tls_verify),
-            on_or_off(args.tls_verify),
-        );
-        row(
-            "--tls-ca",
-            &args.tls_ca,
-            or(&args.tls_ca.last().cloned(), "the system's alone"),
-        );
-        row(
-            "--host-header",
-            &args.host_header,
-            or(&rewrite.host, "the client's"),
-        );
-        let upgrades = ["websocket"].into_iter();
-        let upgrades = upgrades.chain(rewrite.upgrades.iter().map(String::as_str));
-        row(
-            "--upgrade",
-            &args.upgrade,
-            upgrades.collect::<Vec<_>>().join(", "),
-        );
-        row(
-            "--forwarded",
-            &switch(args.forwarded),
-            on_or_off(args.forwarded),
-        );
-        for (flag, values, time) in [
-            (
-                "--connect-timeout",
-                &args.connect_timeout,
-                limits.connect_timeout,
-            ),
-            ("--head-timeout", &args.head_timeout, limits.head_timeout),
-            (
-                "--response-timeout",
-                &args.response_timeout,
-                limits.response_timeout,
-            ),
-            (
-                "--keepalive-timeout",
-                &args.keepalive_timeout,
-                limits.keepalive_timeout,
-            ),
-            (
-                "--tunnel-timeout",
-                &args.tunnel_timeout,
-                limits.tunnel_timeout,
-            ),
-            ("--drain-timeout", &args.drain_timeout, limits.drain_timeout),
-        ] {
-            row(flag, values, seconds(time));
-        }
-        row("--threads", &args.threads, config.threads.to_string());
-        let most = limits.max_connections.map(|most| most.to_string());
-        row(
-            "--max-connections",
-            &args.max_connections,
-            or(&most, "as descriptors allow"),
-        );
-        row(
-            "--health-path",
-            &args.health_path,
-            or(&config.health_path, "none"),
-        );
-        let metrics = config.metrics.map(|address| address.to_string());
-        row(
-            "--metrics-listen",
-            &args.metrics_listen,
-            or(&metrics, "off"),
-        );
-        let language = match log.language {
-            Language::Chinese => "zh",
-            Language::English => "en",
-        };
-        row("--log-lang", &args.log_lang, language.to_owned());
-        let format = match log.format {
-            LogFormat::Text => "text",
-            LogFormat::Json => "json",
-        };
-        row("--log-format", &args.log_format, format.to_owned());
-        row("--quiet", &switch(args.quiet), on_or_off(args.quiet));
-        row("--verbose", &switch(args.verbose), on_or_off(args.verbose));
-        // Variables speak only where no flag does.
-        for (name, variable) in [
-            (
-                "upstream-host",
-                self.variable("UPSTREAM_HOST")?.map(|given| given.source),
-            ),
-            (
-                "listen-port",
-                self.variable("LISTEN_PORT")?.map(|given| given.source),
-            ),
-            ("socks-proxy", socks.map(|(source, _)| source)),
-            ("http-proxy", http.map(|(source, _)| source)),
-            ("https-proxy", https.map(|(source, _)| source)),
-        ] {
-            let setting = settings.iter_mut().find(|setting| setting.name == name);
-            if let (Some(setting), Some(variable)) = (setting, variable) {
-                if setting.source == "default" {
-                    setting.source = variable;
-                }
-            }
-        }
-        Ok(settings)
+        let source = |variable| Ok(self.variable(variable)?.map(|given| given.source));
+        let variables = [
+            ("upstream-host", source("UPSTREAM_HOST")?),
+            ("listen-port", source("LISTEN_PORT")?),
+        ];
+        Ok(settings::list(
+            args,
+            config,
+            &self.proxies(args)?,
+            &variables,
+        ))
     }
 
     /// SOCKS first, then the HTTP proxy that suits the upstream, then the other.
     fn route(&self, args: &Args, with_tls: bool) -> Result<Route, Usage> {
-        let (socks, http, https) = self.proxies(args)?;
+        let [socks, http, https] = self.proxies(args)?;
         let connect = if with_tls {
             https.or(http)
         } else {
@@ -616,7 +261,7 @@ impl<E: Fn(&str) -> Option<OsString>> Source<E> {
                     format_args!("cannot be combined with {}", given.source),
                 ))
             }
-            (None, true) => return Ok((None, None, None)),
+            (None, true) => return Ok([None, None, None]),
             (Some(_), false) => [socks, http, https],
             (None, false) => [
                 self.variable("SOCKS_PROXY")?,
@@ -629,24 +274,12 @@ impl<E: Fn(&str) -> Option<OsString>> Source<E> {
             let Some(given) = given else { return Ok(None) };
             Ok(Some((given.source, given.parse(parse)?)))
         };
-        Ok((
+        Ok([
             parse(socks, Proxy::parse_socks5)?,
             parse(http, Proxy::parse_http)?,
             parse(https, Proxy::parse_http)?,
-        ))
+        ])
     }
-}
-
-/// A proxy of each kind, and the flag or variable that names it.
-type Proxies = (
-    Option<(&'static str, Proxy)>,
-    Option<(&'static str, Proxy)>,
-    Option<(&'static str, Proxy)>,
-);
-
-fn on_or_off(on: bool) -> String {
-    let word = if on { "on" } else { "off" };
-    word.to_owned()
 }
 
 /// The last value of an option; an empty one is an error.
@@ -764,6 +397,8 @@ fn parse_seconds(text: &str, zero: bool) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use argh::ArgsInfo;
+
     use super::*;
 
     fn resolve_with(args: &[&str], variables: &[(&str, &str)]) -> Result<Command, Usage> {

@@ -8,7 +8,9 @@
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `cli` | flags and variables, and how they become a `Config` |
+//! | `cli` | how flags and variables become a `Config` |
+//! | `settings` | the settings in effect, as they are shown |
+//! | `args` | the flags, and the forms in which they are typed |
 //! | `check` | the way to the upstream, tried once and reported |
 //! | `certificate` | what a TLS peer shows of itself, for `check` |
 //! | `server` | threads, accept loops, the limit on connections, the drain |
@@ -43,6 +45,7 @@
 //! published API.
 
 pub mod answer;
+pub mod args;
 pub mod body;
 pub mod buffer;
 pub mod carry;
@@ -70,6 +73,7 @@ pub mod response;
 pub mod scrape;
 pub mod server;
 pub mod session;
+pub mod settings;
 pub mod socket;
 pub mod socks5;
 #[cfg(target_os = "linux")]

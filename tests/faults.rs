@@ -1173,7 +1173,7 @@ pub fn a_drain_under_load_cuts_nothing_that_was_begun() {
             }
         }
     });
-    let mut proxy = Proxy::before(upstream, &["--drain-timeout", "30"]);
+    let mut proxy = Proxy::before(upstream, &["--drain-timeout", "300"]);
     let served_so_far = Arc::new(AtomicUsize::new(0));
     let told_to_close = Arc::new(AtomicUsize::new(0));
     let ending = Arc::new(AtomicBool::new(false));
