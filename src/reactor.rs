@@ -59,8 +59,8 @@ mod epoll {
         hung_up: bool,
         /// The connection is no more.
         broken: bool,
-        /// Wants to know of either, while nobody reads.
-        end_waker: Option<Waker>,
+        /// Who waits for a read is only to be told of an end.
+        end_only: bool,
         /// Writability is watched only once a write has blocked.
         watches_write: bool,
     }
@@ -86,6 +86,14 @@ mod epoll {
             if let Some(waker) = self.waker.take() {
                 waker.wake();
             }
+        }
+
+        fn wait(&mut self, cx: &Context<'_>) -> Poll<()> {
+            match &self.waker {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                _ => self.waker = Some(cx.waker().clone()),
+            }
+            Poll::Pending
         }
     }
 
@@ -169,14 +177,13 @@ mod epoll {
                 };
                 let broken = flags.intersects(EventFlags::HUP | EventFlags::ERR);
                 state.broken |= broken;
-                if broken || flags.contains(EventFlags::RDHUP) {
-                    state.hung_up = true;
-                    if let Some(waker) = state.end_waker.take() {
-                        waker.wake();
+                let ended = broken || flags.contains(EventFlags::RDHUP);
+                state.hung_up |= ended;
+                if ended || flags.contains(EventFlags::IN) {
+                    match state.end_only && !ended {
+                        true => state.read.ready = true,
+                        false => state.read.set(),
                     }
-                }
-                if broken || flags.intersects(EventFlags::IN | EventFlags::RDHUP) {
-                    state.read.set();
                 }
                 if broken || flags.contains(EventFlags::OUT) {
                     state.write.set();
@@ -290,15 +297,11 @@ mod epoll {
         /// Waits until an attempt makes sense.
         pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
             self.with(|state| {
-                let readiness = state.of(direction);
-                if readiness.ready {
+                if state.of(direction).ready {
                     return Poll::Ready(());
                 }
-                match &readiness.waker {
-                    Some(waker) if waker.will_wake(cx.waker()) => {}
-                    _ => readiness.waker = Some(cx.waker().clone()),
-                }
-                Poll::Pending
+                state.end_only &= direction != Direction::Read;
+                state.of(direction).wait(cx)
             })
         }
 
@@ -318,11 +321,8 @@ mod epoll {
                 if has_ended(state) {
                     return Poll::Ready(());
                 }
-                match &state.end_waker {
-                    Some(waker) if waker.will_wake(cx.waker()) => {}
-                    _ => state.end_waker = Some(cx.waker().clone()),
-                }
-                Poll::Pending
+                state.end_only = true;
+                state.read.wait(cx)
             })
         }
 
