@@ -13,7 +13,7 @@ use crate::stderr;
 use crate::steps::Steps;
 use crate::text::{Escaped, LONGEST_TEXT};
 
-pub use crate::stderr::flush_last;
+pub use crate::stderr::flush_waiting;
 
 struct State {
     settings: LogSettings,

@@ -89,7 +89,7 @@ fn serve(mut config: Config) -> Result<(), String> {
         move || {
             log::started(&addresses, metrics_address, &config);
             notify(Status::Ready);
-            log::flush();
+            log::flush_waiting();
         }
     };
 

@@ -98,12 +98,12 @@ pub fn run(
     ready();
     let reason = async_io::block_on(shutdown);
     log::draining(reason, drain_timeout);
-    log::flush();
+    log::flush_waiting();
     drop(alive);
     // Nothing is ever sent: an error is that all threads have ended, or that one does not.
     let _ = ends.recv_timeout(drain_timeout.saturating_add(OVERDUE));
     log::stopped(shared.cut_off.load(Ordering::Relaxed));
-    log::flush_last();
+    log::flush_waiting();
     Ok(())
 }
 
@@ -192,7 +192,7 @@ fn serve(
     shared
         .cut_off
         .fetch_add(open.count.get(), Ordering::Relaxed);
-    log::flush_last();
+    log::flush_waiting();
 }
 
 async fn sweep(worker: Rc<Worker>) {

@@ -25,8 +25,8 @@ const RETRY: Duration = Duration::from_millis(200);
 /// How soon a thread that found another one writing tries again.
 const RETRY_SOON: Duration = Duration::from_millis(5);
 
-/// How long the last lines of a thread wait for a slow reader.
-const PATIENCE_LAST: Duration = Duration::from_millis(500);
+/// How long the lines of a thread that will not try again soon are waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Held from asking whether standard error takes a line to writing it: of two threads that
 /// were both told yes, one could block.
@@ -83,11 +83,12 @@ pub fn flush() -> Option<Duration> {
     })
 }
 
-/// Writes the thread's lines out before it ends, waiting a moment for a slow reader.
-pub fn flush_last() {
+/// Writes the lines out of a thread that will not try again soon, waiting a moment for others
+/// who write and for a slow reader.
+pub fn flush_waiting() {
     let start = Instant::now();
-    while let Outcome::Busy = with_pending(|pending| pending.write_out(PATIENCE_LAST)) {
-        if start.elapsed() > PATIENCE_LAST {
+    while let Outcome::Busy = with_pending(|pending| pending.write_out(PATIENCE)) {
+        if start.elapsed() > PATIENCE {
             return;
         }
         std::thread::sleep(RETRY_SOON);

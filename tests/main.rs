@@ -189,7 +189,8 @@ fn main() {
             an_empty_line_behind_a_request_begins_no_other,
             a_length_of_zero_is_no_body,
             an_answer_that_came_while_the_process_was_stopped_is_delivered,
-            an_upstream_that_does_not_answer_an_expectation_is_504;
+            an_upstream_that_does_not_answer_an_expectation_is_504,
+            the_first_lines_come_also_under_load;
     };
     all.extend(completions::trials());
     all.extend(peers::trials());

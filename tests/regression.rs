@@ -473,3 +473,28 @@ pub fn an_upstream_that_does_not_answer_an_expectation_is_504() {
     assert_eq!(waiting.status(), 504);
     assert_eq!(proxy.fetch(&format!("{head}\r\n")).status(), 408);
 }
+
+/// The line that says where the program listens waited for the next one of its thread, which
+/// never came, when another thread was just writing.
+pub fn the_first_lines_come_also_under_load() {
+    let upstream = answering(|_| ok("fine")).to_string();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for _ in 0..20 {
+        // They wait to be accepted, so that there is much to write from the first moment.
+        let clients: Vec<Client> = (0..100)
+            .map(|_| {
+                let mut client = Client::connect(listener.local_addr().unwrap());
+                client.send(&"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(20));
+                client
+            })
+            .collect();
+        let mut command = inheriting(&listener, "", &["-u", &upstream, "-v"]);
+        let mut guard = Guard::spawn(command.stderr(std::process::Stdio::piped()));
+        let log = Lines::collect(guard.0.stderr.take().unwrap());
+        log.wait_for("开始监听: ");
+        drop(clients);
+        guard.signal("TERM");
+        assert_eq!(guard.wait().code(), Some(0));
+        log.wait_for("已停止");
+    }
+}
