@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::support::*;
 
@@ -429,6 +430,31 @@ pub fn the_pool_reuses_and_retries() {
     assert_eq!(proxy.get("/").text(), "fine");
     assert_eq!(connections.load(Ordering::SeqCst), 2);
     assert!(!proxy.log.text().contains("请求失败"));
+}
+
+pub fn a_kept_connection_is_closed_after_a_while() {
+    let (sender, ended) = channel();
+    let sender = Mutex::new(sender);
+    let (upstream, _) = counting(move |mut client, number| {
+        while let Some(head) = client.try_head() {
+            if let Some(length) = field(&head, "content-length") {
+                client.exactly(length.parse().unwrap());
+            }
+            client.send(&ok(&number.to_string()));
+        }
+        sender.lock().unwrap().send(number).unwrap();
+    });
+    let proxy = Proxy::before(upstream, &["--threads", "1"]);
+    assert_eq!(proxy.get("/").text(), "0");
+    let start = Instant::now();
+    // What must not be sent twice takes none that has been idle for over two seconds.
+    thread::sleep(Duration::from_millis(2500));
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+    assert_eq!(proxy.fetch(post).text(), "1");
+    assert_eq!(proxy.fetch(post).text(), "1");
+    assert_eq!(ended.recv_timeout(PATIENCE), Ok(0));
+    let after = start.elapsed();
+    assert!(after >= Duration::from_secs(14), "after {after:?} already");
 }
 
 pub fn a_post_is_never_sent_twice() {

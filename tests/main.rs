@@ -66,6 +66,7 @@ fn main() {
             a_client_that_ends_its_side_still_gets_its_answer,
             server_sent_events_arrive_one_by_one,
             the_pool_reuses_and_retries,
+            a_kept_connection_is_closed_after_a_while,
             a_post_is_never_sent_twice,
             surplus_bytes_reach_nobody,
             a_response_cut_short_is_seen_as_such,
@@ -88,12 +89,12 @@ fn main() {
             a_switch_that_was_not_asked_for_is_502,
             other_protocols_pass_only_when_allowed,
             a_reset_ends_both_sides,
-            an_idle_relay_is_closed_when_asked;
+            an_idle_relay_is_closed_when_asked,
+            a_relay_of_which_one_side_has_ended_rests_for_ten_seconds;
         drain:
             sigterm_finishes_what_is_open,
             sigterm_ends_idle_connections_and_relays_in_time,
             a_second_signal_ends_at_once,
-            works_as_pid_1,
             more_clients_than_allowed_wait_their_turn,
             a_restart_on_an_inherited_socket_fails_no_request,
             the_service_manager_is_told,

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{kill_process_group, waitid, Pid, Signal, WaitId, WaitIdOptions};
 
+use crate::drain::NEW_PID_NAMESPACE;
 use crate::support::*;
 
 /// Debian's Python, which its packages with WebSocket modules belong to.
@@ -78,6 +79,11 @@ pub fn trials() -> Vec<Trial> {
         &[Need::Command("promtool")],
         crate::watch::promtool_has_no_complaint,
     ));
+    trials.push(trial(
+        "works_as_pid_1",
+        &[Need::PidNamespace],
+        crate::drain::works_as_pid_1,
+    ));
     let needs = [Need::Command("nginx"), Need::Command("curl")];
     for (name, body) in [
         ("nginx_get_and_head", nginx_get_and_head as fn()),
@@ -126,6 +132,8 @@ enum Need {
     Port443,
     /// The right to replace files in a private mount namespace.
     MountNamespace,
+    /// The right to make a PID namespace.
+    PidNamespace,
 }
 
 /// Why a need is not met; each is looked at once.
@@ -164,6 +172,12 @@ fn look_for(need: Need) -> Option<String> {
             command.args(["-m", "mount", "--bind", "/etc/shadow", "/etc/shadow"]);
             let met = succeeds(&mut command) && File::open("/etc/shadow").is_ok();
             (met, "a private mount namespace needs root".to_owned())
+        }
+        Need::PidNamespace => {
+            let mut command = Command::new("unshare");
+            command.args(NEW_PID_NAMESPACE).arg("true");
+            let reason = "a PID namespace needs root";
+            (succeeds(&mut command), reason.to_owned())
         }
     };
     (!met).then_some(reason)

@@ -3,7 +3,7 @@
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::*;
 
@@ -394,4 +394,23 @@ pub fn an_idle_relay_is_closed_when_asked() {
     }
     assert!(client.is_closed());
     proxy.log.wait_for("WebSocket 连接关闭");
+}
+
+pub fn a_relay_of_which_one_side_has_ended_rests_for_ten_seconds() {
+    let upstream = origin(|mut client| {
+        client.head();
+        client.send(SWITCHING);
+        client.rest_or_reset();
+        // Says nothing more, and does not close.
+        thread::park_timeout(PATIENCE);
+    });
+    let proxy = Proxy::before(upstream, &["--log-lang", "en"]);
+    let mut client = proxy.connect();
+    client.upgrade("/");
+    let start = Instant::now();
+    client.end_sending();
+    assert!(client.is_closed());
+    let after = start.elapsed();
+    assert!(after >= Duration::from_secs(9), "after {after:?} already");
+    proxy.log.wait_for("WebSocket connection closed");
 }
