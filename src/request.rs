@@ -176,7 +176,9 @@ impl<'b, 'f> RequestHead<'b, 'f> {
                 framing,
                 persistent: !options.close && (minor == 1 || options.keep_alive),
                 is_head: method == "HEAD",
+                // One that is for this hop only is not sent on, and nobody answers it.
                 expects_continue: minor == 1
+                    && !options.drop_field("expect", fields)
                     && values(fields, "expect")
                         .any(|value| value.eq_ignore_ascii_case(b"100-continue")),
                 is_idempotent: matches!(

@@ -62,7 +62,10 @@ fn check_proxy(text: &str, proxy: Proxy, parse: fn(&str) -> Result<Proxy, String
     let shown = proxy.to_string();
     assert!(!shown.chars().any(char::is_control), "{shown:?}");
     assert_eq!(format!("{proxy:?}"), shown);
-    assert_eq!(Route::Connect(proxy.clone()).to_string(), shown);
+    assert_eq!(
+        Route::Connect(proxy.clone()).to_string(),
+        format!("CONNECT {shown}")
+    );
     assert_eq!(format!("{:?}", Route::Direct), "Direct");
 
     let authority = &proxy.authority;
