@@ -1,12 +1,10 @@
 //! The port that the metrics are read from.
 
-use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_io::Timer;
-use futures_lite::FutureExt;
 use smol::lock::Semaphore;
 use smol::LocalExecutor;
 
@@ -17,7 +15,7 @@ use crate::relay::linger;
 use crate::request::{check_start_line, Rejection, RequestHead};
 use crate::socket::{is_momentary, Listener, Socket};
 use crate::stream::{Connection, Stream};
-use crate::worker::Worker;
+use crate::worker::{contained, Worker};
 
 /// Readers at once; more wait.
 const AT_ONCE: usize = 16;
@@ -36,8 +34,7 @@ pub async fn serve(executor: Rc<LocalExecutor<'static>>, worker: Rc<Worker>, lis
             Ok(socket) => {
                 let answering = answer(worker.clone(), Connection::new(Stream::Plain(socket)));
                 let answering = async move {
-                    // The hook has logged a panic.
-                    let _ = AssertUnwindSafe(answering).catch_unwind().await;
+                    contained(answering).await;
                     drop(permit);
                 };
                 executor.spawn(answering).detach();

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc};
@@ -13,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use async_io::Timer;
-use futures_lite::{future, Future, FutureExt};
+use futures_lite::{future, Future};
 use smol::channel::{self, Receiver};
 use smol::lock::{Semaphore, SemaphoreGuardArc};
 use smol::LocalExecutor;
@@ -28,7 +27,7 @@ use crate::scrape;
 use crate::session;
 use crate::socket::{is_momentary, Listener, Socket};
 use crate::stream::{Connection, Stream};
-use crate::worker::Worker;
+use crate::worker::{contained, Worker};
 
 /// How long accepting pauses when descriptors or memory have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -306,9 +305,13 @@ impl Acceptor {
         let ticket = Ticket::new(&self.open, permit);
         let worker = self.worker.clone();
         let serving = async move {
-            let serving = session::serve(worker, Connection::new(stream), peer, number);
-            // A bug in one connection ends that connection; the hook has logged it.
-            let _ = AssertUnwindSafe(serving).catch_unwind().await;
+            contained(session::serve(
+                worker,
+                Connection::new(stream),
+                peer,
+                number,
+            ))
+            .await;
             drop(ticket);
         };
         self.executor.spawn(serving).detach();

@@ -243,3 +243,23 @@ fn retry<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accept_pauses_for_what_concerns_every_client() {
+        for (errno, momentary) in [
+            (Errno::CONNABORTED, true),
+            (Errno::INTR, true),
+            (Errno::AGAIN, true),
+            (Errno::MFILE, false),
+            (Errno::NFILE, false),
+            (Errno::NOBUFS, false),
+            (Errno::NOMEM, false),
+        ] {
+            assert_eq!(is_momentary(&errno.into()), momentary, "{errno:?}");
+        }
+    }
+}

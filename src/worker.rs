@@ -1,7 +1,11 @@
 //! What the connections of one thread share.
 
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
+
+use futures_lite::FutureExt;
 
 use crate::config::{Authority, Config};
 use crate::deadline::Timers;
@@ -46,6 +50,12 @@ impl Worker {
     }
 }
 
+/// Serves one connection. A bug in it ends that connection alone: a panic, which the hook
+/// has logged, goes no further.
+pub async fn contained(serving: impl Future<Output = ()>) {
+    let _ = AssertUnwindSafe(serving).catch_unwind().await;
+}
+
 /// The upstream's authority, without the port that its scheme implies.
 pub fn default_host(upstream: &Authority, with_tls: bool) -> String {
     let text = upstream.to_string();
@@ -55,5 +65,35 @@ pub fn default_host(upstream: &Authority, with_tls: bool) -> String {
             text[..colon].to_owned()
         }
         _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smol::LocalExecutor;
+
+    #[test]
+    fn a_panic_in_one_connection_ends_that_one_alone() {
+        let executor = LocalExecutor::new();
+        let ticket = Rc::new(());
+        let held = ticket.clone();
+        let broken = executor.spawn(async move {
+            contained(async {
+                futures_lite::future::yield_now().await;
+                panic!("a bug, on purpose");
+            })
+            .await;
+            drop(held);
+        });
+        let other = executor.spawn(async {
+            for _ in 0..10 {
+                futures_lite::future::yield_now().await;
+            }
+            7
+        });
+        let both = executor.run(async { (broken.await, other.await) });
+        assert_eq!(smol::block_on(both), ((), 7));
+        assert_eq!(Rc::strong_count(&ticket), 1, "its slot is free again");
     }
 }
