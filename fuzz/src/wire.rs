@@ -78,8 +78,13 @@ pub fn accepted_fields(head: &[u8]) -> FieldList {
         [coding] => {
             assert!(coding.eq_ignore_ascii_case(b"chunked"), "{}", show());
             assert!(lengths.is_empty(), "both framings in {}", show());
+            // A status line begins with the version and ends with any text; a method
+            // has no slash.
             let line = crlf_lines(lines).next().unwrap_or_default();
-            let is_1_0 = line.starts_with(b"HTTP/1.0 ") || line.ends_with(b" HTTP/1.0");
+            let is_1_0 = match line.starts_with(b"HTTP/") {
+                true => line.starts_with(b"HTTP/1.0 "),
+                false => line.ends_with(b" HTTP/1.0"),
+            };
             assert!(!is_1_0, "chunks in HTTP/1.0: {}", show());
         }
         _ => panic!("repeated: {}", show()),
