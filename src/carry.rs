@@ -131,6 +131,7 @@ mod portable {
 
 #[cfg(not(any(not(target_os = "linux"), feature = "portable")))]
 mod pooled {
+    use std::future::Future;
     use std::io;
 
     use futures_lite::AsyncWriteExt;
@@ -150,42 +151,45 @@ mod pooled {
 
     /// Copies through a buffer that is held only while bytes move, and hands over to
     /// splice while they come in bulk between two plain sockets.
-    pub async fn carry(
-        from: &Stream,
-        received: &mut Buffer,
-        sink: &mut Outlet<'_>,
-    ) -> io::Result<()> {
-        let mut full_reads = 0;
-        let mut since_turn = 0;
-        loop {
-            if !received.is_empty() {
-                sink.write_all(received.bytes()).await?;
-                received.consume(received.len());
-            }
-            if let (BULK.., false, Some(source), Some(plain)) =
-                (full_reads, sink.gone, from.plain(), sink.stream.plain())
-            {
-                received.release();
-                full_reads = 0;
-                let transfer = transfer(source, plain, u64::MAX, |n| sink.took(n));
-                match Box::pin(transfer).await {
-                    Ok(Stop::Quiet) => {}
-                    Ok(Stop::Ended | Stop::Done) => return Ok(()),
-                    Err(Failure::Source(error)) => return Err(error),
-                    Err(Failure::Sink(error)) if is_close(&error) => sink.gone = true,
-                    Err(Failure::Sink(error)) => return Err(error),
+    #[allow(clippy::manual_async_fn)]
+    pub fn carry<'a, 's>(
+        from: &'a Stream,
+        received: &'a mut Buffer,
+        sink: &'a mut Outlet<'s>,
+    ) -> impl Future<Output = io::Result<()>> + use<'a, 's> {
+        async move {
+            let mut full_reads = 0;
+            let mut since_turn = 0;
+            loop {
+                if !received.is_empty() {
+                    sink.write_all(received.bytes()).await?;
+                    received.consume(received.len());
                 }
-            }
-            let n = fill(from, received).await?;
-            match n {
-                0 => return Ok(()),
-                LARGE => full_reads += 1,
-                _ => full_reads = 0,
-            }
-            since_turn += n;
-            if since_turn >= TURN {
-                since_turn = 0;
-                next_turn().await;
+                if let (BULK.., false, Some(source), Some(plain)) =
+                    (full_reads, sink.gone, from.plain(), sink.stream.plain())
+                {
+                    received.release();
+                    full_reads = 0;
+                    let transfer = transfer(source, plain, u64::MAX, |n| sink.took(n));
+                    match Box::pin(transfer).await {
+                        Ok(Stop::Quiet) => {}
+                        Ok(Stop::Ended | Stop::Done) => return Ok(()),
+                        Err(Failure::Source(error)) => return Err(error),
+                        Err(Failure::Sink(error)) if is_close(&error) => sink.gone = true,
+                        Err(Failure::Sink(error)) => return Err(error),
+                    }
+                }
+                let n = fill(from, received).await?;
+                match n {
+                    0 => return Ok(()),
+                    LARGE => full_reads += 1,
+                    _ => full_reads = 0,
+                }
+                since_turn += n;
+                if since_turn >= TURN {
+                    since_turn = 0;
+                    next_turn().await;
+                }
             }
         }
     }

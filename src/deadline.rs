@@ -3,12 +3,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{poll_fn, Future};
-use std::pin::pin;
+use std::pin::{pin, Pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{ready, Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
+use pin_project_lite::pin_project;
 use slab::Slab;
 
 use crate::reactor::next_turn;
@@ -175,41 +176,56 @@ impl Deadline {
         Poll::Pending
     }
 
-    /// Does `work`, for at most `after`; zero is without limit. The work may arm the
-    /// deadline again as it makes progress.
-    pub async fn limit<T>(
-        &self,
-        after: Duration,
-        work: impl Future<Output = T>,
-    ) -> Result<T, TimedOut> {
+    /// Does `work`, for at most `after` from now; zero is without limit. The work may arm
+    /// the deadline again as it makes progress.
+    pub fn limit<F: Future>(&self, after: Duration, work: F) -> Limit<'_, F> {
         self.arm(after);
-        let mut work = pin!(work);
-        let outcome = poll_fn(|cx| {
-            if let Poll::Ready(done) = work.as_mut().poll(cx) {
-                return Poll::Ready(Ok(done));
-            }
-            self.poll_struck(cx).map(|()| Err(TimedOut))
-        })
-        .await;
-        self.disarm();
-        outcome
+        Limit {
+            deadline: self,
+            work,
+        }
     }
 
     /// Like [`limit`](Self::limit), and over at once when the thread drains.
-    pub async fn limit_or_drain<T>(
-        &self,
-        after: Duration,
-        work: impl Future<Output = T>,
-    ) -> Result<T, TimedOut> {
+    pub fn limit_or_drain<F: Future>(&self, after: Duration, work: F) -> Limit<'_, F> {
         if self.timers.draining() {
-            return self.limit(after.min(DRAIN_GRACE), work).await;
+            let after = match after {
+                Duration::ZERO => DRAIN_GRACE,
+                after => after.min(DRAIN_GRACE),
+            };
+            return self.limit(after, work);
         }
-        let wait = self.limit(after, async {
-            let from = Instant::now() + DRAIN_GRACE;
-            self.timers.entries.borrow_mut()[self.key].drains_from = Some(from);
-            work.await
-        });
-        wait.await
+        let limit = self.limit(after, work);
+        let from = Instant::now() + DRAIN_GRACE;
+        self.timers.entries.borrow_mut()[self.key].drains_from = Some(from);
+        limit
+    }
+}
+
+pin_project! {
+    /// Work under a deadline.
+    // An async fn would hold the work twice, and move it before it begins.
+    pub struct Limit<'a, F> {
+        deadline: &'a Deadline,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<F: Future> Future for Limit<'_, F> {
+    type Output = Result<F::Output, TimedOut>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let outcome = match this.work.poll(cx) {
+            Poll::Ready(done) => Ok(done),
+            Poll::Pending => {
+                ready!(this.deadline.poll_struck(cx));
+                Err(TimedOut)
+            }
+        };
+        this.deadline.disarm();
+        Poll::Ready(outcome)
     }
 }
 

@@ -34,7 +34,7 @@ pub async fn serve(executor: Rc<LocalExecutor<'static>>, worker: Rc<Worker>, lis
             Ok(socket) => {
                 let answering = answer(worker.clone(), Connection::new(Stream::Plain(socket)));
                 let answering = async move {
-                    contained(answering).await;
+                    let _ = contained(answering).await;
                     drop(permit);
                 };
                 executor.spawn(answering).detach();

@@ -303,17 +303,8 @@ impl Acceptor {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let number = 1 + self.shared.accepted.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket::new(&self.open, permit);
-        let worker = self.worker.clone();
-        let serving = async move {
-            contained(session::serve(
-                worker,
-                Connection::new(stream),
-                peer,
-                number,
-            ))
-            .await;
-            drop(ticket);
-        };
-        self.executor.spawn(serving).detach();
+        let (worker, connection) = (self.worker.clone(), Connection::new(stream));
+        let serving = session::serve(worker, connection, peer, number, ticket);
+        self.executor.spawn(contained(serving)).detach();
     }
 }

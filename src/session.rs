@@ -24,16 +24,17 @@ use crate::socket::Socket;
 use crate::stream::Connection;
 use crate::worker::Worker;
 
-/// Serves one client until its connection ends. `number` names it in the log.
+/// Serves one client until its connection ends, and then gives up the ticket. `number`
+/// names it in the log.
 // Each stage is boxed, and gone with its buffers before the next begins: a connection
 // costs its current stage, and an idle tunnel the relay's state alone.
-pub fn serve(
+pub fn serve<T>(
     worker: Rc<Worker>,
     connection: Connection,
     peer: SocketAddr,
     number: u64,
+    ticket: T,
 ) -> impl Future<Output = ()> {
-    let start = Instant::now();
     log::connection_opened(number, peer);
     worker.counters().connections.add(1);
     let session = Session {
@@ -45,22 +46,34 @@ pub fn serve(
         method: Method::OTHER,
         server_name: String::new(),
     };
-    let session = Box::pin(session.run(connection));
+    let mut session = Box::pin(session.run(connection));
+    let closing = Closing {
+        number,
+        start: Instant::now(),
+        worker,
+        _ticket: ticket,
+    };
     async move {
-        let _closing = Closing(number, start, worker);
-        if let Some(tunnel) = session.await {
-            tunnel.await;
+        let _until_the_end = &closing;
+        if let Some(mut tunnel) = session.as_mut().await {
+            drop(session);
+            tunnel.as_mut().await;
         }
     }
 }
 
 /// Tells of a connection's end, however it comes.
-struct Closing(u64, Instant, Rc<Worker>);
+struct Closing<T> {
+    number: u64,
+    start: Instant,
+    worker: Rc<Worker>,
+    _ticket: T,
+}
 
-impl Drop for Closing {
+impl<T> Drop for Closing<T> {
     fn drop(&mut self) {
-        self.2.counters().connections_closed.add(1);
-        log::connection_closed(self.0, self.1.elapsed());
+        self.worker.counters().connections_closed.add(1);
+        log::connection_closed(self.number, self.start.elapsed());
     }
 }
 
@@ -377,7 +390,9 @@ mod tests {
     /// What one connection costs beside its buffers and sockets.
     #[test]
     fn a_connection_is_small() {
-        fn size<F>(_: impl FnOnce(Rc<Worker>, Connection, SocketAddr, u64) -> F) -> usize {
+        fn size<F>(
+            _: impl FnOnce(Rc<Worker>, Connection, SocketAddr, u64, [usize; 2]) -> F,
+        ) -> usize {
             size_of::<F>()
         }
         fn tunnel_size<F>(
@@ -387,6 +402,6 @@ mod tests {
         }
         let (task, tunnel) = (size(serve), tunnel_size(tunnel));
         assert!(task <= 128, "{task} bytes for a task");
-        assert!(tunnel <= 912, "{tunnel} bytes for a tunnel");
+        assert!(tunnel <= 704, "{tunnel} bytes for a tunnel");
     }
 }

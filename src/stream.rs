@@ -3,7 +3,7 @@
 //! Streams are used by shared reference, both directions from one task.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{poll_fn, Future};
 use std::io::{self, Read, Write};
 use std::pin::Pin;
 use std::task::{ready, Context, Poll};
@@ -168,15 +168,19 @@ impl Connection {
     }
 
     /// Reads more bytes into `received`; 0 at the end.
-    pub async fn fill(&mut self) -> io::Result<usize> {
-        fill(&self.stream, &mut self.received).await
+    pub fn fill(&mut self) -> impl Future<Output = io::Result<usize>> + '_ {
+        fill(&self.stream, &mut self.received)
     }
 }
 
 /// Reads more bytes from `stream` into `received`; 0 at the end. Holds no storage while
 /// it waits with nothing unused. `received` must have room.
-pub async fn fill(stream: &Stream, received: &mut Buffer) -> io::Result<usize> {
-    poll_fn(|cx| loop {
+// As in the relay: an async fn would hold each argument twice.
+pub fn fill<'a>(
+    stream: &'a Stream,
+    received: &'a mut Buffer,
+) -> impl Future<Output = io::Result<usize>> + 'a {
+    poll_fn(move |cx| loop {
         match stream.try_read(received.space()) {
             Ok(n) => {
                 received.received(n);
@@ -189,5 +193,4 @@ pub async fn fill(stream: &Stream, received: &mut Buffer) -> io::Result<usize> {
             Err(error) => return Poll::Ready(Err(error)),
         }
     })
-    .await
 }

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use futures_lite::FutureExt;
+use futures_lite::future::{CatchUnwind, FutureExt};
 
 use crate::config::{Authority, Config};
 use crate::deadline::Timers;
@@ -52,8 +52,8 @@ impl Worker {
 
 /// Serves one connection. A bug in it ends that connection alone: a panic, which the hook
 /// has logged, goes no further.
-pub async fn contained(serving: impl Future<Output = ()>) {
-    let _ = AssertUnwindSafe(serving).catch_unwind().await;
+pub fn contained<F: Future<Output = ()>>(serving: F) -> CatchUnwind<AssertUnwindSafe<F>> {
+    AssertUnwindSafe(serving).catch_unwind()
 }
 
 /// The upstream's authority, without the port that its scheme implies.
@@ -79,11 +79,11 @@ mod tests {
         let ticket = Rc::new(());
         let held = ticket.clone();
         let broken = executor.spawn(async move {
-            contained(async {
+            let serving = contained(async {
                 futures_lite::future::yield_now().await;
                 panic!("a bug, on purpose");
-            })
-            .await;
+            });
+            assert!(serving.await.is_err());
             drop(held);
         });
         let other = executor.spawn(async {

@@ -14,7 +14,8 @@ cargo bench --bench compare -- [OPTION]... [WORKLOAD]...
   --list           name the workloads and end
   --drive NAME     give the program alone exactly --count units of one workload
   --count N        so many units (1000)
-  --wrap COMMAND   start the program by this, for example under valgrind";
+  --wrap COMMAND   start the program by this, for example under valgrind
+BEFORE=BINARY in the environment: another build of the program takes part";
 
 /// What was asked for.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@
 //! upstream, checks no certificate, and logs nothing unless logs are part of the work. What
 //! is not said here is left as the program has it.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +22,8 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_simple-proxy");
 pub enum Contender {
     /// simple-proxy.
     Ours,
+    /// Another build of it, for before and after.
+    Before,
     /// nginx.
     Nginx,
     /// HAProxy, with splice.
@@ -52,6 +55,7 @@ impl Contender {
     pub fn name(self) -> &'static str {
         match self {
             Contender::Ours => "simple-proxy",
+            Contender::Before => "before",
             Contender::Nginx => "nginx",
             Contender::Haproxy => "HAProxy",
             Contender::Caddy => "Caddy",
@@ -63,6 +67,7 @@ impl Contender {
     pub fn binary(self) -> Option<PathBuf> {
         let name = match self {
             Contender::Ours => return Some(PROGRAM.into()),
+            Contender::Before => return std::env::var_os("BEFORE").map(PathBuf::from),
             Contender::Direct => return Some(PathBuf::new()),
             Contender::Nginx => "nginx",
             Contender::Haproxy => "haproxy",
@@ -78,7 +83,7 @@ impl Contender {
     pub fn version(self) -> Option<String> {
         let flag = match self {
             Contender::Direct => return None,
-            Contender::Ours => "--version",
+            Contender::Ours | Contender::Before => "--version",
             Contender::Caddy => "version",
             _ => "-v",
         };
@@ -125,7 +130,7 @@ impl Contender {
             .ok_or_else(|| io::Error::other("not installed"))?;
         let file = folder.join("config");
         let text = match self {
-            Contender::Ours => return Ok(ours(job, address, wrap)),
+            Contender::Ours | Contender::Before => return Ok(ours(&binary, job, address, wrap)),
             Contender::Nginx => nginx(job, address, folder),
             Contender::Haproxy => haproxy(job, address),
             Contender::Caddy => caddy(job, address),
@@ -153,9 +158,9 @@ impl Contender {
     }
 }
 
-fn ours(job: &Job, address: SocketAddr, wrap: &[String]) -> Command {
-    let mut words = wrap.to_vec();
-    words.push(PROGRAM.to_owned());
+fn ours(binary: &Path, job: &Job, address: SocketAddr, wrap: &[String]) -> Command {
+    let mut words: Vec<OsString> = wrap.iter().map(OsString::from).collect();
+    words.push(binary.into());
     let mut command = match job.logs {
         false => {
             let mut command = Command::new(&words[0]);

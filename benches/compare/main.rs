@@ -144,7 +144,8 @@ fn compare(bench: &Bench, workload: &Workload, field: &[Contender], results: &mu
 
 /// Those that are installed and wanted; says who is not.
 fn field(settings: &Settings) -> Vec<Contender> {
-    let all = [Contender::Ours].into_iter().chain(Contender::PEERS);
+    let builds = [Contender::Ours, Contender::Before].into_iter();
+    let all = builds.chain(Contender::PEERS);
     let mut field = Vec::new();
     for contender in all.chain([Contender::Direct]) {
         let name = contender.name();
@@ -152,6 +153,7 @@ fn field(settings: &Settings) -> Vec<Contender> {
         match contender.binary() {
             _ if !wanted => {}
             Some(_) => field.push(contender),
+            None if contender == Contender::Before => {}
             None => println!("{name} is not installed, and left out."),
         }
     }
@@ -161,7 +163,7 @@ fn field(settings: &Settings) -> Vec<Contender> {
 impl Workload {
     fn is_for(&self, contender: Contender) -> bool {
         match contender {
-            Contender::Ours => true,
+            Contender::Ours | Contender::Before => true,
             Contender::Direct => self.field == Field::PeersAndDirect,
             _ => matches!(self.field, Field::Peers | Field::PeersAndDirect),
         }

@@ -71,7 +71,7 @@ impl Bench {
             Kind::Start => self.started(daemon),
             Kind::Scaling | Kind::Restarts => Sample::default(),
         };
-        if contender == Contender::Ours && !workload.logs {
+        if matches!(contender, Contender::Ours | Contender::Before) && !workload.logs {
             let said = fs::read_to_string(self.folder.join("said")).unwrap_or_default();
             if let Some(line) = said.lines().next() {
                 let lines = said.lines().count();
