@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use crate::buffer::{Buffer, LARGE};
 use crate::config::MAX_HEAD_BYTES;
-use crate::head::{write_field, HeadError, Scan};
+use crate::head::{push_number, write_field, HeadError, Scan};
 use crate::reactor::next_turn;
 #[cfg(target_os = "linux")]
 use crate::splice;
@@ -36,8 +36,10 @@ impl Framing {
                     14 => name,
                     _ => "Content-Length",
                 };
-                // Writing to a Vec cannot fail.
-                let _ = write!(out, "{name}: {length}\r\n");
+                out.extend_from_slice(name.as_bytes());
+                out.extend_from_slice(b": ");
+                push_number(out, length);
+                out.extend_from_slice(b"\r\n");
             }
             Framing::Chunked => {
                 let name = match name.len() {

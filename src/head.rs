@@ -4,6 +4,7 @@
 use std::mem::MaybeUninit;
 
 pub use httparse::Header;
+use memchr::memchr;
 
 use crate::buffer::Buffer;
 use crate::config::{MAX_FIELDS, MAX_HEAD_BYTES};
@@ -55,7 +56,7 @@ impl Scan {
         bytes: &[u8],
         check_start_line: CheckStartLine,
     ) -> Result<Option<usize>, HeadError> {
-        while let Some(at) = bytes[self.examined..].iter().position(|&b| b == b'\n') {
+        while let Some(at) = memchr(b'\n', &bytes[self.examined..]) {
             let newline = self.examined + at;
             let line = &bytes[self.line_start..newline];
             // RFC 9112 §2.2 allows a lone LF to end a line; two parsers that disagree
@@ -269,6 +270,21 @@ pub fn is_chunked(fields: &[Header<'_>]) -> Result<bool, &'static str> {
     }
 }
 
+/// Appends a number in decimal, without the formatter and what it costs.
+pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[first..]);
+}
+
 /// Appends one field line.
 pub fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
@@ -280,6 +296,15 @@ pub fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        for number in [0, 7, 10, 200, 65_535, u64::MAX] {
+            let mut out = Vec::new();
+            push_number(&mut out, number);
+            assert_eq!(out, number.to_string().into_bytes());
+        }
+    }
 
     fn accept(_: &[u8]) -> Result<(), HeadError> {
         Ok(())

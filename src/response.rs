@@ -4,8 +4,8 @@
 use crate::body::Framing;
 use crate::config::MAX_FIELDS;
 use crate::head::{
-    content_length, is_chunked, list, values, write_field, ConnectionOptions, Fields, HeadError,
-    Header,
+    content_length, is_chunked, list, push_number, values, write_field, ConnectionOptions, Fields,
+    HeadError, Header,
 };
 use crate::request::Request;
 
@@ -209,13 +209,6 @@ fn ends_with_connection(fields: &[Header<'_>], status: u16) -> bool {
         .iter()
         .any(|name| values(fields, name).next().is_some());
     !is_framed && !matches!(status, 100..=199 | 204 | 304)
-}
-
-/// Appends a number in decimal.
-pub fn push_number(out: &mut Vec<u8>, number: u64) {
-    use std::io::Write;
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "{number}");
 }
 
 #[cfg(test)]
