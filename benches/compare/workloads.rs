@@ -287,8 +287,7 @@ pub const WORKLOADS: &[Workload] = &[
         "restarts",
         "echo, 64 connections, on ten fresh processes",
         Kind::Restarts,
-    )
-    .by(Field::Alone),
+    ),
     load(
         "threads-1",
         "keep-alive, one thread, more generators",
