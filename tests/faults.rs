@@ -28,34 +28,6 @@ fn tell<T>(reports: &Mutex<Sender<T>>, what: T) {
     let _ = reports.lock().unwrap().send(what);
 }
 
-/// Waits for something that can only be looked at.
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn descriptors(proxy: &Proxy) -> Vec<String> {
-    let folder = format!("/proc/{}/fd", proxy.guard.0.id());
-    let entries = std::fs::read_dir(folder).unwrap();
-    // One may be closed between the two looks.
-    let targets = entries.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
-    let targets = targets.map(|target| target.to_string_lossy().into_owned());
-    targets.collect()
-}
-
-/// How many sockets the program has open. Other descriptors, such as pipes for bulk, may
-/// be kept for reuse.
-fn sockets(proxy: &Proxy) -> usize {
-    let descriptors = descriptors(proxy);
-    descriptors
-        .iter()
-        .filter(|d| d.starts_with("socket:"))
-        .count()
-}
-
 /// Resident memory now, in KiB.
 fn resident_kib(proxy: &Proxy) -> u64 {
     let path = format!("/proc/{}/status", proxy.guard.0.id());
@@ -72,13 +44,6 @@ fn processor_ticks(proxy: &Proxy) -> u64 {
     let behind_name = stat.rsplit_once(") ").unwrap().1;
     let fields: Vec<&str> = behind_name.split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-}
-
-/// No connection is left behind. None is pooled either by the scripts here.
-fn sockets_return_to(proxy: &Proxy, before: usize) {
-    wait_until(&format!("{before} sockets again"), || {
-        sockets(proxy) <= before
-    });
 }
 
 /// An answer after which the connection is closed, so that none is pooled.

@@ -167,24 +167,6 @@ pub fn a_log_reader_that_stops_at_any_moment_stops_no_thread() {
     assert_eq!(guard.wait().code(), Some(0));
 }
 
-/// Sockets that a program has open.
-fn sockets(proxy: &Proxy) -> usize {
-    let folder = format!("/proc/{}/fd", proxy.guard.0.id());
-    let entries = std::fs::read_dir(folder).unwrap();
-    let targets = entries.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
-    targets
-        .filter(|target| target.to_string_lossy().starts_with("socket:"))
-        .count()
-}
-
-fn sockets_return_to(proxy: &Proxy, before: usize) {
-    let deadline = Instant::now() + PATIENCE;
-    while sockets(proxy) > before {
-        assert!(Instant::now() < deadline, "a connection is left behind");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// Sends until nothing is taken any more; gives how often that went well.
 fn send_until_stuck(client: &mut Client, bytes: &[u8]) -> usize {
     let timeout = Some(Duration::from_millis(500));

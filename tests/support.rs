@@ -771,3 +771,39 @@ pub fn splice(a: Client, b: Client) {
     pump(b.socket, a.socket, &b.ahead);
     let _ = there.join();
 }
+
+/// Waits for something that can only be looked at.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What the program's descriptors stand for.
+pub fn descriptors(proxy: &Proxy) -> Vec<String> {
+    let folder = format!("/proc/{}/fd", proxy.guard.0.id());
+    let entries = std::fs::read_dir(folder).unwrap();
+    // One may be closed between the two looks.
+    let targets = entries.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    let targets = targets.map(|target| target.to_string_lossy().into_owned());
+    targets.collect()
+}
+
+/// How many sockets the program has open. Other descriptors, such as pipes for bulk, may
+/// be kept for reuse.
+pub fn sockets(proxy: &Proxy) -> usize {
+    let descriptors = descriptors(proxy);
+    descriptors
+        .iter()
+        .filter(|d| d.starts_with("socket:"))
+        .count()
+}
+
+/// No connection is left behind, and none pooled.
+pub fn sockets_return_to(proxy: &Proxy, before: usize) {
+    wait_until(&format!("{before} sockets again"), || {
+        sockets(proxy) <= before
+    });
+}
