@@ -153,7 +153,7 @@ pub(crate) fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Vec<S
                 })
         {
             let flag = info.flags.iter().find(|flag| flag.long == name);
-            let flag = flag.ok_or_else(|| Usage::new(printable(name), "no such option"))?;
+            let flag = flag.ok_or_else(|| no_such_option(name))?;
             words.push(name.to_owned());
             match value {
                 Some(_) if is_switch(flag) => {
@@ -193,6 +193,15 @@ pub(crate) fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Vec<S
         }
     }
     Ok(words)
+}
+
+fn no_such_option(name: &str) -> Usage {
+    // A proxy URL joined to its flag without a sign may hold a password.
+    if name.contains(['@', ':']) {
+        Usage::new("command line", "no such option")
+    } else {
+        Usage::new(printable(name), "no such option")
+    }
 }
 
 fn unexpected(word: &str) -> Usage {

@@ -21,7 +21,7 @@ use crate::error::{describe, Error, Stage};
 use crate::head::{no_fields, read_head, values, HeadError};
 use crate::json::{self, Value};
 use crate::log::millis;
-use crate::reactor;
+use crate::reactor::{self, next_turn};
 use crate::request::{Protocol, Request};
 use crate::response::{check_start_line, ResponseHead};
 use crate::settings::Setting;
@@ -173,11 +173,19 @@ impl Walk {
         let broken = |token, cause: &str| Error::new(Stage::Response, token, cause).at(upstream);
         let Connection { stream, received } = connection;
         let exchange = async {
-            stream
-                .write_all(text.as_bytes())
-                .await
-                .map_err(HeadError::Io)?;
-            read_head(stream, received, check_start_line).await
+            let sent = stream.write_all(text.as_bytes()).await;
+            sent.map_err(HeadError::Io)?;
+            loop {
+                let length = read_head(stream, received, check_start_line).await?;
+                let mut fields = no_fields();
+                let head = ResponseHead::parse(&received.bytes()[..length], &mut fields, request);
+                if !head.is_ok_and(|head| head.is_interim()) {
+                    return Ok(length);
+                }
+                // Without an end they are ended by the time.
+                received.consume(length);
+                next_turn().await;
+            }
         };
         // Somebody waits for it: the response timeout would be too long.
         let timeout = self.config.limits.connect_timeout;
@@ -340,7 +348,7 @@ impl fmt::Display for Report<'_> {
         match self.failure {
             None => writeln!(f, "all is well"),
             Some(error) => {
-                let (stage, address, cause) = (error.stage.name(), &error.address, &error.cause);
+                let (stage, address, cause) = (error.stage.name(), &error.address, error.in_full());
                 wrap(f, &format!("failed: [{stage}] {address}: {cause}"))?;
                 wrap(f, &format!("try: {}", advice(error, config)))
             }
@@ -419,14 +427,15 @@ impl Report<'_> {
                 Value::Object(&inspected)
             }
         };
-        let failed;
+        let (failed, cause);
         let failure = match self.failure {
             None => Value::Null,
             Some(error) => {
+                cause = error.in_full();
                 failed = [
                     ("stage", Value::Text(error.stage.name())),
                     ("address", Value::Text(&error.address)),
-                    ("cause", Value::Text(&error.cause)),
+                    ("cause", Value::Text(&cause)),
                     ("try", Value::Text(advice(error, &self.walk.config))),
                 ];
                 Value::Object(&failed)

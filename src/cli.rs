@@ -386,10 +386,11 @@ fn limits(args: &Args) -> Result<Limits, Usage> {
 fn parse_seconds(text: &str, zero: bool) -> Result<Duration, String> {
     const YEAR: f64 = 365.0 * 86_400.0;
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    match text.parse::<f64>() {
-        Ok(seconds) if plain && seconds <= YEAR && (zero || seconds > 0.0) => {
-            Ok(Duration::from_secs_f64(seconds))
-        }
+    let parsed = text.parse::<f64>().ok();
+    let parsed = parsed.filter(|seconds| plain && *seconds <= YEAR);
+    // A duration too short to be told from none would be without limit.
+    match parsed.map(Duration::from_secs_f64) {
+        Some(duration) if zero || !duration.is_zero() => Ok(duration),
         _ if zero => Err("not a number of seconds from 0".to_owned()),
         _ => Err("not a number of seconds above 0".to_owned()),
     }
@@ -584,6 +585,8 @@ mod tests {
             &["-s", "ftp://u:secret@h"],
             &["-s", "socks5://u:secret@h:x", "-s", "socks5://u:secret@h:y"],
             &["--socks-prox=socks5://u:secret@h"],
+            &["--socks-proxysocks5://u:secret@h"],
+            &["--socks5://u:secret@h"],
             &["-d", "-s", "socks5://u:secret@h"],
             &["--http-proxy=http://u:secret@h/path"],
         ] {

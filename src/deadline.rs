@@ -29,7 +29,8 @@ pub struct TimedOut;
 #[derive(Default)]
 pub struct Timers {
     entries: RefCell<Slab<Entry>>,
-    /// When the sweep next looks; never later than the earliest deadline.
+    /// When the sweep next looks; later than the earliest deadline by the granularity at
+    /// most.
     next_sweep: Cell<Option<Instant>>,
     sweeper: RefCell<Option<Waker>>,
     draining: Cell<bool>,
@@ -87,7 +88,8 @@ impl Timers {
             .set(earliest.map(|at| at.max(now + GRANULARITY)));
     }
 
-    /// Ends every wait that is only for a next request, now and from now on.
+    /// Ends every wait that is only for a next request, now and from now on, once it has
+    /// had its grace.
     pub fn drain(&self) {
         self.draining.set(true);
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
@@ -186,14 +188,10 @@ impl Deadline {
         }
     }
 
-    /// Like [`limit`](Self::limit), and over at once when the thread drains.
+    /// Like [`limit`](Self::limit), and over when the thread drains, after some grace.
     pub fn limit_or_drain<F: Future>(&self, after: Duration, work: F) -> Limit<'_, F> {
         if self.timers.draining() {
-            let after = match after {
-                Duration::ZERO => DRAIN_GRACE,
-                after => after.min(DRAIN_GRACE),
-            };
-            return self.limit(after, work);
+            return self.limit(after.min(DRAIN_GRACE), work);
         }
         let limit = self.limit(after, work);
         let from = Instant::now() + DRAIN_GRACE;

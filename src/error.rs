@@ -60,6 +60,8 @@ pub struct Error {
     pub stage: Stage,
     /// What went wrong, in words, with neither address nor credential.
     pub cause: String,
+    /// What a proxy said of it in its own words, which no client gets to see.
+    pub said: String,
     /// The peer that failed, as `host:port`.
     pub address: String,
     /// The error type of RFC 9209 §2.3 that fits best.
@@ -74,6 +76,7 @@ impl Error {
         Error {
             stage,
             cause: cause.into(),
+            said: String::new(),
             address: String::new(),
             token,
             timed_out: false,
@@ -87,7 +90,7 @@ impl Error {
         failure
     }
 
-    /// The given stage took longer than `seconds`.
+    /// The given stage took longer than `after`.
     pub fn timed_out(stage: Stage, after: std::time::Duration) -> Error {
         let token = match stage {
             Stage::Response => "http_response_timeout",
@@ -97,6 +100,13 @@ impl Error {
         let mut failure = Error::new(stage, token, format!("timed out after {after:?}"));
         failure.timed_out = true;
         failure
+    }
+
+    /// The cause, and what the proxy said, for the log.
+    pub fn in_full(&self) -> String {
+        format!("{} {}", self.cause, self.said)
+            .trim_end()
+            .to_owned()
     }
 
     /// The same failure, naming the peer at fault.

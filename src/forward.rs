@@ -92,7 +92,7 @@ impl Exchange<'_> {
     /// once, when a reused one turns out to be closed and nothing can have happened twice.
     pub async fn run(mut self, downstream: &mut Connection) -> Result<Outcome, Failure> {
         if self.request.upgrade.is_none() {
-            let may_be_sent_twice = self.request.is_idempotent;
+            let may_be_sent_twice = self.request.is_idempotent && !self.has_body();
             let pooled = self.worker.pool.take(self.server_name, may_be_sent_twice);
             let counters = self.worker.counters();
             match pooled {
@@ -102,10 +102,10 @@ impl Exchange<'_> {
             if let Some(upstream) = pooled {
                 let progress = Progress::default();
                 let outcome = self.attempt(upstream, downstream, &progress).await;
-                let untouched = !progress.answered.get() && !progress.body_sent.get();
+                let answered = progress.answered.get();
                 match outcome {
                     Err(Failure::Upstream(error))
-                        if may_be_sent_twice && untouched && !error.timed_out => {}
+                        if may_be_sent_twice && !answered && !error.timed_out => {}
                     outcome => return outcome,
                 }
             }
@@ -118,6 +118,10 @@ impl Exchange<'_> {
         log::dialled(self.subject, &steps);
         self.attempt(upstream, downstream, &Progress::default())
             .await
+    }
+
+    fn has_body(&self) -> bool {
+        !matches!(self.request.framing, Framing::None | Framing::Length(0))
     }
 
     fn limits(&self) -> &Limits {
@@ -206,7 +210,7 @@ impl Exchange<'_> {
         };
         let deadline = self.deadline;
         let uploading = async {
-            if matches!(self.request.framing, Framing::None | Framing::Length(0)) {
+            if !self.has_body() {
                 // The head stays whole for a second try.
                 upstream
                     .write_all(self.head)
@@ -336,7 +340,7 @@ impl Answering<'_> {
             let next = self.take_head(&received.bytes()[..length], &mut out);
             received.consume(length);
             match next? {
-                Next::AnotherHead | Next::Switch if out.is_empty() => {}
+                Next::AnotherHead if out.is_empty() => {}
                 Next::AnotherHead => {
                     self.deliver(&mut out).await?;
                     // A final response of our own may still follow.
@@ -386,6 +390,9 @@ impl Answering<'_> {
             let asked = self.request.upgrade.as_deref();
             if !asked.is_some_and(|protocol| head.switches_to(protocol)) {
                 return Err(self.not_understood("101 without being asked for this protocol"));
+            }
+            if !self.progress.uploaded.get() {
+                return Err(self.not_understood("101 before the whole request"));
             }
             head.write(out, self.request, false, via);
             return Ok(Next::Switch);
@@ -488,7 +495,6 @@ impl Answering<'_> {
         )
     }
 
-    /// A gateway error, or only an end where something was delivered already.
     fn fail(&self, token: &'static str, cause: String) -> Failure {
         let upstream = &self.worker.config.upstream;
         Failure::Upstream(Error::new(Stage::Response, token, cause).at(upstream))

@@ -103,30 +103,19 @@ pub fn check_answer(head: &[u8]) -> Result<Answer, Error> {
     let (Ok(httparse::Status::Complete(_)), Some(status)) = (outcome, parsed.code) else {
         return Err(broken("the proxy's answer is malformed".to_owned()));
     };
-    let reason = Escaped(parsed.reason.unwrap_or_default().as_bytes()).to_string();
-    let answered = format!("CONNECT answered {status} {reason}");
-    let cause = answered.trim_end();
-    match status {
-        200..=299 => Ok(Answer::Tunnel),
-        100 | 102..=199 => Ok(Answer::Interim),
+    let (stage, token) = match status {
+        200..=299 => return Ok(Answer::Tunnel),
+        100 | 102..=199 => return Ok(Answer::Interim),
         // RFC 9110 §11.7.1 wants 407; tinyproxy says 401 to a wrong password.
-        401 | 407 => Err(Error::new(
-            Stage::ProxyAuth,
-            "destination_unavailable",
-            cause,
-        )),
-        403 => Err(Error::new(
-            Stage::ProxyRefused,
-            "destination_ip_prohibited",
-            cause,
-        )),
-        504 => Err(Error::new(Stage::ProxyRefused, "connection_timeout", cause)),
-        _ => Err(Error::new(
-            Stage::ProxyRefused,
-            "destination_unavailable",
-            cause,
-        )),
-    }
+        401 | 407 => (Stage::ProxyAuth, "destination_unavailable"),
+        403 => (Stage::ProxyRefused, "destination_ip_prohibited"),
+        504 => (Stage::ProxyRefused, "connection_timeout"),
+        _ => (Stage::ProxyRefused, "destination_unavailable"),
+    };
+    let mut error = Error::new(stage, token, format!("CONNECT answered {status}"));
+    // It may name addresses.
+    error.said = Escaped(parsed.reason.unwrap_or_default().as_bytes()).to_string();
+    Err(error)
 }
 
 #[cfg(test)]

@@ -377,7 +377,7 @@ pub fn request_done(subject: &Subject, status: u16, bytes: u64) {
 
 /// The upstream gave no usable response; the client got `status`.
 pub fn request_failed(subject: &Subject, status: u16, error: &Error) {
-    let (stage, address, cause) = (error.stage.name(), &error.address, &error.cause);
+    let (stage, address, cause) = (error.stage.name(), &error.address, &error.in_full());
     let [connection, method, path] = subject.members();
     let members = [
         connection,

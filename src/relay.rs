@@ -6,15 +6,16 @@ use std::io::{
     self,
     ErrorKind::{BrokenPipe, UnexpectedEof},
 };
-use std::pin::pin;
+use std::pin::{pin, Pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_lite::future;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, LARGE};
 use crate::carry::{carry, Movement, Outlet};
 use crate::deadline::{Deadline, TimedOut};
+use crate::reactor::next_turn;
 use crate::socket::Socket;
 use crate::stream::{Connection, Stream};
 use crate::worker::Worker;
@@ -22,8 +23,9 @@ use crate::worker::Worker;
 /// Once one direction has ended, how long the other may rest.
 const FINISH_IDLE: Duration = Duration::from_secs(10);
 
-/// Once one direction has ended, how long the other may go on in all.
-const FINISH_TOTAL: Duration = Duration::from_secs(60);
+/// Once one direction has ended, how long the other may go on in all. Unit tests have less
+/// time.
+const FINISH_TOTAL: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
 /// How long what a client still sends is read once nothing is to come for it any more.
 const LINGER_TOTAL: Duration = Duration::from_secs(15);
@@ -57,28 +59,27 @@ pub async fn relay(
         );
         let down = direction(&upstream.stream, &mut upstream.received, &mut to_downstream);
         let (mut up, mut down) = (pin!(up), pin!(down));
-        let race = future::race(async { End::Up(up.as_mut().await) }, async {
-            End::Down(down.as_mut().await)
-        });
+        let race = first(up.as_mut(), down.as_mut());
         let stuck = poll_fn(|cx| {
             if let Poll::Ready(end) = poll_stuck(cx, &downstream.stream, &upstream.stream) {
                 return Poll::Ready(end);
             }
             poll_stuck(cx, &upstream.stream, &downstream.stream)
         });
+        let race = future::or(race, stuck);
+        let mut end = deadline.limit(movement.rest.get(), race).await;
         // What comes after the race is rare, and boxed to keep an idle relay small.
-        match deadline
-            .limit(movement.rest.get(), future::or(race, stuck))
-            .await
-        {
+        if let Ok(End::Stuck) = end {
+            // What was sent before that end is delivered for as long as it is taken.
+            movement.rest.set(FINISH_IDLE);
+            let race = first(up.as_mut(), down.as_mut());
+            end = Box::pin(deadline.limit(FINISH_IDLE, race)).await;
+        }
+        match end {
             Ok(End::Up(Ok(()))) => Box::pin(finish(worker, &movement, down, FINISH_TOTAL)).await,
             Ok(End::Down(Ok(()))) => Box::pin(finish(worker, &movement, up, FINISH_TOTAL)).await,
-            Ok(End::Stuck) => {
-                let both = async { future::try_zip(up, down).await.map(drop) };
-                Box::pin(finish(worker, &movement, both, FINISH_TOTAL)).await;
-            }
             // A reset ends both at once; so does a relay at rest.
-            Ok(End::Up(Err(_)) | End::Down(Err(_)) | End::Reset) | Err(TimedOut) => {}
+            Ok(_) | Err(TimedOut) => {}
         }
     }
     Carried {
@@ -97,6 +98,15 @@ enum End {
     Stuck,
     /// The same, but it has reset the connection.
     Reset,
+}
+
+/// Waits until one of the two directions has ended.
+fn first<'d, D: Future<Output = io::Result<()>>>(
+    up: Pin<&'d mut D>,
+    down: Pin<&'d mut D>,
+) -> impl Future<Output = End> + use<'d, D> {
+    let up = async move { End::Up(up.await) };
+    future::race(up, async move { End::Down(down.await) })
 }
 
 /// Waits until `from` has ended while `to` takes nothing: nobody reads from `from` then, and
@@ -133,6 +143,10 @@ pub async fn linger(worker: &Worker, mut connection: Connection, deadline: &Dead
         loop {
             let n = connection.received.len();
             connection.received.consume(n);
+            if n == LARGE {
+                // One that floods never lets it wait.
+                next_turn().await;
+            }
             if connection.fill().await? == 0 {
                 return Ok(());
             }
@@ -161,5 +175,88 @@ fn direction<'a, 's>(
         // A sink that is gone needs no end.
         let _ = sink.stream.shutdown_write().await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+    use std::thread;
+
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::cli::{resolve, Command};
+    use crate::dial::Dialer;
+    use crate::metrics::Registry;
+    use crate::reactor::block_on;
+
+    fn worker() -> Worker {
+        let args = ["-d", "-u", "127.0.0.1:1"].map(OsString::from);
+        let Ok(Command::Serve(config)) = resolve(args, |_| None) else {
+            panic!("these settings are good")
+        };
+        let config = Arc::new(*config);
+        let dialer = Dialer::new(config.clone()).expect("no TLS is wanted");
+        Worker::new(config, dialer, Registry::new(1), 0)
+    }
+
+    /// A connection of the proxy's, and its peer, with small buffers between them if wanted.
+    fn pair(small: bool) -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        let address = listener.local_addr().expect("bound");
+        if small {
+            let listening = SockRef::from(&listener);
+            listening.set_recv_buffer_size(4096).expect("a socket");
+        }
+        let here = TcpStream::connect(address).expect("it listens");
+        let (there, _) = listener.accept().expect("it was connected");
+        here.set_nonblocking(true).expect("a socket");
+        if small {
+            let sending = SockRef::from(&here);
+            sending.set_send_buffer_size(4096).expect("a socket");
+        }
+        let stream = Stream::Plain(Socket::new(here).expect("the thread has a reactor"));
+        (Connection::new(stream), there)
+    }
+
+    /// All of it, however slowly; the bounds are for the other direction.
+    #[test]
+    fn a_slow_reader_gets_what_was_sent_before_the_end() {
+        const LENGTH: usize = 300_000;
+        let worker = worker();
+        let relaying = async {
+            let (mut downstream, mut client) = pair(true);
+            let (mut upstream, mut server) = pair(false);
+            let reading = thread::spawn(move || {
+                let mut got = 0;
+                let mut room = [0; 8192];
+                loop {
+                    thread::sleep(Duration::from_millis(100));
+                    match client.read(&mut room) {
+                        Ok(0) => return got,
+                        Ok(n) => got += n,
+                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                        Err(error) => panic!("after {got} bytes: {error}"),
+                    }
+                }
+            });
+            server.write_all(&[7; LENGTH]).expect("it is taken");
+            drop(server);
+            let carried = relay(&worker, &mut downstream, &mut upstream).await;
+            drop(downstream);
+            let read = smol::unblock(|| reading.join().expect("it reads to the end")).await;
+            (carried.to_downstream, read)
+        };
+        let sweep = async {
+            worker.timers.sweep().await;
+            unreachable!("the sweep never ends")
+        };
+        let done = block_on(future::or(relaying, sweep), || None);
+        let expected = (LENGTH as u64, LENGTH);
+        assert_eq!(done.expect("the reactor runs"), expected);
     }
 }

@@ -1,6 +1,6 @@
 //! The port that the metrics are read from.
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const AT_ONCE: usize = 16;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers whoever comes, one request each, for as long as the thread.
-pub async fn serve(executor: Rc<LocalExecutor<'static>>, worker: Rc<Worker>, listener: Listener) {
+pub async fn serve(executor: Weak<LocalExecutor<'static>>, worker: Rc<Worker>, listener: Listener) {
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         listener.readable().await;
@@ -37,7 +37,9 @@ pub async fn serve(executor: Rc<LocalExecutor<'static>>, worker: Rc<Worker>, lis
                     let _ = contained(answering).await;
                     drop(permit);
                 };
-                executor.spawn(answering).detach();
+                if let Some(executor) = executor.upgrade() {
+                    executor.spawn(answering).detach();
+                }
             }
             Err(error) if is_momentary(&error) => {}
             Err(_) => {

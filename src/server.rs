@@ -22,7 +22,7 @@ use crate::dial::Dialer;
 use crate::error::describe;
 use crate::log;
 use crate::metrics::Registry;
-use crate::reactor;
+use crate::reactor::{self, next_turn};
 use crate::scrape;
 use crate::session;
 use crate::socket::{is_momentary, Listener, Socket};
@@ -31,6 +31,9 @@ use crate::worker::{contained, Worker};
 
 /// How long accepting pauses when descriptors or memory have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Clients accepted on end before others get their turn.
+const IN_A_ROW: usize = 64;
 
 /// How much longer than the drain timeout the threads may take to end.
 const OVERDUE: Duration = Duration::from_secs(2);
@@ -137,6 +140,7 @@ fn serve(
     let sockets = match sockets.register() {
         Ok(sockets) => {
             let _ = report.send(Ok(()));
+            drop(report);
             sockets
         }
         Err(error) => {
@@ -161,7 +165,8 @@ fn serve(
     let (open, worker) = (acceptor.open.clone(), acceptor.worker.clone());
     executor.spawn(sweep(worker.clone())).detach();
     if let Some(listener) = sockets.metrics {
-        let scraping = scrape::serve(executor.clone(), worker.clone(), listener);
+        // A task that kept its executor would keep it, and all that is in it, for ever.
+        let scraping = scrape::serve(Rc::downgrade(&executor), worker.clone(), listener);
         executor.spawn(scraping).detach();
     }
     let acceptor = Rc::new(acceptor);
@@ -191,6 +196,8 @@ fn serve(
     shared
         .cut_off
         .fetch_add(open.count.get(), Ordering::Relaxed);
+    // What is cut off has last words, too.
+    drop(executor);
     log::flush_waiting();
 }
 
@@ -264,7 +271,9 @@ impl Acceptor {
         future::or(drained, self.accept_forever(&listener)).await;
         while let Some(permit) = self.shared.permits.try_acquire_arc() {
             match listener.try_accept() {
-                Ok((stream, peer)) => self.spawn_session(stream, peer, permit),
+                Ok((stream, peer)) => {
+                    let _ = self.spawn_session(stream, peer, permit);
+                }
                 Err(_) => break,
             }
         }
@@ -272,19 +281,24 @@ impl Acceptor {
 
     async fn accept_forever(&self, listener: &Listener) {
         let mut paused = false;
+        let mut in_a_row = 0;
         loop {
+            if in_a_row == IN_A_ROW {
+                in_a_row = 0;
+                next_turn().await;
+            }
             // The permit is taken only for a client that is there, so that no thread
             // holds one while another's clients wait.
             listener.readable().await;
             let permit = self.shared.permits.acquire_arc().await;
-            match listener.try_accept() {
-                Ok((stream, peer)) => {
+            let accepted = listener.try_accept();
+            match accepted.and_then(|(stream, peer)| self.spawn_session(stream, peer, permit)) {
+                Ok(()) => {
                     paused = false;
-                    self.spawn_session(stream, peer, permit);
+                    in_a_row += 1;
                 }
-                Err(error) if is_momentary(&error) => {}
+                Err(error) if is_momentary(&error) => in_a_row = 0,
                 Err(error) => {
-                    drop(permit);
                     if !std::mem::replace(&mut paused, true) {
                         log::accept_paused(&describe(&error));
                     }
@@ -294,11 +308,14 @@ impl Acceptor {
         }
     }
 
-    fn spawn_session(&self, stream: TcpStream, peer: SocketAddr, permit: SemaphoreGuardArc) {
-        let stream = match Socket::new(stream) {
-            Ok(socket) => Stream::Plain(socket),
-            Err(error) => return log::accept_paused(&describe(&error)),
-        };
+    /// Serves a client. An error concerns every client: no more sockets can be watched.
+    fn spawn_session(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: SemaphoreGuardArc,
+    ) -> io::Result<()> {
+        let stream = Stream::Plain(Socket::new(stream)?);
         // An IPv4 client of a dual-stack socket is one of IPv4.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let number = 1 + self.shared.accepted.fetch_add(1, Ordering::Relaxed);
@@ -306,5 +323,6 @@ impl Acceptor {
         let (worker, connection) = (self.worker.clone(), Connection::new(stream));
         let serving = session::serve(worker, connection, peer, number, ticket);
         self.executor.spawn(contained(serving)).detach();
+        Ok(())
     }
 }

@@ -60,7 +60,10 @@ impl Tls {
         loop {
             match handshake {
                 Ok(inner) => {
-                    let stream = TlsStream { inner };
+                    let stream = TlsStream {
+                        inner,
+                        failed: None,
+                    };
                     return Ok(Connection::new(Stream::Tls(stream.into())));
                 }
                 Err(HandshakeError::Failure(error)) => return Err(error),
@@ -77,6 +80,9 @@ impl Tls {
 /// A TLS session and the stream below it.
 pub struct TlsStream {
     inner: native_tls::TlsStream<Transport>,
+    /// A failure that met a read which had already taken something. OpenSSL tells it once
+    /// and then of an end.
+    failed: Option<io::Error>,
 }
 
 impl TlsStream {
@@ -102,13 +108,19 @@ const RECORD: usize = 16 * 1024;
 impl TlsStream {
     /// Reads on while records come at full size, so that a write takes several.
     fn read_records(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let mut n = self.read_record(buf)?;
         let mut last = n;
         while last == RECORD && buf.len() - n >= RECORD {
             last = match self.read_record(&mut buf[n..]) {
                 Ok(more) => more,
-                // It is told again when nothing precedes it.
-                Err(_) => break,
+                Err(error) => {
+                    let waits = error.kind() == io::ErrorKind::WouldBlock;
+                    self.failed = Some(error).filter(|_| !waits);
+                    break;
+                }
             };
             n += last;
         }
@@ -131,6 +143,7 @@ impl TlsStream {
         let transport = self.inner.get_ref();
         let is_empty = transport.received.is_empty() && !transport.torn;
         is_empty
+            && self.failed.is_none()
             && self.inner.buffered_read_size().is_ok_and(|n| n == 0)
             && transport.stream.is_quiet()
     }

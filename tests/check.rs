@@ -296,3 +296,19 @@ pub fn json_is_one_object() {
         }
     }
 }
+
+pub fn interim_answers_are_passed_over() {
+    let upstream = origin(|mut client| {
+        while let Some(head) = client.try_head() {
+            client.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+            match field(&head, "upgrade") {
+                Some(_) => client.send(&switching(&head)),
+                None => client.send("HTTP/1.1 204 No Content\r\n\r\n"),
+            }
+        }
+    });
+    let upstream = upstream.to_string();
+    let checked = check(&["-u", &upstream, "--check-path", "/ws"], &[]);
+    assert_eq!(checked.status, Some(0), "{}", checked.text);
+    checked.has("was answered 204 No Content");
+}

@@ -159,7 +159,8 @@ fn main() {
             every_setting_is_shown,
             a_route_through_a_proxy_to_tls,
             broken_routes_are_named,
-            json_is_one_object;
+            json_is_one_object,
+            interim_answers_are_passed_over;
         watch:
             health_is_answered_here,
             metrics_count_what_happened,
@@ -191,7 +192,10 @@ fn main() {
             a_length_of_zero_is_no_body,
             an_answer_that_came_while_the_process_was_stopped_is_delivered,
             an_upstream_that_does_not_answer_an_expectation_is_504,
-            the_first_lines_come_also_under_load;
+            the_first_lines_come_also_under_load,
+            a_proxy_s_own_words_are_for_the_log,
+            a_broken_record_behind_a_full_one_is_no_end_of_a_body,
+            what_is_cut_off_has_last_words;
     };
     all.extend(completions::trials());
     all.extend(peers::trials());

@@ -480,3 +480,91 @@ pub fn the_first_lines_come_also_under_load() {
         log.wait_for("已停止");
     }
 }
+
+/// What an upstream's proxy said of itself, addresses and all, went on to the client.
+pub fn a_proxy_s_own_words_are_for_the_log() {
+    let http = origin(|mut client| {
+        client.head();
+        client.send("HTTP/1.1 503 cannot connect to 10.0.0.5:443\r\n\r\n");
+    });
+    let proxy = Proxy::start(&["-u", "up.invalid:80", "--http-proxy", &http.to_string()]);
+    let response = proxy.get("/");
+    assert_eq!(
+        response.text(),
+        "502 Bad Gateway: proxy-refused: CONNECT answered 503\n"
+    );
+    proxy
+        .log
+        .wait_for("CONNECT answered 503 cannot connect to 10.0.0.5:443");
+}
+
+/// Behind a full record that had been read, a broken one was told as the end of the body.
+pub fn a_broken_record_behind_a_full_one_is_no_end_of_a_body() {
+    /// A socket of which what is written may be held back.
+    #[derive(Debug)]
+    struct Tap(TcpStream, Option<Vec<u8>>);
+
+    impl Read for Tap {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            read_some(&mut self.0, buf)
+        }
+    }
+
+    impl Write for Tap {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            match &mut self.1 {
+                Some(held) => {
+                    held.extend_from_slice(bytes);
+                    Ok(bytes.len())
+                }
+                None => self.0.write(bytes),
+            }
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const RECORD: usize = 16 * 1024;
+    let acceptor = Certificate::new("up.example").acceptor();
+    let upstream = origin(move |client| {
+        let mut tls = acceptor.accept(Tap(client.socket, None)).unwrap();
+        let mut room = [0; 4096];
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let n = tls.read(&mut room).unwrap();
+            head.extend_from_slice(&room[..n]);
+        }
+        tls.get_mut().1 = Some(Vec::new());
+        tls.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        for _ in 0..4 {
+            tls.write_all(&[b'a'; RECORD]).unwrap();
+        }
+        let Tap(socket, held) = tls.get_mut();
+        let mut held = held.take().unwrap();
+        *held.last_mut().unwrap() ^= 1;
+        socket.write_all(&held).unwrap();
+        // Not this end, but the program's.
+        let _ = read_some(socket, &mut room);
+    });
+    let proxy = Proxy::before(upstream, &["--tls", "on"]);
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let got = client.rest_or_reset();
+    assert!(got.starts_with(b"HTTP/1.1 200 OK\r\n"), "{got:?}");
+    assert!(!got.ends_with(b"0\r\n\r\n"), "an end that is none");
+    proxy.log.wait_for("请求中断: GET /");
+}
+
+/// The last words about connections that were cut off in the end were lost.
+pub fn what_is_cut_off_has_last_words() {
+    let upstream = origin(echo);
+    let args = ["--drain-timeout", "0.2", "-v", "--log-lang", "en"];
+    let mut proxy = Proxy::before(upstream, &args);
+    let mut open = proxy.connect();
+    open.upgrade("/");
+    proxy.guard.signal("TERM");
+    assert_eq!(proxy.guard.wait().code(), Some(0));
+    proxy.log.wait_for(": closed after ");
+}
