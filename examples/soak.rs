@@ -612,7 +612,7 @@ trait Bytes: Read + Write + Send {
 
 impl Bytes for TcpStream {}
 
-impl Bytes for SslStream<TcpStream> {
+impl Bytes for SslStream<Patient> {
     fn close(&mut self) {
         let _ = self.shutdown();
     }
@@ -838,7 +838,7 @@ fn upstream(tls: Option<SslAcceptor>, tally: &'static Tally) -> io::Result<Socke
                         return;
                     };
                     // A hop that dies leaves half a handshake.
-                    let Ok(stream) = tls.accept(socket) else {
+                    let Ok(stream) = tls.accept(Patient(socket)) else {
                         return;
                     };
                     wire.stream = Box::new(stream);
@@ -852,6 +852,36 @@ fn upstream(tls: Option<SslAcceptor>, tally: &'static Tally) -> io::Result<Socke
         }
     });
     Ok(address)
+}
+
+/// A socket whose reads and writes go on after an interruption, which OpenSSL would take for a
+/// failure.
+struct Patient(TcpStream);
+
+impl Read for Patient {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(room) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Serves one connection for as long as it lasts.

@@ -49,7 +49,7 @@ pub fn sigterm_finishes_what_is_open() {
 
 pub fn sigterm_ends_idle_connections_and_relays_in_time() {
     let upstream = origin(echo);
-    let proxy = Proxy::before(upstream, &["--drain-timeout", "3"]);
+    let proxy = Proxy::before(upstream, &["--drain-timeout", "8"]);
     let mut idle = proxy.connect();
     idle.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     idle.response();

@@ -489,19 +489,25 @@ pub fn a_post_is_never_sent_twice() {
         .starts_with("POST /pay "));
     assert!(seen.try_recv().is_err());
     // An idle connection that is already closed is not even tried, so a POST gets through.
-    let (upstream, _) = counting(|mut client, _| {
+    let (closed, has_closed) = channel();
+    let closed = Mutex::new(closed);
+    let (upstream, _) = counting(move |mut client, _| {
         client.head();
         client.send(&ok("fine"));
+        drop(client);
+        closed.lock().unwrap().send(()).unwrap();
     });
     let proxy = Proxy::before(upstream, &["--threads", "1"]);
     for _ in 0..5 {
         assert_eq!(proxy.fetch(post).text(), "fine");
-        std::thread::sleep(Duration::from_millis(20));
+        has_closed.recv_timeout(PATIENCE).unwrap();
     }
 }
 
 pub fn surplus_bytes_reach_nobody() {
     for late in [false, true] {
+        let (sent, is_sent) = channel();
+        let sent = Mutex::new(sent);
         let (upstream, connections) = counting(move |mut client, number| {
             client.head();
             let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
@@ -513,15 +519,18 @@ pub fn surplus_bytes_reach_nobody() {
             } else if late {
                 client.send(&ok("good"));
                 client.send(evil);
+                sent.lock().unwrap().send(()).unwrap();
             } else {
                 client.send(&(ok("good") + evil));
             }
             client.rest_or_reset();
         });
         let proxy = Proxy::before(upstream, &["--threads", "1"]);
-        for _ in 0..3 {
+        for n in 0..3 {
             assert_eq!(proxy.get("/").text(), "good");
-            std::thread::sleep(Duration::from_millis(if late { 50 } else { 0 }));
+            if late && n == 0 {
+                is_sent.recv_timeout(PATIENCE).unwrap();
+            }
         }
         assert!(connections.load(Ordering::SeqCst) > 1);
     }
@@ -561,7 +570,7 @@ pub fn a_response_cut_short_is_seen_as_such() {
     client.head();
     let mut chunk = [0; 64];
     let outcome = loop {
-        match std::io::Read::read(&mut client.stream, &mut chunk) {
+        match read_some(&mut client.stream, &mut chunk) {
             Ok(1..) => {}
             outcome => break outcome,
         }
@@ -572,9 +581,9 @@ pub fn a_response_cut_short_is_seen_as_such() {
     for clean in [true, false] {
         let acceptor = Certificate::new("origin.test").acceptor();
         let upstream = origin(move |client| {
-            let mut stream = acceptor.accept(client.socket).unwrap();
+            let mut stream = acceptor.accept(Patient(client.socket)).unwrap();
             let mut request = [0; 1024];
-            let _ = std::io::Read::read(&mut stream, &mut request).unwrap();
+            let _ = read_some(&mut stream, &mut request).unwrap();
             std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\n\r\nhalf").unwrap();
             if clean {
                 stream.shutdown().unwrap();
@@ -720,7 +729,7 @@ pub fn three_vhosts_on_one_tls_address() {
     let connections = Arc::new(AtomicUsize::new(0));
     let counted = connections.clone();
     let upstream = origin(move |client| {
-        let Ok(mut stream) = acceptor.accept(client.socket) else {
+        let Ok(mut stream) = acceptor.accept(Patient(client.socket)) else {
             return;
         };
         counted.fetch_add(1, Ordering::SeqCst);
@@ -728,7 +737,7 @@ pub fn three_vhosts_on_one_tls_address() {
         let name = certified.subject_name().entries().next().unwrap();
         let name = name.data().to_string().unwrap();
         let mut request = [0; 4096];
-        while let Ok(n @ 1..) = std::io::Read::read(&mut stream, &mut request) {
+        while let Ok(n @ 1..) = read_some(&mut stream, &mut request) {
             let head = String::from_utf8_lossy(&request[..n]).into_owned();
             let host = field(&head, "host").unwrap();
             let answer = ok(&format!("{name} {host}"));

@@ -32,6 +32,8 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Each test is mostly waiting for processes; two at least overlap on any machine.
     arguments.test_threads.get_or_insert(4);
+    // Some have thousands of sockets.
+    support::allow_descriptors(4096);
     let mut all = trials! {
         settings:
             help_and_version_go_to_stdout,

@@ -662,7 +662,8 @@ fn squid(folder: &Folder, address: SocketAddr, locked: bool) -> Command {
     let conf = format!(
         "http_port {address}\nvisible_hostname squid.test\npid_filename {path}/pid\n\
          cache_log stdio:{path}/stderr\ncoredump_dir {path}\naccess_log none\n\
-         cache deny all\npinger_enable off\nshutdown_lifetime 0 seconds\n{access}"
+         cache deny all\npinger_enable off\nshutdown_lifetime 0 seconds\n\
+         max_filedescriptors 1024\n{access}"
     );
     // Its name tells its shared memory from that of others.
     let name = format!("peer{}n{}", std::process::id(), number());

@@ -620,8 +620,11 @@ pub fn tls_verification() {
             assert_eq!(answer.field("proxy-status"), token);
             proxy.log.wait_for("[tls]");
         }
-        let warned = proxy.log.text().contains("未校验上游证书");
-        assert_eq!(warned, !args.contains(&"--tls-verify"));
+        if args.contains(&"--tls-verify") {
+            assert!(!proxy.log.text().contains("未校验上游证书"));
+        } else {
+            proxy.log.wait_for("未校验上游证书");
+        }
     }
 }
 

@@ -39,6 +39,8 @@ fn cleaned(mut command: Command) -> Command {
     ] {
         command.env_remove(name);
     }
+    // An answer that is lost on the way to the resolver must not take all the time there is.
+    command.env("RES_OPTIONS", "timeout:2 attempts:2");
     command
 }
 
@@ -288,6 +290,32 @@ pub fn read_some(stream: &mut (impl Read + ?Sized), room: &mut [u8]) -> std::io:
     }
 }
 
+/// A socket whose reads and writes go on after an interruption, which one with a timeout may
+/// meet at any time: OpenSSL would take it for a failure.
+#[derive(Debug)]
+pub struct Patient(pub TcpStream);
+
+impl Read for Patient {
+    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+        read_some(&mut self.0, room)
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// One line of JSON.
 pub fn json_of(line: impl AsRef<str>) -> serde_json::Value {
     let line = line.as_ref();
@@ -348,7 +376,7 @@ impl Client {
     /// The same connection under TLS, as its server.
     pub fn accept_tls(self, acceptor: &openssl::ssl::SslAcceptor) -> Option<Client> {
         let socket = self.socket.try_clone().unwrap();
-        let stream = acceptor.accept(self.socket).ok()?;
+        let stream = acceptor.accept(Patient(self.socket)).ok()?;
         Some(Client {
             stream: Box::new(stream),
             socket,
@@ -806,4 +834,23 @@ pub fn sockets_return_to(proxy: &Proxy, before: usize) {
     wait_until(&format!("{before} sockets again"), || {
         sockets(proxy) <= before
     });
+}
+
+/// Raises this process's limit on descriptors.
+pub fn allow_descriptors(needed: u64) {
+    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Some(most) = limit.maximum {
+        assert!(
+            most >= needed,
+            "`ulimit -Hn` is {most}: {needed} are needed"
+        );
+    }
+    if limit.current.is_some_and(|now| now < needed) {
+        let raised = Rlimit {
+            current: Some(needed),
+            maximum: limit.maximum,
+        };
+        setrlimit(Resource::Nofile, raised).unwrap();
+    }
 }

@@ -383,14 +383,14 @@ pub fn a_reset_ends_both_sides() {
 
 pub fn an_idle_relay_is_closed_when_asked() {
     let upstream = origin(echo);
-    let proxy = Proxy::before(upstream, &["--tunnel-timeout", "0.5"]);
+    let proxy = Proxy::before(upstream, &["--tunnel-timeout", "5"]);
     let mut client = proxy.connect();
     client.upgrade("/");
     // Longer than the timeout in all, but never at rest for that long.
     for _ in 0..8 {
         client.send_bytes(&frame(b"still here", true));
         assert_eq!(client.frame().unwrap(), b"still here");
-        thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(800));
     }
     assert!(client.is_closed());
     proxy.log.wait_for("WebSocket 连接关闭");

@@ -154,6 +154,11 @@ pub fn metrics_count_what_happened() {
     let message = vec![7; 100_000];
     tunnel.send_bytes(&frame(&message, true));
     assert_eq!(tunnel.frame().unwrap(), message);
+    // Counted by another thread than the one that answers, behind the write.
+    let down = "simple_proxy_carried_bytes_total{direction=\"downstream\"}";
+    wait_until("the message is counted", || {
+        values(metrics)[down] - before[down] >= 100_010.0
+    });
     let now = values(metrics);
     let grown = |name: &str| {
         let name = format!("simple_proxy_{name}");
