@@ -243,7 +243,7 @@ pub const WORKLOADS: &[Workload] = &[
     other(
         "tls-idle",
         "TLS upstream: idle WebSockets",
-        Kind::Idle(500, 500),
+        Kind::Idle(1000, 500),
     )
     .tls()
     .quick(),
