@@ -21,7 +21,7 @@ pub enum Direction {
 
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
 mod epoll {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::future::{poll_fn, Future};
     use std::io;
     use std::os::fd::{AsFd, OwnedFd};
@@ -46,6 +46,8 @@ mod epoll {
     struct Reactor {
         epoll: OwnedFd,
         sources: RefCell<Slab<State>>,
+        /// How many sockets were registered so far.
+        registered: Cell<u32>,
         /// Tasks that let the others have their turn.
         deferred: RefCell<Vec<Waker>>,
         alarm: Arc<Alarm>,
@@ -63,6 +65,8 @@ mod epoll {
         end_only: bool,
         /// Writability is watched only once a write has blocked.
         watches_write: bool,
+        /// Tells the socket from an earlier one of the same key.
+        generation: u32,
     }
 
     #[derive(Default)]
@@ -143,6 +147,7 @@ mod epoll {
             Ok(Reactor {
                 epoll,
                 sources: RefCell::default(),
+                registered: Cell::default(),
                 deferred: RefCell::default(),
                 alarm: Arc::new(alarm),
             })
@@ -171,8 +176,12 @@ mod epoll {
             }
             let mut sources = self.sources.borrow_mut();
             for event in events {
-                let (key, flags) = (event.data.u64(), event.flags);
-                let Some(state) = sources.get_mut(key as usize) else {
+                let (name, flags) = (event.data.u64(), event.flags);
+                let state = sources.get_mut(key_of(name));
+                // A socket that was closed is still told of for as long as another process
+                // holds it; looking into /proc is enough for that.
+                let Some(state) = state.filter(|state| state.generation == generation_of(name))
+                else {
                     continue;
                 };
                 let broken = flags.intersects(EventFlags::HUP | EventFlags::ERR);
@@ -235,21 +244,39 @@ mod epoll {
         .await
     }
 
+    /// The key of a source, from its name in the epoll set.
+    fn key_of(name: u64) -> usize {
+        name as u32 as usize
+    }
+
+    /// The generation of a source, from its name in the epoll set.
+    fn generation_of(name: u64) -> u32 {
+        (name >> 32) as u32
+    }
+
     /// One socket's registration with its thread. Drop it together with the socket.
     pub struct Source {
-        key: usize,
+        /// In the epoll set: its generation, then its key.
+        name: u64,
     }
 
     impl Source {
         /// Registers a non-blocking socket; not ready to be read until the kernel says so.
         pub fn new(socket: impl AsFd) -> io::Result<Source> {
             with_reactor(|reactor| {
-                let mut state = State::default();
+                let generation = reactor.registered.get().wrapping_add(1);
+                reactor.registered.set(generation);
+                let mut state = State {
+                    generation,
+                    ..State::default()
+                };
                 state.write.ready = true;
                 let key = reactor.sources.borrow_mut().insert(state);
-                let source = Source { key };
+                let source = Source {
+                    name: u64::from(generation) << 32 | key as u64,
+                };
                 let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-                let data = EventData::new_u64(key as u64);
+                let data = EventData::new_u64(source.name);
                 epoll::add(&reactor.epoll, socket, data, flags)?;
                 Ok(source)
             })
@@ -258,7 +285,7 @@ mod epoll {
         fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
             REACTOR.with(|reactor| {
                 let reactor = reactor.as_ref().expect("the source was registered");
-                work(&mut reactor.sources.borrow_mut()[self.key])
+                work(&mut reactor.sources.borrow_mut()[key_of(self.name)])
             })
         }
 
@@ -287,7 +314,7 @@ mod epoll {
                 let _ = with_reactor(|reactor| {
                     let flags =
                         EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-                    let data = EventData::new_u64(self.key as u64);
+                    let data = EventData::new_u64(self.name);
                     // Tells at once if there is room by now.
                     Ok(epoll::modify(&reactor.epoll, socket, data, flags)?)
                 });
@@ -335,7 +362,8 @@ mod epoll {
     impl Drop for Source {
         fn drop(&mut self) {
             // The kernel forgets a socket when it is closed.
-            let _ = with_reactor(|reactor| Ok(reactor.sources.borrow_mut().remove(self.key)));
+            let key = key_of(self.name);
+            let _ = with_reactor(|reactor| Ok(reactor.sources.borrow_mut().remove(key)));
         }
     }
 }
@@ -514,6 +542,29 @@ mod tests {
             || None,
         );
         assert!(written.is_ok());
+    }
+
+    /// Whoever looks into /proc holds a socket for a moment; that of a closed one then told a
+    /// new socket of its end.
+    #[cfg(not(feature = "portable"))]
+    #[test]
+    fn a_socket_is_not_told_of_an_earlier_one() {
+        let told = block_on(
+            async {
+                let (old, old_peer) = pair();
+                let (new, _new_peer) = pair();
+                let _held = old.try_clone().expect("a descriptor is left");
+                let earlier = Source::new(&old).expect("registered");
+                drop((earlier, old));
+                let source = Source::new(&new).expect("registered");
+                drop(old_peer);
+                next_turn().await;
+                next_turn().await;
+                poll_fn(|cx| std::task::Poll::Ready(source.poll_hung_up(cx).is_ready())).await
+            },
+            || None,
+        );
+        assert!(!told.expect("the reactor runs"));
     }
 
     #[test]
