@@ -77,8 +77,6 @@ pub struct Exchange<'a> {
 struct Progress {
     /// The request was sent whole.
     uploaded: Cell<bool>,
-    /// Bytes of a request that has a body may have been sent.
-    body_sent: Cell<bool>,
     /// The client was told to go on, or went on without.
     continued: Cell<bool>,
     /// Bytes of a response have arrived.
@@ -217,6 +215,8 @@ impl Exchange<'_> {
                     .await
                     .map_err(BodyError::Sink)?;
             } else {
+                // A request with a body is never sent twice, however far it came.
+                let started = Cell::default();
                 let source = Source {
                     stream: downstream,
                     received: from_downstream,
@@ -226,7 +226,7 @@ impl Exchange<'_> {
                     stream: upstream,
                     pending: self.head,
                     framing: self.request.framing,
-                    started: &progress.body_sent,
+                    started: &started,
                 };
                 let moved = |bytes| {
                     deadline.arm(timeout);

@@ -502,11 +502,11 @@ pub fn a_proxy_s_own_words_are_for_the_log() {
 pub fn a_broken_record_behind_a_full_one_is_no_end_of_a_body() {
     /// A socket of which what is written may be held back.
     #[derive(Debug)]
-    struct Tap(TcpStream, Option<Vec<u8>>);
+    struct Tap(Patient, Option<Vec<u8>>);
 
     impl Read for Tap {
         fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-            read_some(&mut self.0, buf)
+            self.0.read(buf)
         }
     }
 
@@ -529,7 +529,7 @@ pub fn a_broken_record_behind_a_full_one_is_no_end_of_a_body() {
     const RECORD: usize = 16 * 1024;
     let acceptor = Certificate::new("up.example").acceptor();
     let upstream = origin(move |client| {
-        let mut tls = acceptor.accept(Tap(client.socket, None)).unwrap();
+        let mut tls = acceptor.accept(Tap(Patient(client.socket), None)).unwrap();
         let mut room = [0; 4096];
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
