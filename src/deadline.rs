@@ -12,7 +12,7 @@ use async_io::Timer;
 use pin_project_lite::pin_project;
 use slab::Slab;
 
-use crate::reactor::next_turn;
+use crate::reactor::{next_turn, now};
 
 /// How much later than asked a deadline may strike; keeps sweeps rare under load.
 const GRANULARITY: Duration = Duration::from_millis(20);
@@ -145,7 +145,7 @@ impl Deadline {
     pub fn arm(&self, after: Duration) {
         let at = match after {
             Duration::ZERO => None,
-            _ => Instant::now().checked_add(after),
+            _ => now().checked_add(after),
         };
         {
             let mut entries = self.timers.entries.borrow_mut();
@@ -194,7 +194,7 @@ impl Deadline {
             return self.limit(after.min(DRAIN_GRACE), work);
         }
         let limit = self.limit(after, work);
-        let from = Instant::now() + DRAIN_GRACE;
+        let from = now() + DRAIN_GRACE;
         self.timers.entries.borrow_mut()[self.key].drains_from = Some(from);
         limit
     }

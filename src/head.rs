@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 
 pub use httparse::Header;
-use memchr::memchr;
+use memchr::memchr_iter;
 
 use crate::buffer::Buffer;
 use crate::config::{MAX_FIELDS, MAX_HEAD_BYTES};
@@ -56,8 +56,8 @@ impl Scan {
         bytes: &[u8],
         check_start_line: CheckStartLine,
     ) -> Result<Option<usize>, HeadError> {
-        while let Some(at) = memchr(b'\n', &bytes[self.examined..]) {
-            let newline = self.examined + at;
+        let start = self.examined;
+        for newline in memchr_iter(b'\n', &bytes[start..]).map(|at| start + at) {
             let line = &bytes[self.line_start..newline];
             // RFC 9112 §2.2 allows a lone LF to end a line; two parsers that disagree
             // on it are what smuggling needs, so it is refused.
@@ -71,7 +71,6 @@ impl Scan {
                 check_start_line(line)?;
                 self.has_start_line = true;
             }
-            self.examined = newline + 1;
             self.line_start = newline + 1;
             if line.is_empty() {
                 return Ok(Some(newline + 1));
@@ -145,7 +144,27 @@ pub fn is_token(bytes: &[u8]) -> bool {
 
 /// Whether a token may hold this byte.
 pub fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    const TOKEN: ByteSet = alphanumeric_and(b"!#$%&'*+-.^_`|~");
+    TOKEN[usize::from(byte)]
+}
+
+/// Which bytes some syntax allows.
+pub type ByteSet = [bool; 256];
+
+/// Letters, digits and the given bytes.
+pub const fn alphanumeric_and(others: &[u8]) -> ByteSet {
+    let mut set = [false; 256];
+    let mut byte = 0;
+    while byte < set.len() {
+        set[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut other = 0;
+    while other < others.len() {
+        set[others[other] as usize] = true;
+        other += 1;
+    }
+    set
 }
 
 /// The elements of a comma-separated list (RFC 9110 §5.6.1), blanks trimmed.

@@ -9,6 +9,7 @@ use crate::config::{Config, Language, LogFormat, LogSettings, Verbosity};
 use crate::date;
 use crate::error::Error;
 use crate::json::{self, Value};
+use crate::reactor::now;
 use crate::stderr;
 use crate::steps::Steps;
 use crate::text::{Escaped, LONGEST_TEXT};
@@ -167,14 +168,14 @@ impl Subject {
             connection,
             method: Vec::new(),
             path: Vec::new(),
-            start: Instant::now(),
+            start: now(),
         }
     }
 
     /// Remembers method and path, no more of either than a line shows, and the time; the
     /// query stays out of the log.
     pub fn set(&mut self, method: &str, path: &str) {
-        self.start = Instant::now();
+        self.start = now();
         for (kept, text) in [
             (&mut self.method, method),
             (&mut self.path, without_query(path)),
@@ -187,7 +188,7 @@ impl Subject {
 
     /// How long ago the request's head was there.
     pub fn elapsed(&self) -> Duration {
-        self.start.elapsed()
+        now().saturating_duration_since(self.start)
     }
 
     fn members(&self) -> [(&'static str, Value<'_>); 3] {

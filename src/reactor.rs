@@ -6,9 +6,9 @@
 //! is no epoll, `Async` stands in.
 
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
-pub use epoll::{block_on, next_turn, Source};
+pub use epoll::{block_on, looks, next_turn, now, Source};
 #[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
-pub use portable::{block_on, next_turn, Source};
+pub use portable::{block_on, looks, next_turn, now, Source};
 
 /// What a socket may be ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ mod epoll {
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
     use std::sync::Arc;
     use std::task::{Context, Poll, Wake, Waker};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
     use rustix::event::{eventfd, EventfdFlags, Timespec};
@@ -50,7 +50,20 @@ mod epoll {
         registered: Cell<u32>,
         /// Tasks that let the others have their turn.
         deferred: RefCell<Vec<Waker>>,
+        /// How often the kernel had no more to tell than it was asked for.
+        looks: Cell<u64>,
+        clock: Cell<Clock>,
         alarm: Arc<Alarm>,
+    }
+
+    /// What is known of the time.
+    #[derive(Clone, Copy)]
+    enum Clock {
+        /// The thread takes no turns.
+        Stopped,
+        /// Nobody has asked in this turn.
+        Unread,
+        Read(Instant),
     }
 
     #[derive(Default)]
@@ -149,6 +162,8 @@ mod epoll {
                 sources: RefCell::default(),
                 registered: Cell::default(),
                 deferred: RefCell::default(),
+                looks: Cell::default(),
+                clock: Cell::new(Clock::Stopped),
                 alarm: Arc::new(alarm),
             })
         }
@@ -170,7 +185,9 @@ mod epoll {
             let room = rustix::buffer::spare_capacity(events);
             let outcome = epoll::wait(&self.epoll, room, patience.as_ref());
             self.alarm.waiting.store(false, SeqCst);
+            self.clock.set(Clock::Unread);
             match outcome {
+                Ok(n) if n < BATCH => self.looks.set(self.looks.get() + 1),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -214,14 +231,45 @@ mod epoll {
         let waker = Waker::from(alarm.clone());
         let mut cx = Context::from_waker(&waker);
         let mut events = Vec::with_capacity(BATCH);
+        let set_clock = |clock| {
+            with_reactor(|reactor| {
+                reactor.clock.set(clock);
+                Ok(())
+            })
+        };
+        set_clock(Clock::Unread)?;
         loop {
             alarm.rung.store(false, SeqCst);
             if let Poll::Ready(done) = work.as_mut().poll(&mut cx) {
+                set_clock(Clock::Stopped)?;
                 return Ok(done);
             }
             let patience = before_wait();
             with_reactor(|reactor| reactor.turn(&mut events, patience))?;
         }
+    }
+
+    /// The time, read once in a turn of the thread: for deadlines and for what a request
+    /// took, which need it often and not to the microsecond.
+    pub fn now() -> Instant {
+        REACTOR.with(|reactor| {
+            let clock = reactor.as_ref().map(|reactor| &reactor.clock);
+            match clock.map(Cell::get) {
+                Ok(Clock::Read(now)) => now,
+                outside => {
+                    let now = Instant::now();
+                    if let (Ok(clock), Ok(Clock::Unread)) = (clock, outside) {
+                        clock.set(Clock::Read(now));
+                    }
+                    now
+                }
+            }
+        })
+    }
+
+    /// Counts the turns in which the thread has learned all that its sockets had to tell.
+    pub fn looks() -> u64 {
+        REACTOR.with(|reactor| reactor.as_ref().map_or(0, |reactor| reactor.looks.get()))
     }
 
     /// Waits until the thread has looked at its other sockets: for work that never has to
@@ -376,13 +424,23 @@ mod portable {
     use std::os::fd::{AsFd, OwnedFd};
     use std::pin::pin;
     use std::task::{ready, Context, Poll};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use async_io::{Async, Timer};
 
     use super::Direction;
 
     pub use futures_lite::future::yield_now as next_turn;
+
+    /// The time.
+    pub fn now() -> Instant {
+        Instant::now()
+    }
+
+    /// Never counts: what the sockets have to tell is learned by asking them.
+    pub fn looks() -> u64 {
+        0
+    }
 
     /// Runs `work` on this thread. `before_wait` is called whenever nothing is left to do,
     /// and says after which time to call it again.

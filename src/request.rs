@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::body::Framing;
 use crate::config::Rewrite;
 use crate::head::{
-    content_length, is_chunked, is_token, list, values, write_field, ConnectionOptions, Fields,
-    HeadError, Header,
+    alphanumeric_and, content_length, is_chunked, is_token, list, values, write_field, ByteSet,
+    ConnectionOptions, Fields, HeadError, Header,
 };
 
 /// What has to be known of a request once its head is gone.
@@ -353,12 +353,12 @@ pub fn split_port(host: &[u8]) -> (&[u8], Option<&[u8]>) {
 }
 
 fn is_reg_name(name: &[u8]) -> bool {
+    const PLAIN: ByteSet = alphanumeric_and(b"-._~!$&'()*+;=");
     let mut rest = name;
     while let [first, tail @ ..] = rest {
         rest = match (first, tail) {
+            (&byte, _) if PLAIN[usize::from(byte)] => tail,
             (b'%', [a, b, tail @ ..]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => tail,
-            (b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9', _) => tail,
-            (b, _) if b"-._~!$&'()*+;=".contains(b) => tail,
             _ => return false,
         };
     }

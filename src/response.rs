@@ -65,7 +65,10 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
             status,
             // To HEAD such a response has no body either, but the upstream that would end it
             // by closing is likely to close all the same.
-            persistent: minor == 1 && !options.close && !ends_with_connection(fields, status),
+            persistent: minor == 1
+                && !options.close
+                && framing != Framing::UntilClose
+                && !(request.is_head && ends_with_connection(fields, status)),
             framing,
             reason: parsed.reason.unwrap_or_default(),
             fields,
@@ -156,9 +159,12 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
 
     /// What framing fields tell: of the body, or of the one that GET would have got.
     fn announced(&self, framing: Framing) -> Framing {
-        match (framing, content_length(self.fields)) {
-            (Framing::None, Ok(Some(length))) => Framing::Length(length),
-            _ => framing,
+        match framing {
+            Framing::None => match content_length(self.fields) {
+                Ok(Some(length)) => Framing::Length(length),
+                _ => framing,
+            },
+            framing => framing,
         }
     }
 

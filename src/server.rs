@@ -35,6 +35,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Clients accepted on end before others get their turn.
 const IN_A_ROW: usize = 64;
 
+/// Tasks run on end before the thread looks at its sockets.
+const TASKS_IN_A_ROW: usize = 200;
+
 /// How much longer than the drain timeout the threads may take to end.
 const OVERDUE: Duration = Duration::from_secs(2);
 
@@ -180,7 +183,9 @@ fn serve(
         .collect();
     drop(acceptor);
     let counted = open.clone();
-    let life = executor.spawn(async move {
+    let over = Rc::new(Cell::new(false));
+    let ended = over.clone();
+    let life = async move {
         for task in accepting {
             task.await;
         }
@@ -189,8 +194,10 @@ fn serve(
             Timer::after(config.limits.drain_timeout).await;
         };
         future::or(counted.none(), out_of_time).await;
-    });
-    if let Err(error) = reactor::block_on(executor.run(life), log::flush) {
+        ended.set(true);
+    };
+    executor.spawn(life).detach();
+    if let Err(error) = reactor::block_on(run_tasks(&executor, &over), log::flush) {
         log::thread_failed(&describe(&error));
     }
     shared
@@ -199,6 +206,20 @@ fn serve(
     // What is cut off has last words, too.
     drop(executor);
     log::flush_waiting();
+}
+
+/// Runs the tasks of `executor` until one of them says that it is over. `Executor::run` would
+/// also look for tasks of other threads, at each step.
+async fn run_tasks(executor: &LocalExecutor<'_>, over: &Cell<bool>) {
+    loop {
+        for _ in 0..TASKS_IN_A_ROW {
+            if over.get() {
+                return;
+            }
+            executor.tick().await;
+        }
+        future::yield_now().await;
+    }
 }
 
 async fn sweep(worker: Rc<Worker>) {

@@ -17,7 +17,7 @@ use crate::forward::{Exchange, Failure, Outcome};
 use crate::head::{no_fields, read_head, skip_empty_lines, HeadError};
 use crate::log::{self, Subject};
 use crate::metrics::{Counters, Method};
-use crate::reactor::next_turn;
+use crate::reactor::{next_turn, now};
 use crate::relay::{linger, relay};
 use crate::request::{check_start_line, Protocol, Rejection, Request, RequestHead};
 use crate::socket::Socket;
@@ -253,7 +253,7 @@ impl Session {
             return no_request(error);
         }
         if connection.received.is_empty() {
-            let start = Instant::now();
+            let start = now();
             let patience = if first {
                 head_timeout
             } else {
@@ -266,7 +266,7 @@ impl Session {
                 Err(TimedOut) => return Ok(None),
             }
             if first {
-                head_timeout = head_timeout.saturating_sub(start.elapsed());
+                head_timeout = head_timeout.saturating_sub(now().saturating_duration_since(start));
                 head_timeout = head_timeout.max(std::time::Duration::from_millis(1));
             }
         }

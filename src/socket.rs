@@ -170,6 +170,11 @@ impl Socket {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
+    /// Whether the last operation that would have blocked waits for `direction`.
+    pub fn is_blocked_on(&self, direction: Direction) -> bool {
+        self.blocked_on.get() == direction
+    }
+
     /// Waits for what the last operation that would have blocked needs.
     pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.source.poll_ready(self.blocked_on.get(), cx));
@@ -190,7 +195,17 @@ impl Socket {
 
     /// Waits until an attempt makes sense.
     pub async fn ready(&self, direction: Direction) {
-        poll_fn(|cx| self.source.poll_ready(direction, cx)).await;
+        poll_fn(|cx| self.poll_ready(direction, cx)).await;
+    }
+
+    /// The same, as a poll.
+    pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
+        self.source.poll_ready(direction, cx)
+    }
+
+    /// Whether the thread was told of something to read, or had no reason to wait for that.
+    pub fn is_readable(&self) -> bool {
+        self.source.is_ready(Direction::Read)
     }
 
     /// Whether the peer was taking bytes when it was last tried.

@@ -11,7 +11,7 @@ use std::task::{ready, Context, Poll};
 use futures_lite::{AsyncRead, AsyncWrite};
 
 use crate::buffer::Buffer;
-use crate::socket::Socket;
+use crate::socket::{Direction, Socket};
 use crate::tls::TlsStream;
 
 /// A connected byte stream.
@@ -100,6 +100,14 @@ impl Stream {
         Poll::Ready(self.with_socket(Socket::shutdown_write))
     }
 
+    /// Whether the next read has to wait, unless the socket at the bottom is ready.
+    pub fn is_dry(&self) -> bool {
+        match self {
+            Stream::Plain(_) => true,
+            Stream::Tls(tls) => tls.borrow().is_dry(),
+        }
+    }
+
     /// Whether the peer has sent nothing, not even an end or a part of a record, that was not
     /// yet read. Asks the kernel: what the thread was last told may be older than what has
     /// arrived. A stream that is not quiet may have lost a byte to the question.
@@ -110,7 +118,15 @@ impl Stream {
                 let asked = socket.try_read(&mut [0]);
                 matches!(asked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
-            Stream::Tls(tls) => tls.borrow().is_quiet(),
+            Stream::Tls(tls) => tls.borrow().is_quiet(Stream::is_quiet),
+        }
+    }
+
+    /// The same as far as the thread was told at its last look, without asking.
+    pub fn seems_quiet(&self) -> bool {
+        match self {
+            Stream::Plain(socket) => !socket.is_readable(),
+            Stream::Tls(tls) => tls.borrow().is_quiet(Stream::seems_quiet),
         }
     }
 }
@@ -167,6 +183,11 @@ impl Connection {
         self.received.is_empty() && self.stream.is_quiet()
     }
 
+    /// The same as far as the thread was told at its last look, without asking.
+    pub fn seems_quiet(&self) -> bool {
+        self.received.is_empty() && self.stream.seems_quiet()
+    }
+
     /// Reads more bytes into `received`; 0 at the end.
     pub fn fill(&mut self) -> impl Future<Output = io::Result<usize>> + '_ {
         fill(&self.stream, &mut self.received)
@@ -181,6 +202,10 @@ pub fn fill<'a>(
     received: &'a mut Buffer,
 ) -> impl Future<Output = io::Result<usize>> + 'a {
     poll_fn(move |cx| loop {
+        if stream.is_dry() {
+            received.release();
+            ready!(stream.with_socket(|socket| socket.poll_ready(Direction::Read, cx)));
+        }
         match stream.try_read(received.space()) {
             Ok(n) => {
                 received.received(n);

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use native_tls::{Certificate, HandshakeError, TlsConnector};
 
 use crate::buffer::Buffer;
-use crate::socket::Socket;
+use crate::socket::{Direction, Socket};
 use crate::stream::{Connection, Stream};
 
 /// Makes TLS clients of connections.
@@ -140,21 +140,42 @@ impl TlsStream {
         outcome
     }
 
+    /// Whether the next read has to wait, unless the socket at the bottom is ready: OpenSSL
+    /// need not be asked then.
+    pub fn is_dry(&self) -> bool {
+        let transport = self.inner.get_ref();
+        transport.drained
+            && transport.received.is_empty()
+            && self.inner.buffered_read_size().is_ok_and(|n| n == 0)
+            && transport.stream.is_dry()
+    }
+
     /// Whether the peer has sent nothing that was not yet read, not even part of a record.
-    pub fn is_quiet(&self) -> bool {
+    /// `below` says so of the stream that carries the records.
+    pub fn is_quiet(&self, below: fn(&Stream) -> bool) -> bool {
         let transport = self.inner.get_ref();
         let is_empty = transport.received.is_empty() && !transport.torn;
         is_empty
             && self.failed.is_none()
             && self.inner.buffered_read_size().is_ok_and(|n| n == 0)
-            && transport.stream.is_quiet()
+            && below(&transport.stream)
     }
 }
 
 impl Read for TlsStream {
     /// 0 only after close_notify: an end without one is `UnexpectedEof` (RFC 8446 §6.1).
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.read_records(buf) {
+        let outcome = self.read_records(buf);
+        let drained = match &outcome {
+            Ok(n) => *n > 0 && self.failed.is_none(),
+            // Not if it is a write of OpenSSL's own that has to wait.
+            Err(error) => {
+                error.kind() == io::ErrorKind::WouldBlock
+                    && self.with_socket(|socket| socket.is_blocked_on(Direction::Read))
+            }
+        };
+        self.inner.get_mut().drained = drained;
+        match outcome {
             Ok(0) if !buf.is_empty() && self.inner.get_ref().ended.get() => {
                 Err(io::ErrorKind::UnexpectedEof.into())
             }
@@ -188,6 +209,8 @@ pub struct Transport {
     taken: u64,
     /// The last read has taken bytes and given none: part of a record, perhaps.
     torn: bool,
+    /// The last read got all there was, as far as the layers below know.
+    drained: bool,
     /// The stream ended.
     ended: Cell<bool>,
 }
@@ -200,6 +223,7 @@ impl Transport {
             received: connection.received,
             taken: 0,
             torn: false,
+            drained: false,
             ended: Cell::new(false),
         }
     }
