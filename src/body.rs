@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use crate::buffer::{Buffer, LARGE};
 use crate::config::MAX_HEAD_BYTES;
 use crate::head::{push_number, write_field, HeadError, Scan};
-use crate::reactor::next_turn;
+use crate::reactor::{next_turn, share};
 #[cfg(target_os = "linux")]
 use crate::splice;
 use crate::stream::{fill, Stream};
@@ -126,7 +126,7 @@ pub async fn copy(
         sink.flush().await?;
         progress(copied - told);
         told = copied;
-        if since_turn >= TURN {
+        if since_turn >= share() {
             since_turn = 0;
             next_turn().await;
         }
@@ -167,10 +167,6 @@ pub async fn copy(
         }
     }
 }
-
-/// After so many bytes, chunk framing included, others get their turn, should this body
-/// never have to wait.
-const TURN: usize = 1024 * 1024;
 
 /// A body with so much left is bulk.
 #[cfg(target_os = "linux")]

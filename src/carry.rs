@@ -139,16 +139,12 @@ mod pooled {
     use super::Outlet;
     use crate::buffer::{Buffer, LARGE};
     use crate::error::is_close;
-    use crate::reactor::next_turn;
+    use crate::reactor::{next_turn, share};
     use crate::splice::{transfer, Failure, Stop};
     use crate::stream::{fill, Stream};
 
     /// So many full reads on end are bulk.
     const BULK: usize = 2;
-
-    /// After so many bytes others get their turn, should this one never have to wait.
-    // A shorter turn costs TLS 8 %.
-    const TURN: usize = 1024 * 1024;
 
     /// Copies through a buffer that is held only while bytes move, and hands over to
     /// splice while they come in bulk between two plain sockets.
@@ -187,7 +183,7 @@ mod pooled {
                     _ => full_reads = 0,
                 }
                 since_turn += n;
-                if since_turn >= TURN {
+                if since_turn >= share() {
                     since_turn = 0;
                     next_turn().await;
                 }

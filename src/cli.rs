@@ -11,7 +11,7 @@ use native_tls::Certificate;
 use crate::args::{separate, Args, Usage};
 use crate::config::{
     is_dns_name, parse_port, Authority, Config, Language, Limits, Listen, LogFormat, LogSettings,
-    Proxy, Rewrite, Route, UpstreamTls, Verbosity,
+    Proxy, Rewrite, Route, UpstreamTls, Verbosity, MAX_PIPES,
 };
 use crate::settings::{self, Proxies, Setting};
 
@@ -378,7 +378,7 @@ fn limits(args: &Args) -> Result<Limits, Usage> {
             .map(|given| given.parse(|text| parse_count(text, 10_000_000)))
             .transpose()?,
         idle_upstreams: 256,
-        pipes: 64,
+        pipes: MAX_PIPES,
     })
 }
 

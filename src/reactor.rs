@@ -6,9 +6,9 @@
 //! is no epoll, `Async` stands in.
 
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
-pub use epoll::{block_on, looks, next_turn, now, Source};
+pub use epoll::{block_on, looks, next_turn, now, share, Source};
 #[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
-pub use portable::{block_on, looks, next_turn, now, Source};
+pub use portable::{block_on, looks, next_turn, now, share, Source};
 
 /// What a socket may be ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,11 @@ mod epoll {
     /// Events taken from the kernel at once.
     const BATCH: usize = 256;
 
+    /// What all together may move in a turn, and the bounds of one's part in it.
+    const ALL_SHARES: usize = 16 * 1024 * 1024;
+    const SMALLEST_SHARE: usize = 64 * 1024;
+    const LARGEST_SHARE: usize = 1024 * 1024;
+
     /// Names the eventfd among the sources.
     const WAKEUP: u64 = u64::MAX;
 
@@ -52,6 +57,8 @@ mod epoll {
         deferred: RefCell<Vec<Waker>>,
         /// How often the kernel had no more to tell than it was asked for.
         looks: Cell<u64>,
+        /// How many had something to do in this turn.
+        crowd: Cell<usize>,
         clock: Cell<Clock>,
         alarm: Arc<Alarm>,
     }
@@ -163,6 +170,7 @@ mod epoll {
                 registered: Cell::default(),
                 deferred: RefCell::default(),
                 looks: Cell::default(),
+                crowd: Cell::default(),
                 clock: Cell::new(Clock::Stopped),
                 alarm: Arc::new(alarm),
             })
@@ -191,6 +199,8 @@ mod epoll {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+            let mut deferred = self.deferred.borrow_mut();
+            self.crowd.set(events.len() + deferred.len());
             let mut sources = self.sources.borrow_mut();
             for event in events {
                 let (name, flags) = (event.data.u64(), event.flags);
@@ -215,7 +225,7 @@ mod epoll {
                     state.write.set();
                 }
             }
-            self.deferred.borrow_mut().drain(..).for_each(Waker::wake);
+            deferred.drain(..).for_each(Waker::wake);
             Ok(())
         }
     }
@@ -264,6 +274,15 @@ mod epoll {
                     now
                 }
             }
+        })
+    }
+
+    /// How many bytes one who never has to wait may move before it lets the others have their
+    /// turn: fewer, the more of them there are.
+    pub fn share() -> usize {
+        REACTOR.with(|reactor| {
+            let crowd = reactor.as_ref().map_or(1, |reactor| reactor.crowd.get());
+            (ALL_SHARES / crowd.max(1)).clamp(SMALLEST_SHARE, LARGEST_SHARE)
         })
     }
 
@@ -435,6 +454,12 @@ mod portable {
     /// The time.
     pub fn now() -> Instant {
         Instant::now()
+    }
+
+    /// How many bytes one who never has to wait may move before it lets the others have their
+    /// turn.
+    pub fn share() -> usize {
+        256 * 1024
     }
 
     /// Never counts: what the sockets have to tell is learned by asking them.

@@ -7,7 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::reactor::next_turn;
+use crate::config::MAX_PIPES;
+use crate::reactor::{next_turn, share};
 use crate::socket::{Direction, Socket};
 
 /// What a pipe holds. Larger ones measured no better.
@@ -16,16 +17,8 @@ const PIPE_BYTES: usize = 256 * 1024;
 /// Pipes that a thread keeps for reuse.
 const KEPT: usize = 16;
 
-/// Pipes of which bytes may be in flight at once, in one thread, unless it is told
-/// otherwise.
-const MOST: usize = 64;
-
 /// A burst of less than this is copied cheaper than it is spliced.
 const BULK: usize = 32 * 1024;
-
-/// After so many bytes without a wait, others get their turn. With four times as many the
-/// slowest of 64 streams took half as long again.
-const TURN: usize = 256 * 1024;
 
 /// Why moving stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,12 +67,12 @@ impl Drop for Lent {
 thread_local! {
     static PIPES: RefCell<Vec<(OwnedFd, OwnedFd)>> = const { RefCell::new(Vec::new()) };
     /// How many more may be lent.
-    static ALLOWED: Cell<usize> = const { Cell::new(MOST) };
+    static ALLOWED: Cell<usize> = const { Cell::new(MAX_PIPES) };
 }
 
 /// Lets this thread have at most `most` pipes in use; beyond them bytes are copied.
 pub fn allow(most: usize) {
-    ALLOWED.set(most.min(MOST));
+    ALLOWED.set(most.min(MAX_PIPES));
 }
 
 impl Pipe {
@@ -127,8 +120,10 @@ pub async fn transfer(
             return Ok(Stop::Quiet);
         };
         let mut burst = 0;
+        let mut since_turn = 0;
         let stop = loop {
-            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(PIPE_BYTES);
+            let portion = PIPE_BYTES.min(share());
+            let wanted = usize::try_from(left).map_or(portion, |left| left.min(portion));
             let taken = match from.try_splice_to(&pipe.writer, wanted) {
                 Ok(0) => break Some(Stop::Ended),
                 Ok(taken) => taken,
@@ -152,9 +147,10 @@ pub async fn transfer(
             if left == 0 {
                 break Some(Stop::Done);
             }
-            let turns = burst / TURN;
             burst += taken;
-            if burst / TURN > turns {
+            since_turn += taken;
+            if since_turn >= share() {
+                since_turn = 0;
                 next_turn().await;
             }
         };
