@@ -41,7 +41,7 @@ mod epoll {
     const BATCH: usize = 256;
 
     /// What all together may move in a turn, and the bounds of one's part in it.
-    const ALL_SHARES: usize = 16 * 1024 * 1024;
+    const ALL_SHARES: usize = 8 * 1024 * 1024;
     const SMALLEST_SHARE: usize = 64 * 1024;
     const LARGEST_SHARE: usize = 1024 * 1024;
 
@@ -648,6 +648,44 @@ mod tests {
             || None,
         );
         assert!(!told.expect("the reactor runs"));
+    }
+
+    #[cfg(not(feature = "portable"))]
+    #[test]
+    fn the_clock_stands_within_a_turn_only() {
+        let pause = || std::thread::sleep(std::time::Duration::from_millis(2));
+        let read = async {
+            let first = now();
+            pause();
+            let second = now();
+            next_turn().await;
+            (first, second, now())
+        };
+        let (first, second, third) = block_on(read, || None).expect("the reactor runs");
+        assert!(first == second && second < third);
+        let outside = now();
+        pause();
+        assert!(third < outside && outside < now());
+    }
+
+    #[cfg(not(feature = "portable"))]
+    #[test]
+    fn the_more_there_are_the_smaller_their_shares() {
+        use std::future::Future;
+        use std::task::Poll;
+
+        let shares = [1, 32, 1000].map(|crowd| {
+            let mut turns: Vec<_> = (0..crowd).map(|_| Box::pin(next_turn())).collect();
+            let after = poll_fn(|cx| {
+                turns.retain_mut(|turn| turn.as_mut().poll(cx).is_pending());
+                match turns.is_empty() {
+                    true => Poll::Ready(share()),
+                    false => Poll::Pending,
+                }
+            });
+            block_on(after, || None).expect("the reactor runs")
+        });
+        assert_eq!(shares, [1024 * 1024, 256 * 1024, 64 * 1024]);
     }
 
     #[test]
