@@ -180,8 +180,8 @@ struct Writer<'a> {
     chunked: bool,
 }
 
-/// Body bytes up to this many are joined with what is pending; more are written from
-/// where they are.
+/// Body bytes up to this many are joined with what is pending; more are written from where
+/// they are, in the same call if there is no TLS.
 const JOINED: usize = 16 * 1024;
 
 impl Writer<'_> {
@@ -202,8 +202,15 @@ impl Writer<'_> {
             if self.pending.len() >= LARGE {
                 self.flush().await?;
             }
-        } else if !self.pending.is_empty() && data.len() <= JOINED {
+        } else if self.pending.is_empty() {
+            self.write(data).await?;
+        } else if data.len() <= JOINED {
             self.pending.extend_from_slice(data);
+        } else if let Some(socket) = self.stream.plain() {
+            self.started.set(true);
+            let written = socket.write_all_vectored([self.pending, data]).await;
+            written.map_err(BodyError::Sink)?;
+            self.pending.clear();
         } else {
             self.flush().await?;
             self.write(data).await?;

@@ -395,7 +395,8 @@ fn no_request(error: HeadError) -> Result<Option<Arrived>, Rejection> {
     Option::<Rejection>::from(error).map_or(Ok(None), Err)
 }
 
-#[cfg(test)]
+// The portable relay is larger.
+#[cfg(all(test, not(feature = "portable")))]
 mod tests {
     use super::*;
 

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{ready, Context, Poll};
@@ -152,6 +152,26 @@ impl Socket {
         self.attempt(Direction::Write, || (&self.stream).write(buf))
     }
 
+    /// Writes all of `parts`, one behind the other, in as few calls as they fit in.
+    pub async fn write_all_vectored(&self, parts: [&[u8]; 2]) -> io::Result<()> {
+        let mut parts = parts.map(IoSlice::new);
+        let mut left = &mut parts[..];
+        // Passes over those that are empty.
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            let write = || (&self.stream).write_vectored(left);
+            match self.attempt(Direction::Write, write) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => IoSlice::advance_slices(&mut left, n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.ready(Direction::Write).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn attempt<T>(
         &self,
         direction: Direction,
@@ -262,6 +282,31 @@ fn retry<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// More than the kernel holds, so that calls end within each of the parts.
+    #[test]
+    fn parts_are_written_in_order_and_whole() {
+        for [a, b] in [[0, 0], [1, 0], [0, 7_000_000], [5_000_000, 6_000_000]] {
+            let (a, b) = (vec![b'a'; a], vec![b'b'; b]);
+            let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+            let here = TcpStream::connect(listener.local_addr().expect("bound"));
+            let here = here.expect("it listens");
+            let (mut there, _) = listener.accept().expect("it was connected");
+            let reader = std::thread::spawn(move || {
+                let mut all = Vec::new();
+                there.read_to_end(&mut all).map(|_| all)
+            });
+            here.set_nonblocking(true).expect("a socket");
+            let written = async {
+                let socket = Socket::new(here).expect("registered");
+                socket.write_all_vectored([&a, &b]).await
+            };
+            let written = crate::reactor::block_on(written, || None).expect("the reactor runs");
+            written.expect("it is read");
+            let read = reader.join().expect("no panic").expect("it was closed");
+            assert!(read == [a, b].concat());
+        }
+    }
 
     #[test]
     fn accept_pauses_for_what_concerns_every_client() {
