@@ -234,6 +234,7 @@ http {{
     proxy_request_buffering off;
     location / {{ proxy_pass {scheme}://up; proxy_buffering off; }}
     location /small {{ proxy_pass {scheme}://up; }}
+    location /page {{ proxy_pass {scheme}://up; }}
   }}
 }}
 "#

@@ -28,9 +28,19 @@ pub fn chunk() -> &'static [u8] {
 /// The small answer, 1 KiB of body.
 pub fn small() -> &'static [u8] {
     static SMALL: OnceLock<Vec<u8>> = OnceLock::new();
-    SMALL.get_or_init(|| {
-        let head = "HTTP/1.1 200 OK\r\nServer: bench\r\nContent-Type: text/plain\r\n\
-                    Content-Length: 1024\r\n\r\n";
-        [head.as_bytes(), &filler()[..1024]].concat()
-    })
+    SMALL.get_or_init(|| answer(1024))
+}
+
+/// The answer of some size, 32 KiB of body.
+pub fn page() -> &'static [u8] {
+    static PAGE: OnceLock<Vec<u8>> = OnceLock::new();
+    PAGE.get_or_init(|| answer(32 * 1024))
+}
+
+fn answer(length: usize) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nServer: bench\r\nContent-Type: text/plain\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), &filler()[..length]].concat()
 }

@@ -7,6 +7,8 @@ use crate::content::LONG;
 pub enum Task {
     /// A small answer on a connection that is kept.
     Request,
+    /// An answer of some size, on a connection that is kept.
+    Page,
     /// A small answer on a connection of its own.
     NewConnection,
     /// A long answer with a length.
@@ -28,6 +30,7 @@ impl Task {
     pub fn request(self) -> String {
         let (method, path) = match self {
             Task::Request | Task::NewConnection => ("GET", "/small"),
+            Task::Page => ("GET", "/page"),
             Task::Download => ("GET", "/download"),
             Task::Chunked => ("GET", "/chunked"),
             Task::Upload => ("POST", "/upload"),

@@ -11,7 +11,7 @@ use openssl::ssl::SslAcceptor;
 use slab::Slab;
 use socket2::{Domain, Socket, Type};
 
-use crate::content::{chunk, filler, small, CHUNK, LONG};
+use crate::content::{chunk, filler, page, small, CHUNK, LONG};
 use crate::http::Head;
 use crate::tls;
 use crate::wire::{event_buffer, is_readable, Outgoing, Poll, Wire, ROOM};
@@ -381,6 +381,7 @@ impl Connection {
                 let coded = LONG / CHUNK as u64 * chunk.len() as u64;
                 self.out.repeat(chunk, coded, b"0\r\n\r\n");
             }
+            "/page" => self.out.push(page()),
             _ => self.out.push(small()),
         }
     }

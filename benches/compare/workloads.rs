@@ -170,6 +170,12 @@ pub const WORKLOADS: &[Workload] = &[
     )
     .logged(),
     load(
+        "page",
+        "HTTP keep-alive, 32 KiB, 64 connections",
+        Task::Page,
+        64,
+    ),
+    load(
         "new",
         "HTTP, a new connection each, 64 at a time",
         Task::NewConnection,
