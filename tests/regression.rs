@@ -209,12 +209,19 @@ pub fn a_stuck_relay_notices_the_end_of_the_sender() {
     });
     let proxy = Proxy::before(upstream, &[]);
     let before = sockets(&proxy);
-    let mut client = proxy.connect();
+    // What a client's own kernel holds back goes before its end.
+    let connect = || {
+        let client = proxy.connect();
+        let socket = socket2::SockRef::from(&client.socket);
+        socket.set_send_buffer_size(65_536).unwrap();
+        client
+    };
+    let mut client = connect();
     client.upgrade("/takes-nothing");
     let sent = send_until_stuck(&mut client, &[7; 65_536]);
     client.reset();
     // Its end is to be seen only while there is room for it, and the kernel may give it less.
-    let mut client = proxy.connect();
+    let mut client = connect();
     client.upgrade("/takes-nothing");
     for _ in 0..sent / 4 {
         client.send_bytes(&[7; 65_536]);
