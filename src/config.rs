@@ -152,8 +152,8 @@ pub const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// The most fields in one message head.
 pub const MAX_FIELDS: usize = 128;
 
-/// The most pipes of one thread with bytes in flight. A stream that has to copy gets less than
-/// those that need not.
+/// The most pipes that one thread has in use: enough for both directions of 64 streams. One
+/// that must copy gets less than those that splice.
 pub const MAX_PIPES: usize = 128;
 
 /// What is logged, and how.

@@ -117,20 +117,16 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use std::io::{self, Write};
-    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::net::{Shutdown, TcpStream};
     use std::thread;
 
     use super::*;
-    use crate::reactor::{block_on, next_turn};
+    use crate::reactor::{block_on, next_turn, tests::pair};
     use crate::socket::Socket;
     use crate::stream::Stream;
 
     fn connection() -> (Connection, Upstream) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let address = listener.local_addr().expect("bound");
-        let here = TcpStream::connect(address).expect("it listens");
-        let (stream, _) = listener.accept().expect("it was connected");
-        here.set_nonblocking(true).expect("a socket");
+        let (here, stream) = pair();
         let upstream = Upstream {
             stream,
             seen: here.try_clone().expect("a descriptor is left"),

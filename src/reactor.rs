@@ -263,15 +263,16 @@ mod epoll {
     /// took, which need it often and not to the microsecond.
     pub fn now() -> Instant {
         REACTOR.with(|reactor| {
-            let clock = reactor.as_ref().map(|reactor| &reactor.clock);
-            match clock.map(Cell::get) {
-                Ok(Clock::Read(now)) => now,
-                outside => {
-                    let now = Instant::now();
-                    if let (Ok(clock), Ok(Clock::Unread)) = (clock, outside) {
-                        clock.set(Clock::Read(now));
-                    }
-                    now
+            let Ok(reactor) = reactor else {
+                return Instant::now();
+            };
+            match reactor.clock.get() {
+                Clock::Stopped => Instant::now(),
+                Clock::Read(at) => at,
+                Clock::Unread => {
+                    let at = Instant::now();
+                    reactor.clock.set(Clock::Read(at));
+                    at
                 }
             }
         })
@@ -557,13 +558,14 @@ mod portable {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::future::poll_fn;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
-    fn pair() -> (TcpStream, TcpStream) {
+    /// Two ends of a connection, the first of them non-blocking.
+    pub(crate) fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let address = listener.local_addr().expect("bound");
         let here = TcpStream::connect(address).expect("it listens");

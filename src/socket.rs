@@ -282,26 +282,23 @@ fn retry<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reactor::{block_on, tests::pair};
 
     /// More than the kernel holds, so that calls end within each of the parts.
     #[test]
     fn parts_are_written_in_order_and_whole() {
         for [a, b] in [[0, 0], [1, 0], [0, 7_000_000], [5_000_000, 6_000_000]] {
             let (a, b) = (vec![b'a'; a], vec![b'b'; b]);
-            let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-            let here = TcpStream::connect(listener.local_addr().expect("bound"));
-            let here = here.expect("it listens");
-            let (mut there, _) = listener.accept().expect("it was connected");
+            let (here, mut there) = pair();
             let reader = std::thread::spawn(move || {
                 let mut all = Vec::new();
                 there.read_to_end(&mut all).map(|_| all)
             });
-            here.set_nonblocking(true).expect("a socket");
             let written = async {
                 let socket = Socket::new(here).expect("registered");
                 socket.write_all_vectored([&a, &b]).await
             };
-            let written = crate::reactor::block_on(written, || None).expect("the reactor runs");
+            let written = block_on(written, || None).expect("the reactor runs");
             written.expect("it is read");
             let read = reader.join().expect("no panic").expect("it was closed");
             assert!(read == [a, b].concat());

@@ -144,21 +144,20 @@ impl TlsStream {
     /// need not be asked then.
     pub fn is_dry(&self) -> bool {
         let transport = self.inner.get_ref();
-        transport.drained
-            && transport.received.is_empty()
-            && self.inner.buffered_read_size().is_ok_and(|n| n == 0)
-            && transport.stream.is_dry()
+        transport.drained && self.holds_nothing() && transport.stream.is_dry()
+    }
+
+    /// Whether every byte that was taken from below has been read.
+    fn holds_nothing(&self) -> bool {
+        let buffered = self.inner.buffered_read_size();
+        self.inner.get_ref().received.is_empty() && buffered.is_ok_and(|n| n == 0)
     }
 
     /// Whether the peer has sent nothing that was not yet read, not even part of a record.
     /// `below` says so of the stream that carries the records.
     pub fn is_quiet(&self, below: fn(&Stream) -> bool) -> bool {
         let transport = self.inner.get_ref();
-        let is_empty = transport.received.is_empty() && !transport.torn;
-        is_empty
-            && self.failed.is_none()
-            && self.inner.buffered_read_size().is_ok_and(|n| n == 0)
-            && below(&transport.stream)
+        !transport.torn && self.failed.is_none() && self.holds_nothing() && below(&transport.stream)
     }
 }
 
