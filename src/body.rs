@@ -8,7 +8,7 @@ use crate::buffer::{Buffer, LARGE};
 use crate::config::MAX_HEAD_BYTES;
 use crate::head::{push_number, write_field, HeadError, Scan};
 use crate::reactor::{next_turn, share};
-#[cfg(target_os = "linux")]
+#[cfg(not(feature = "portable"))]
 use crate::splice;
 use crate::stream::{fill, Stream};
 
@@ -130,7 +130,7 @@ pub async fn copy(
             since_turn = 0;
             next_turn().await;
         }
-        #[cfg(target_os = "linux")]
+        #[cfg(not(feature = "portable"))]
         if let (State::Length(left @ SPLICED..), Some(source), Some(plain)) =
             (decoder.state, from.plain(), sink.stream.plain())
         {
@@ -169,7 +169,7 @@ pub async fn copy(
 }
 
 /// A body with so much left is bulk.
-#[cfg(target_os = "linux")]
+#[cfg(not(feature = "portable"))]
 const SPLICED: u64 = 256 * 1024;
 
 /// Writes body bytes behind what is pending, in as few writes as possible.
@@ -328,7 +328,7 @@ impl Decoder {
     }
 
     /// Counts bytes of a `Length` body that went another way.
-    #[cfg(target_os = "linux")]
+    #[cfg(not(feature = "portable"))]
     fn skip(&mut self, count: u64) {
         if let State::Length(left) = self.state {
             self.state = match left - count {

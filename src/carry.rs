@@ -14,9 +14,9 @@ use crate::error::is_close;
 use crate::metrics::Count;
 use crate::stream::Stream;
 
-#[cfg(not(any(not(target_os = "linux"), feature = "portable")))]
+#[cfg(not(feature = "portable"))]
 pub use pooled::carry;
-#[cfg(any(not(target_os = "linux"), feature = "portable"))]
+#[cfg(feature = "portable")]
 pub use portable::carry;
 
 /// Whether and when bytes last moved.
@@ -106,7 +106,7 @@ impl AsyncWrite for Outlet<'_> {
     }
 }
 
-#[cfg(any(not(target_os = "linux"), feature = "portable"))]
+#[cfg(feature = "portable")]
 mod portable {
     use std::io;
 
@@ -129,7 +129,7 @@ mod portable {
     }
 }
 
-#[cfg(not(any(not(target_os = "linux"), feature = "portable")))]
+#[cfg(not(feature = "portable"))]
 mod pooled {
     use std::future::Future;
     use std::io;

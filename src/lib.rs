@@ -76,7 +76,7 @@ pub mod session;
 pub mod settings;
 pub mod socket;
 pub mod socks5;
-#[cfg(target_os = "linux")]
+#[cfg(not(feature = "portable"))]
 pub mod splice;
 pub mod stderr;
 pub mod steps;

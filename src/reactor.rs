@@ -2,12 +2,12 @@
 //!
 //! Each socket is registered once, edge-triggered, in an epoll set of its thread: no wait
 //! costs a system call of its own, and threads never wake each other for sockets. Timers,
-//! signals and whatever else is rare come from async-io, through an eventfd. Where there
-//! is no epoll, `Async` stands in.
+//! signals and whatever else is rare come from async-io, through an eventfd. With the
+//! feature `portable`, async-io's `Async` stands in.
 
-#[cfg(all(target_os = "linux", not(feature = "portable")))]
+#[cfg(not(feature = "portable"))]
 pub use epoll::{block_on, looks, next_turn, now, share, Source};
-#[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
+#[cfg(feature = "portable")]
 pub use portable::{block_on, looks, next_turn, now, share, Source};
 
 /// What a socket may be ready for.
@@ -19,7 +19,7 @@ pub enum Direction {
     Write,
 }
 
-#[cfg(all(target_os = "linux", not(feature = "portable")))]
+#[cfg(not(feature = "portable"))]
 mod epoll {
     use std::cell::{Cell, RefCell};
     use std::future::{poll_fn, Future};
@@ -322,15 +322,16 @@ mod epoll {
         (name >> 32) as u32
     }
 
-    /// One socket's registration with its thread. Drop it together with the socket.
-    pub struct Source {
-        /// In the epoll set: its generation, then its key.
-        name: u64,
+    /// A non-blocking socket that its thread waits for.
+    pub struct Source<T> {
+        key: u32,
+        generation: u32,
+        socket: T,
     }
 
-    impl Source {
-        /// Registers a non-blocking socket; not ready to be read until the kernel says so.
-        pub fn new(socket: impl AsFd) -> io::Result<Source> {
+    impl<T: AsFd> Source<T> {
+        /// Registers a socket; not ready to be read until the kernel says so.
+        pub fn new(socket: T) -> io::Result<Source<T>> {
             with_reactor(|reactor| {
                 let generation = reactor.registered.get().wrapping_add(1);
                 reactor.registered.set(generation);
@@ -339,21 +340,31 @@ mod epoll {
                     ..State::default()
                 };
                 state.write.ready = true;
-                let key = reactor.sources.borrow_mut().insert(state);
                 let source = Source {
-                    name: u64::from(generation) << 32 | key as u64,
+                    key: reactor.sources.borrow_mut().insert(state) as u32,
+                    generation,
+                    socket,
                 };
                 let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-                let data = EventData::new_u64(source.name);
-                epoll::add(&reactor.epoll, socket, data, flags)?;
+                epoll::add(&reactor.epoll, &source.socket, source.name(), flags)?;
                 Ok(source)
             })
         }
 
-        fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        /// The socket.
+        pub fn get_ref(&self) -> &T {
+            &self.socket
+        }
+
+        /// In the epoll set: its generation, then its key.
+        fn name(&self) -> EventData {
+            EventData::new_u64(u64::from(self.generation) << 32 | u64::from(self.key))
+        }
+
+        fn with<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
             REACTOR.with(|reactor| {
                 let reactor = reactor.as_ref().expect("the source was registered");
-                work(&mut reactor.sources.borrow_mut()[key_of(self.name)])
+                work(&mut reactor.sources.borrow_mut()[self.key as usize])
             })
         }
 
@@ -373,7 +384,7 @@ mod epoll {
         }
 
         /// The last attempt would have blocked.
-        pub fn would_block(&self, direction: Direction, socket: impl AsFd) {
+        pub fn would_block(&self, direction: Direction) {
             let watch = self.with(|state| {
                 state.of(direction).ready = false;
                 direction == Direction::Write && !std::mem::replace(&mut state.watches_write, true)
@@ -382,9 +393,13 @@ mod epoll {
                 let _ = with_reactor(|reactor| {
                     let flags =
                         EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-                    let data = EventData::new_u64(self.name);
                     // Tells at once if there is room by now.
-                    Ok(epoll::modify(&reactor.epoll, socket, data, flags)?)
+                    Ok(epoll::modify(
+                        &reactor.epoll,
+                        &self.socket,
+                        self.name(),
+                        flags,
+                    )?)
                 });
             }
         }
@@ -421,32 +436,33 @@ mod epoll {
             })
         }
 
-        /// Ends the registration of a socket that stays open elsewhere.
-        pub fn deregister(self, socket: impl AsFd) {
-            let _ = with_reactor(|reactor| Ok(epoll::delete(&reactor.epoll, socket)?));
+        /// Tells no more of a socket that stays open elsewhere.
+        pub fn deregister(&self) {
+            let _ = with_reactor(|reactor| Ok(epoll::delete(&reactor.epoll, &self.socket)?));
         }
     }
 
-    impl Drop for Source {
+    impl<T> Drop for Source<T> {
         fn drop(&mut self) {
             // The kernel forgets a socket when it is closed.
-            let key = key_of(self.name);
+            let key = self.key as usize;
             let _ = with_reactor(|reactor| Ok(reactor.sources.borrow_mut().remove(key)));
         }
     }
 }
 
-#[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
+#[cfg(feature = "portable")]
 mod portable {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
     use std::future::{poll_fn, Future};
     use std::io;
-    use std::os::fd::{AsFd, OwnedFd};
-    use std::pin::pin;
+    use std::os::fd::AsFd;
+    use std::pin::{pin, Pin};
     use std::task::{ready, Context, Poll};
     use std::time::{Duration, Instant};
 
     use async_io::{Async, Timer};
+    use rustix::event::{self, PollFd, PollFlags, Timespec};
 
     use super::Direction;
 
@@ -484,22 +500,31 @@ mod portable {
         })))
     }
 
-    /// One socket's registration. Drop it together with the socket.
-    pub struct Source {
-        inner: Async<OwnedFd>,
+    /// How often a socket that nobody reads from is asked whether it has ended.
+    const QUESTIONS: Duration = Duration::from_secs(1);
+
+    /// A non-blocking socket that its thread waits for.
+    pub struct Source<T> {
+        inner: Async<T>,
         readable: Cell<bool>,
         writable: Cell<bool>,
+        next_question: RefCell<Option<Timer>>,
     }
 
-    impl Source {
-        /// Registers a non-blocking socket; not ready to be read until the kernel says so.
-        pub fn new(socket: impl AsFd) -> io::Result<Source> {
-            let owned = socket.as_fd().try_clone_to_owned()?;
+    impl<T: AsFd> Source<T> {
+        /// Registers a socket; not ready to be read until the kernel says so.
+        pub fn new(socket: T) -> io::Result<Source<T>> {
             Ok(Source {
-                inner: Async::new_nonblocking(owned)?,
+                inner: Async::new_nonblocking(socket)?,
                 readable: Cell::new(false),
                 writable: Cell::new(true),
+                next_question: RefCell::default(),
             })
+        }
+
+        /// The socket.
+        pub fn get_ref(&self) -> &T {
+            self.inner.get_ref()
         }
 
         fn flag(&self, direction: Direction) -> &Cell<bool> {
@@ -525,7 +550,7 @@ mod portable {
         }
 
         /// The last attempt would have blocked.
-        pub fn would_block(&self, direction: Direction, _: impl AsFd) {
+        pub fn would_block(&self, direction: Direction) {
             self.flag(direction).set(false);
         }
 
@@ -542,18 +567,34 @@ mod portable {
             Poll::Ready(())
         }
 
-        /// A reset is seen here only by reading or writing.
-        pub fn poll_broken(&self, _: &mut Context<'_>) -> Poll<()> {
+        /// Waits until the connection is reset, while nobody reads from it. An end of the
+        /// peer's sending side is no reset.
+        pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
+            self.poll_end(cx, PollFlags::HUP | PollFlags::ERR)
+        }
+
+        /// Waits until the peer will send no more, while nobody reads from it.
+        pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+            self.poll_end(cx, PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+        }
+
+        /// `Async` cannot wait for an end alone, so the kernel is asked now and then.
+        fn poll_end(&self, cx: &mut Context<'_>, ends: PollFlags) -> Poll<()> {
+            let mut next = self.next_question.borrow_mut();
+            let timer = next.get_or_insert_with(|| Timer::after(QUESTIONS));
+            while Pin::new(&mut *timer).poll(cx).is_ready() {
+                timer.set_after(QUESTIONS);
+                let mut asked = [PollFd::new(self.get_ref(), ends)];
+                let answer = event::poll(&mut asked, Some(&Timespec::default()));
+                if answer.is_ok() && asked[0].revents().intersects(ends) {
+                    return Poll::Ready(());
+                }
+            }
             Poll::Pending
         }
 
-        /// An end is seen here only by reading.
-        pub fn poll_hung_up(&self, _: &mut Context<'_>) -> Poll<()> {
-            Poll::Pending
-        }
-
-        /// Ends the registration of a socket that stays open elsewhere.
-        pub fn deregister(self, _: impl AsFd) {}
+        /// Does nothing: dropping an `Async` ends its registration.
+        pub fn deregister(&self) {}
     }
 }
 
@@ -562,7 +603,11 @@ pub(crate) mod tests {
     use super::*;
     use std::future::poll_fn;
     use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use futures_lite::future::poll_once;
+    use socket2::SockRef;
 
     /// Two ends of a connection, the first of them non-blocking.
     pub(crate) fn pair() -> (TcpStream, TcpStream) {
@@ -576,23 +621,23 @@ pub(crate) mod tests {
 
     #[test]
     fn bytes_and_an_end_under_one_edge_are_both_seen() {
-        let (mut here, mut there) = pair();
+        let (here, mut there) = pair();
         there.write_all(b"bye").expect("connected");
         drop(there);
         let read = block_on(
             async {
-                let source = Source::new(&here).expect("registered");
+                let source = Source::new(here).expect("registered");
                 let mut all = Vec::new();
                 loop {
                     poll_fn(|cx| source.poll_ready(Direction::Read, cx)).await;
                     let mut buf = [0; 64];
-                    match here.read(&mut buf) {
+                    match source.get_ref().read(&mut buf) {
                         Ok(0) => return all,
                         Ok(n) => {
                             all.extend_from_slice(&buf[..n]);
                             source.ran_dry();
                         }
-                        Err(_) => source.would_block(Direction::Read, &here),
+                        Err(_) => source.would_block(Direction::Read),
                     }
                 }
             },
@@ -603,18 +648,18 @@ pub(crate) mod tests {
 
     #[test]
     fn room_to_write_is_told_once_it_was_missed() {
-        let (mut here, mut there) = pair();
+        let (here, mut there) = pair();
         let written = block_on(
             async {
-                let source = Source::new(&here).expect("registered");
+                let source = Source::new(here).expect("registered");
                 let mut written = 0;
                 let mut blocked = 0;
                 while blocked < 3 {
                     poll_fn(|cx| source.poll_ready(Direction::Write, cx)).await;
-                    match here.write(&[7; 65_536]) {
+                    match source.get_ref().write(&[7; 65_536]) {
                         Ok(n) => written += n,
                         Err(_) => {
-                            source.would_block(Direction::Write, &here);
+                            source.would_block(Direction::Write);
                             blocked += 1;
                             let mut sink = vec![0; written];
                             there.read_exact(&mut sink).expect("connected");
@@ -629,6 +674,27 @@ pub(crate) mod tests {
         assert!(written.is_ok());
     }
 
+    #[test]
+    fn an_end_and_a_reset_are_told_while_bytes_are_unread() {
+        let told = block_on(
+            async {
+                let (here, mut there) = pair();
+                let source = Source::new(here).expect("registered");
+                there.write_all(b"unread").expect("connected");
+                there.shutdown(Shutdown::Write).expect("connected");
+                poll_fn(|cx| source.poll_hung_up(cx)).await;
+                let too_early = poll_once(poll_fn(|cx| source.poll_broken(cx))).await;
+                let linger = SockRef::from(&there).set_linger(Some(Duration::ZERO));
+                linger.expect("connected");
+                drop(there);
+                poll_fn(|cx| source.poll_broken(cx)).await;
+                too_early
+            },
+            || None,
+        );
+        assert_eq!(told.expect("the reactor runs"), None);
+    }
+
     /// Whoever looks into /proc holds a socket for a moment; that of a closed one then told a
     /// new socket of its end.
     #[cfg(not(feature = "portable"))]
@@ -639,9 +705,8 @@ pub(crate) mod tests {
                 let (old, old_peer) = pair();
                 let (new, _new_peer) = pair();
                 let _held = old.try_clone().expect("a descriptor is left");
-                let earlier = Source::new(&old).expect("registered");
-                drop((earlier, old));
-                let source = Source::new(&new).expect("registered");
+                drop(Source::new(old).expect("registered"));
+                let source = Source::new(new).expect("registered");
                 drop(old_peer);
                 next_turn().await;
                 next_turn().await;
@@ -655,7 +720,7 @@ pub(crate) mod tests {
     #[cfg(not(feature = "portable"))]
     #[test]
     fn the_clock_stands_within_a_turn_only() {
-        let pause = || std::thread::sleep(std::time::Duration::from_millis(2));
+        let pause = || std::thread::sleep(Duration::from_millis(2));
         let read = async {
             let first = now();
             pause();

@@ -137,7 +137,7 @@ fn serve(
     draining: Receiver<()>,
     report: mpsc::Sender<io::Result<()>>,
 ) {
-    #[cfg(target_os = "linux")]
+    #[cfg(not(feature = "portable"))]
     crate::splice::allow(shared.config.limits.pipes);
     // The other end waits for as many reports as there are threads.
     let sockets = match sockets.register() {

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
 
@@ -31,41 +31,30 @@ pub fn set_options(socket: &impl AsFd) -> io::Result<()> {
 }
 
 /// A listening socket of this thread.
-pub struct Listener {
-    listener: TcpListener,
-    /// Gone only while the listener is being dropped.
-    source: Option<Source>,
-}
+pub struct Listener(Source<TcpListener>);
 
 impl Listener {
     /// Takes over a non-blocking listening socket.
     pub fn new(listener: TcpListener) -> io::Result<Listener> {
-        Ok(Listener {
-            source: Some(Source::new(&listener)?),
-            listener,
-        })
-    }
-
-    fn source(&self) -> &Source {
-        self.source.as_ref().expect("the listener lives")
+        Ok(Listener(Source::new(listener)?))
     }
 
     /// Waits until there may be a client.
     pub async fn readable(&self) {
-        poll_fn(|cx| self.source().poll_ready(Direction::Read, cx)).await;
+        poll_fn(|cx| self.0.poll_ready(Direction::Read, cx)).await;
     }
 
     /// Accepts a client; `WouldBlock` when there is none.
     pub fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        match rustix::net::acceptfrom_with(&self.listener, flags) {
+        match rustix::net::acceptfrom_with(self.0.get_ref(), flags) {
             Ok((socket, Some(peer))) => {
                 Ok((socket.into(), peer.try_into().map_err(io::Error::from)?))
             }
             Ok((_, None)) => Err(io::ErrorKind::ConnectionAborted.into()),
             Err(error) => {
                 if error == Errno::AGAIN {
-                    self.source().would_block(Direction::Read, &self.listener);
+                    self.0.would_block(Direction::Read);
                 }
                 Err(error.into())
             }
@@ -85,16 +74,13 @@ pub fn is_momentary(error: &io::Error) -> bool {
 impl Drop for Listener {
     fn drop(&mut self) {
         // An inherited one stays open in other threads: the kernel would go on telling.
-        if let Some(source) = self.source.take() {
-            source.deregister(&self.listener);
-        }
+        self.0.deregister();
     }
 }
 
 /// A connected TCP socket of this thread.
 pub struct Socket {
-    stream: TcpStream,
-    source: Source,
+    source: Source<TcpStream>,
     /// What the last operation that would have blocked is waiting for.
     blocked_on: Cell<Direction>,
 }
@@ -103,8 +89,7 @@ impl Socket {
     /// Takes over a connected, non-blocking socket.
     pub fn new(stream: TcpStream) -> io::Result<Socket> {
         Ok(Socket {
-            source: Source::new(&stream)?,
-            stream,
+            source: Source::new(stream)?,
             blocked_on: Cell::new(Direction::Read),
         })
     }
@@ -122,19 +107,23 @@ impl Socket {
         };
         let socket = Socket::new(socket.into())?;
         if pending {
-            socket.source.would_block(Direction::Write, &socket.stream);
+            socket.source.would_block(Direction::Write);
             poll_fn(|cx| socket.source.poll_ready(Direction::Write, cx)).await;
-            if let Some(error) = socket.stream.take_error()? {
+            if let Some(error) = socket.stream().take_error()? {
                 return Err(error);
             }
         }
         Ok(socket)
     }
 
+    fn stream(&self) -> &TcpStream {
+        self.source.get_ref()
+    }
+
     /// Reads what is there; `WouldBlock` when nothing is.
     pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.attempt(Direction::Read, || {
-            let n = (&self.stream).read(buf)?;
+            let n = self.stream().read(buf)?;
             if n < buf.len() {
                 self.source.ran_dry();
             }
@@ -149,7 +138,7 @@ impl Socket {
 
     /// Writes what fits; `WouldBlock` when nothing does.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        self.attempt(Direction::Write, || (&self.stream).write(buf))
+        self.attempt(Direction::Write, || self.stream().write(buf))
     }
 
     /// Writes all of `parts`, one behind the other, in as few calls as they fit in.
@@ -159,7 +148,7 @@ impl Socket {
         // Passes over those that are empty.
         IoSlice::advance_slices(&mut left, 0);
         while !left.is_empty() {
-            let write = || (&self.stream).write_vectored(left);
+            let write = || self.stream().write_vectored(left);
             match self.attempt(Direction::Write, write) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => IoSlice::advance_slices(&mut left, n),
@@ -181,7 +170,7 @@ impl Socket {
             let outcome = retry(&mut operation);
             match &outcome {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.source.would_block(direction, &self.stream);
+                    self.source.would_block(direction);
                 }
                 _ => return outcome,
             }
@@ -202,15 +191,15 @@ impl Socket {
     }
 
     /// Moves what is there, at most `most` bytes, into a pipe with room for it.
-    #[cfg(target_os = "linux")]
-    pub fn try_splice_to(&self, pipe: &OwnedFd, most: usize) -> io::Result<usize> {
-        self.attempt(Direction::Read, || splice(&self.stream, pipe, most))
+    #[cfg(not(feature = "portable"))]
+    pub fn try_splice_to(&self, pipe: &impl AsFd, most: usize) -> io::Result<usize> {
+        self.attempt(Direction::Read, || splice(self.stream(), pipe, most))
     }
 
     /// Moves what fits, at most `most` bytes, out of a pipe that holds as many.
-    #[cfg(target_os = "linux")]
-    pub fn try_splice_from(&self, pipe: &OwnedFd, most: usize) -> io::Result<usize> {
-        self.attempt(Direction::Write, || splice(pipe, &self.stream, most))
+    #[cfg(not(feature = "portable"))]
+    pub fn try_splice_from(&self, pipe: &impl AsFd, most: usize) -> io::Result<usize> {
+        self.attempt(Direction::Write, || splice(pipe, self.stream(), most))
     }
 
     /// Waits until an attempt makes sense.
@@ -242,28 +231,28 @@ impl Socket {
     /// has reset the connection.
     pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<bool> {
         ready!(self.source.poll_hung_up(cx));
-        let error = self.stream.take_error().ok().flatten();
+        let error = self.stream().take_error().ok().flatten();
         let reset = error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset);
         Poll::Ready(reset)
     }
 
     /// The other end's address.
     pub fn peer(&self) -> io::Result<SocketAddr> {
-        self.stream.peer_addr()
+        self.stream().peer_addr()
     }
 
     /// Ends our sending side (FIN).
     pub fn shutdown_write(&self) -> io::Result<()> {
-        self.stream.shutdown(Shutdown::Write)
+        self.stream().shutdown(Shutdown::Write)
     }
 
     /// Makes closing abort the connection (RST), so that the peer sees it was cut short.
     pub fn abort_on_close(&self) {
-        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(self.stream()).set_linger(Some(Duration::ZERO));
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(not(feature = "portable"))]
 fn splice(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
     use rustix::pipe::SpliceFlags;
     let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
