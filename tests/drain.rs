@@ -58,7 +58,7 @@ pub fn sigterm_ends_idle_connections_and_relays_in_time() {
     proxy.guard.signal("TERM");
     assert!(idle.is_closed());
     // The relay works until its time is over.
-    if open.try_send(&frame(b"goodbye", true)) {
+    if open.try_send(&frame(b"goodbye", MASK)) {
         assert!(matches!(open.frame().as_deref(), Some(b"goodbye") | None));
     }
     let log = proxy.log.clone();
@@ -118,7 +118,7 @@ pub fn more_clients_than_allowed_wait_their_turn() {
     waiting.socket.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(waiting.response().status(), 200);
     // Those within the limit are still served.
-    open[0].send_bytes(&frame(b"x", true));
+    open[0].send_bytes(&frame(b"x", MASK));
     assert_eq!(open[0].frame().unwrap(), b"x");
 }
 

@@ -887,7 +887,7 @@ pub fn a_proxys_answer_may_come_byte_by_byte() {
         assert_eq!(proxy.get("/p").text(), "path=/p host=a.example\n");
         let mut client = proxy.connect();
         client.upgrade("/");
-        client.send_bytes(&frame(b"through", true));
+        client.send_bytes(&frame(b"through", MASK));
         assert_eq!(client.frame().unwrap(), b"through");
     }
 }
@@ -1099,7 +1099,7 @@ pub fn a_drain_under_load_cuts_nothing_that_was_begun() {
             if field(&head, "upgrade").is_some() {
                 client.send(SWITCHING);
                 while let Some(payload) = client.frame() {
-                    client.try_send(&frame(&payload, false));
+                    client.try_send(&frame(&payload, None));
                 }
                 client.try_send(&[0x88, 0]);
                 return;
@@ -1165,7 +1165,7 @@ pub fn a_drain_under_load_cuts_nothing_that_was_begun() {
                 let mut rounds_left = 20;
                 while rounds_left > 0 {
                     let message = noise.bytes(10_000);
-                    client.send_bytes(&frame(&message, true));
+                    client.send_bytes(&frame(&message, MASK));
                     assert!(client.frame().as_ref() == Some(&message));
                     if draining.load(Ordering::SeqCst) {
                         rounds_left -= 1;

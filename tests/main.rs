@@ -15,6 +15,7 @@ mod strict;
 mod support;
 mod upgrade;
 mod watch;
+mod wire;
 
 use libtest_mimic::{Arguments, Trial};
 

@@ -2787,7 +2787,7 @@ fn refused_switch(tally: &mut Tally) {
         let status: u16 = answer[9..12].parse().unwrap();
         for behind in [
             SMUGGLED,
-            &frame(SMUGGLED, true),
+            &frame(SMUGGLED, MASK),
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             &[b"\r\n", SMUGGLED].concat(),
         ] {
@@ -2833,7 +2833,7 @@ fn accepted_switch(tally: &mut Tally) {
         b"GET / HTTP/1.1\r\n\r\n",
         b"\0\r\n\n",
         b"0\r\n\r\n",
-        &frame(SMUGGLED, true),
+        &frame(SMUGGLED, MASK),
         &many,
     ] {
         for piece in [usize::MAX, 1] {

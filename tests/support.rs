@@ -9,8 +9,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use crate::wire::{field, frame, read_some, Patient};
+
 /// Generous: a slow machine must pass, and only a hang must not.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a client masks its frames with.
+pub const MASK: Option<[u8; 4]> = Some([0x37, 0xfa, 0x21, 0x3d]);
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_simple-proxy");
@@ -269,51 +274,6 @@ pub fn dead_address() -> SocketAddr {
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     std::mem::forget(socket);
     address
-}
-
-/// The value of a field in a head.
-pub fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
-    head.lines().skip(1).find_map(|line| {
-        let (found, value) = line.split_once(':')?;
-        found.eq_ignore_ascii_case(name).then(|| value.trim())
-    })
-}
-
-/// Reads once, whatever interrupts it: a read with a timeout is not restarted by the kernel
-/// (signal(7)).
-pub fn read_some(stream: &mut (impl Read + ?Sized), room: &mut [u8]) -> std::io::Result<usize> {
-    loop {
-        match stream.read(room) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            outcome => return outcome,
-        }
-    }
-}
-
-/// A socket whose reads and writes go on after an interruption, which one with a timeout may
-/// meet at any time: OpenSSL would take it for a failure.
-#[derive(Debug)]
-pub struct Patient(pub TcpStream);
-
-impl Read for Patient {
-    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
-        read_some(&mut self.0, room)
-    }
-}
-
-impl Write for Patient {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        loop {
-            match self.0.write(bytes) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                outcome => return outcome,
-            }
-        }
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 /// One line of JSON.
@@ -616,32 +576,6 @@ pub fn switching(request: &str) -> String {
     )
 }
 
-/// One binary WebSocket frame (RFC 6455 §5.2), masked as a client's.
-pub fn frame(payload: &[u8], masked: bool) -> Vec<u8> {
-    let mask_bit = if masked { 0x80 } else { 0 };
-    let mut frame = vec![0x82];
-    match payload.len() {
-        n @ 0..=125 => frame.push(mask_bit | n as u8),
-        n @ 126..=65535 => {
-            frame.push(mask_bit | 126);
-            frame.extend((n as u16).to_be_bytes());
-        }
-        n => {
-            frame.push(mask_bit | 127);
-            frame.extend((n as u64).to_be_bytes());
-        }
-    }
-    let mask = [0x37, 0xfa, 0x21, 0x3d];
-    if masked {
-        frame.extend(mask);
-    }
-    frame.extend(payload.iter().enumerate().map(|(i, byte)| match masked {
-        true => byte ^ mask[i % 4],
-        false => *byte,
-    }));
-    frame
-}
-
 /// Answers WebSocket handshakes with 101 and then echoes every frame; anything else with
 /// a page that shows path and Host.
 pub fn echo(mut client: Client) {
@@ -649,7 +583,7 @@ pub fn echo(mut client: Client) {
         if field(&head, "upgrade").is_some() {
             client.send(&switching(&head));
             while let Some(payload) = client.frame() {
-                if !client.try_send(&frame(&payload, false)) {
+                if !client.try_send(&frame(&payload, None)) {
                     return;
                 }
             }

@@ -15,7 +15,7 @@ pub fn the_documented_lines_are_logged_exactly() {
         upgrade_request("/ws/chat?token=secret").replace("chat.example", "localhost:8080");
     client.send(&request);
     assert!(client.head().starts_with("HTTP/1.1 101 "));
-    client.send_bytes(&frame(b"hi", true));
+    client.send_bytes(&frame(b"hi", MASK));
     assert_eq!(client.frame().unwrap(), b"hi");
     drop(client);
     proxy.log.wait_for("WebSocket 连接关闭");
@@ -79,11 +79,11 @@ pub fn nothing_goes_upstream_before_the_101() {
         client.socket.set_read_timeout(Some(PATIENCE)).unwrap();
         client.send(SWITCHING);
         let payload = client.frame().unwrap();
-        client.send_bytes(&frame(&payload, false));
+        client.send_bytes(&frame(&payload, None));
     });
     let proxy = Proxy::before(upstream, &[]);
     let mut client = proxy.connect();
-    let head = client.upgrade_with("/", &frame(b"eager", true));
+    let head = client.upgrade_with("/", &frame(b"eager", MASK));
     assert_eq!(
         field(&head, "sec-websocket-accept"),
         Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
@@ -101,15 +101,15 @@ pub fn first_frames_in_the_segment_of_the_handshake_arrive() {
     let upstream = origin(|mut client| {
         client.head();
         let mut answer = SWITCHING.as_bytes().to_vec();
-        answer.extend(frame(b"welcome", false));
-        answer.extend(frame(&[7; 100_000], false));
+        answer.extend(frame(b"welcome", None));
+        answer.extend(frame(&[7; 100_000], None));
         client.send_bytes(&answer);
         let payload = client.frame().unwrap();
-        client.send_bytes(&frame(&payload, false));
+        client.send_bytes(&frame(&payload, None));
     });
     let proxy = Proxy::before(upstream, &[]);
     let mut client = proxy.connect();
-    client.upgrade_with("/", &frame(b"first", true));
+    client.upgrade_with("/", &frame(b"first", MASK));
     assert_eq!(client.frame().unwrap(), b"welcome");
     assert_eq!(client.frame().unwrap(), [7; 100_000]);
     assert_eq!(client.frame().unwrap(), b"first");
@@ -132,11 +132,11 @@ pub fn two_hundred_at_once_byte_exact() {
                     // Small ones mostly, up to 1 MiB, empty ones too.
                     let size = noise.next() as usize % (1 << (noise.next() % 21));
                     let message = noise.bytes(size);
-                    client.send_bytes(&frame(&message, true));
+                    client.send_bytes(&frame(&message, MASK));
                     assert!(client.frame().unwrap() == message, "{size} bytes");
                 }
                 let largest = noise.bytes(1 << 20);
-                client.send_bytes(&frame(&largest, true));
+                client.send_bytes(&frame(&largest, MASK));
                 assert!(client.frame().unwrap() == largest);
             })
         })
@@ -152,7 +152,7 @@ pub fn a_64_mib_message_survives() {
         let mut client = proxy.connect();
         client.upgrade("/");
         let message = Noise::new(64).bytes(64 << 20);
-        client.send_bytes(&frame(&message, true));
+        client.send_bytes(&frame(&message, MASK));
         assert!(client.frame().unwrap() == message);
         let peak = proxy.peak_kib();
         assert!(peak < 32 * 1024, "{peak} KiB");
@@ -388,7 +388,7 @@ pub fn an_idle_relay_is_closed_when_asked() {
     client.upgrade("/");
     // Longer than the timeout in all, but never at rest for that long.
     for _ in 0..8 {
-        client.send_bytes(&frame(b"still here", true));
+        client.send_bytes(&frame(b"still here", MASK));
         assert_eq!(client.frame().unwrap(), b"still here");
         thread::sleep(Duration::from_millis(800));
     }

@@ -152,7 +152,7 @@ pub fn metrics_count_what_happened() {
     let mut tunnel = proxy.connect();
     tunnel.upgrade("/ws");
     let message = vec![7; 100_000];
-    tunnel.send_bytes(&frame(&message, true));
+    tunnel.send_bytes(&frame(&message, MASK));
     assert_eq!(tunnel.frame().unwrap(), message);
     // Counted by another thread than the one that answers, behind the write.
     let down = "simple_proxy_carried_bytes_total{direction=\"downstream\"}";
@@ -304,7 +304,7 @@ pub fn json_lines_are_objects() {
     client.response();
     let mut client = Client::connect(address);
     client.upgrade("/ws");
-    client.send_bytes(&frame(b"hello", true));
+    client.send_bytes(&frame(b"hello", MASK));
     client.frame();
     drop(client);
     log.wait_for("\"upgrade_closed\"");
@@ -344,7 +344,7 @@ pub fn verbose_lines_have_numbers_and_times() {
     client.send("GET /a HTTP/1.1\r\nHost: b\r\n\r\n");
     client.response();
     client.upgrade("/ws");
-    client.send_bytes(&frame(b"hello", true));
+    client.send_bytes(&frame(b"hello", MASK));
     client.frame();
     drop(client);
     for (line, end) in [

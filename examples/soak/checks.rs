@@ -1,0 +1,101 @@
+//! What must hold afterwards.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::program::Route;
+use crate::tally::{Tally, ACTIVITIES};
+
+/// How much a program's memory may have grown since it was warm, in KiB: what a few more
+/// connections at the same moment cost.
+const MEMORY_SLACK: u64 = 6 * 1024;
+
+/// Idle upstream connections are closed after 15 s; what is left longer is a leak.
+const POOL_EXPIRY: Duration = Duration::from_secs(40);
+
+#[derive(Default)]
+pub struct Checks {
+    pub passed: usize,
+    pub failed: usize,
+}
+
+impl Checks {
+    fn check(&mut self, holds: bool, what: &str) {
+        if holds {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+        }
+        println!("{} {what}", if holds { "ok    " } else { "FAILED" });
+    }
+
+    /// A soak that did not do something has not tested it.
+    pub fn activities(&mut self, tally: &Tally) {
+        for (name, count) in ACTIVITIES.iter().zip(&tally.activities) {
+            let count = count.load(Relaxed);
+            self.check(count > 0, &format!("{count} times: {name}"));
+        }
+    }
+
+    pub fn errors(&mut self, routes: &[Arc<Route>], tally: &Tally) {
+        let unexpected = tally.unexpected.load(Relaxed);
+        self.check(unexpected == 0, &format!("{unexpected} unexpected errors"));
+        for route in routes {
+            let (failed, injected) = (route.failed.load(Relaxed), route.injected.load(Relaxed));
+            let what = format!("{}: {failed} failures of {injected} injected", route.name);
+            self.check(failed <= injected, &what);
+            let internal = route.program.internal_errors.load(Relaxed);
+            self.check(
+                internal == 0,
+                &format!("{}: {internal} internal errors logged", route.name),
+            );
+        }
+    }
+
+    pub fn leftovers(&mut self, routes: &[Arc<Route>], before: &[usize]) {
+        let deadline = Instant::now() + POOL_EXPIRY;
+        let are_back = || {
+            let now = routes.iter().map(|route| route.program.sockets());
+            now.zip(before).all(|(now, before)| now <= *before)
+        };
+        while !are_back() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(100));
+        }
+        for (route, before) in routes.iter().zip(before) {
+            let now = route.program.sockets();
+            let what = format!("{}: {now} sockets as at the start, {before}", route.name);
+            self.check(now <= *before, &what);
+            // Pipes for bulk are kept for reuse: two ends of at most 16 in each thread.
+            let pipes = route.program.pipes();
+            let what = format!("{}: {pipes} pipe ends kept, at most 70", route.name);
+            self.check(pipes <= 70, &what);
+        }
+    }
+
+    pub fn memory(&mut self, routes: &[Arc<Route>], memory: &[(u64, u64)]) {
+        for (route, (warm, end)) in routes.iter().zip(memory) {
+            let what = format!(
+                "{}: {warm} KiB when warm, {end} at the end, {MEMORY_SLACK} more allowed",
+                route.name
+            );
+            self.check(*end <= warm + MEMORY_SLACK, &what);
+        }
+    }
+
+    pub fn exits(&mut self, routes: &[Arc<Route>]) {
+        for route in routes {
+            let status = route.program.terminate();
+            let what = format!("{}: SIGTERM ends it: {status}", route.name);
+            let ended = status.starts_with("exit status");
+            self.check(status == "exit status: 0", &what);
+            let last = match ended {
+                true => route.program.last_line(),
+                false => String::new(),
+            };
+            let what = format!("{}: its last words: {last}", route.name);
+            self.check(last.ends_with("stopped, 0 connections cut off"), &what);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! SOCKS5 and CONNECT proxies in one, which break connections now and then.
+
+use std::io::{self, ErrorKind, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use crate::connection::{path, Done, Trouble::Wrong, Wire};
+use crate::noise::Noise;
+use crate::wire::read_some;
+
+/// One hop connection in so many dies during its handshake, and one of the rest later.
+const HOP_DIES: u64 = 25;
+
+/// Starts a SOCKS5 and CONNECT proxy in one that breaks connections now and then, each
+/// counted in `injected`; gives its address.
+pub fn hop(seed: u64, injected: &'static AtomicU64) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for (number, socket) in listener.incoming().flatten().enumerate() {
+            let noise = Noise::new(seed ^ (number as u64) << 8);
+            thread::spawn(move || {
+                if let Ok(wire) = Wire::new(socket) {
+                    // Whatever ends it here, its peers have to see.
+                    let _ = hop_connection(wire, noise, injected);
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
+fn hop_connection(mut wire: Wire, mut noise: Noise, injected: &AtomicU64) -> Done {
+    let dies = noise.below(HOP_DIES) == 0;
+    let by_reset = noise.below(2) == 0;
+    let (destination, mut answer) = destination(&mut wire)?;
+    if dies {
+        injected.fetch_add(1, Relaxed);
+        answer.truncate(noise.split(answer.len() - 1));
+        wire.send(&answer)?;
+        if by_reset {
+            wire.reset();
+        }
+        return Ok(());
+    }
+    let upstream = Wire::connect(destination)?;
+    // Behind so many bytes, either way.
+    let dies_after = match noise.below(HOP_DIES) {
+        0 => Some(noise.mostly_small(21) as u64),
+        _ => None,
+    };
+    let cut = noise.split(answer.len());
+    wire.send(&answer[..cut])?;
+    wire.send(&answer[cut..])?;
+    tunnel(wire, upstream, dies_after, injected)
+}
+
+/// Where a client wants to go, and the whole answer that takes it there.
+fn destination(wire: &mut Wire) -> Done<(SocketAddr, Vec<u8>)> {
+    let bad = || Wrong("this is no request to a proxy".to_owned());
+    let first = wire.exactly(1)?;
+    if first == [5] {
+        let methods = wire.exactly(1)?[0];
+        wire.exactly(methods.into())?;
+        wire.send(&[5, 0])?;
+        let request = wire.exactly(10)?;
+        let port = u16::from_be_bytes([request[8], request[9]]);
+        let ip = [request[4], request[5], request[6], request[7]];
+        return Ok(((ip, port).into(), vec![5, 0, 0, 1, 127, 0, 0, 1, 4, 56]));
+    }
+    let head = wire.head()?;
+    let address = path(&head).parse().map_err(|_| bad())?;
+    Ok((
+        address,
+        b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec(),
+    ))
+}
+
+/// Two joined connections, and how they come to their end.
+struct Tunnel {
+    /// How many bytes are left before it dies, if it is to.
+    left: Mutex<Option<u64>>,
+    died: AtomicBool,
+    /// It died, or one of its ends was reset.
+    broken: AtomicBool,
+}
+
+fn tunnel(a: Wire, b: Wire, dies_after: Option<u64>, injected: &AtomicU64) -> Done {
+    let tunnel = Tunnel {
+        left: Mutex::new(dies_after),
+        died: AtomicBool::new(false),
+        broken: AtomicBool::new(false),
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| tunnel.carry(&a.socket, &b.socket, &a.ahead));
+        tunnel.carry(&b.socket, &a.socket, &b.ahead);
+    });
+    if tunnel.died.load(Relaxed) {
+        injected.fetch_add(1, Relaxed);
+    }
+    // What was a reset stays one: a mere end would be the good end of a body that is as
+    // long as its connection.
+    if tunnel.broken.load(Relaxed) {
+        b.reset();
+        a.reset();
+    }
+    Ok(())
+}
+
+impl Tunnel {
+    /// Carries one direction.
+    fn carry(&self, mut from: &TcpStream, mut to: &TcpStream, ahead: &[u8]) {
+        // Short, to see what became of the other direction.
+        let _ = from.set_read_timeout(Some(Duration::from_millis(100)));
+        let mut piece = vec![0; 32 * 1024];
+        let mut sent = to.write_all(ahead);
+        while sent.is_ok() && !self.broken.load(Relaxed) {
+            let n = match read_some(&mut from, &mut piece) {
+                Ok(0) => {
+                    let _ = to.shutdown(Shutdown::Write);
+                    return;
+                }
+                Ok(n) => n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                Err(_) => break,
+            };
+            let lasts = self.take(n);
+            sent = to.write_all(&piece[..lasts]);
+            if lasts < n {
+                self.died.store(true, Relaxed);
+                break;
+            }
+        }
+        self.broken.store(true, Relaxed);
+    }
+
+    /// How many of `n` bytes are still carried.
+    fn take(&self, n: usize) -> usize {
+        let mut left = self.left.lock().expect("no panic holds it");
+        let lasts = left.map_or(n, |left| n.min(left as usize));
+        *left = left.map(|left| left - lasts as u64);
+        lasts
+    }
+}

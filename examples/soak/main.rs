@@ -1,0 +1,131 @@
+//! The soak that `make soak` runs: `soak PROGRAM [MINUTES]`. The real program stands
+//! between clients and an upstream, both in here, by four routes: directly, with TLS, and
+//! through SOCKS5 and CONNECT hops that die now and then. Clients fetch, upload, upgrade,
+//! pipeline, dawdle, leave and talk nonsense, bounded in number; every answer is checked
+//! byte for byte. Only what was made to fail may fail. Afterwards nothing may be left
+//! behind: no socket, no memory, no connection cut off at the end.
+//!
+//! It prints its seed; SEED in the environment repeats it.
+
+mod checks;
+mod client;
+mod connection;
+mod hop;
+mod noise;
+mod program;
+mod tally;
+mod upstream;
+#[path = "../../tests/wire.rs"]
+mod wire;
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use checks::Checks;
+use client::client;
+use program::{routes, Route};
+use tally::Tally;
+
+/// Longer than anything takes on a slow machine; only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Client threads.
+const CLIENTS: u64 = 32;
+
+/// How often a line is printed.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let program = args.next();
+    let minutes = args.next().map_or(Ok(10.0), |minutes| minutes.parse());
+    let minutes = minutes.ok().filter(|minutes| (0.01..1e6).contains(minutes));
+    let (Some(program), Some(minutes)) = (program, minutes) else {
+        eprintln!("usage: soak PROGRAM [MINUTES]");
+        return ExitCode::from(2);
+    };
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    let clock = since_epoch.map_or(1, |time| time.as_nanos() as u64 % 1_000_000_000);
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    match soak(&program, minutes, seed.unwrap_or(clock)) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("soak: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs everything and gives the number of checks that failed.
+fn soak(program: &str, minutes: f64, seed: u64) -> io::Result<usize> {
+    let duration = Duration::from_secs_f64(minutes * 60.0);
+    println!("seed {seed}, {minutes} minutes, {CLIENTS} clients");
+    let tally: &'static Tally = Box::leak(Box::default());
+    let routes = routes(program, seed, tally)?;
+    for route in &routes {
+        route.warm_up()?;
+    }
+    let sockets_before: Vec<usize> = routes.iter().map(|route| route.fewest_sockets()).collect();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let (routes, stop) = (routes.clone(), stop.clone());
+            thread::spawn(move || client(number, seed, &routes, &stop, tally))
+        })
+        .collect();
+    let memory = watch(duration, &routes, tally);
+    stop.store(true, Relaxed);
+    for client in clients {
+        if client.join().is_err() {
+            tally.unexpected("a client panicked".to_owned());
+        }
+    }
+    println!("{}", tally.line(&routes));
+
+    let mut checks = Checks::default();
+    checks.activities(tally);
+    checks.errors(&routes, tally);
+    checks.leftovers(&routes, &sockets_before);
+    checks.memory(&routes, &memory);
+    checks.exits(&routes);
+    println!("{} passed, {} failed", checks.passed, checks.failed);
+    Ok(checks.failed)
+}
+
+/// Prints how things stand until the time is over; gives each program's memory when it
+/// was warm and at the end, in KiB.
+fn watch(duration: Duration, routes: &[Arc<Route>], tally: &Tally) -> Vec<(u64, u64)> {
+    let start = Instant::now();
+    let mut next_report = start + REPORT_EVERY;
+    let mut samples: Vec<Vec<u64>> = vec![Vec::new(); routes.len()];
+    while start.elapsed() < duration {
+        thread::sleep(Duration::from_millis(200).min(duration));
+        for (samples, route) in samples.iter_mut().zip(routes) {
+            samples.push(route.program.resident_kib());
+        }
+        if Instant::now() >= next_report {
+            next_report += REPORT_EVERY;
+            println!("{}", tally.line(routes));
+        }
+    }
+    // A fifth of the time is for warming up. The highest of a fifth, not an average: a
+    // moment with few connections is no measure.
+    let highest = |part: &[u64]| part.iter().copied().max().unwrap_or(0);
+    let fifths = samples.iter().map(|samples| {
+        let fifth = samples.len() / 5;
+        let end = samples.len() - fifth;
+        (
+            highest(&samples[fifth..2 * fifth + 1]),
+            highest(&samples[end.saturating_sub(1)..]),
+        )
+    });
+    fifths.collect()
+}

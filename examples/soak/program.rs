@@ -1,0 +1,228 @@
+//! The program under test, and the ways through it.
+
+use std::io::{self, BufRead, BufReader, ErrorKind};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::connection::Wire;
+use crate::hop::hop;
+use crate::tally::Tally;
+use crate::upstream::{acceptor, upstream};
+use crate::PATIENCE;
+
+/// The program under test, running.
+pub struct Program {
+    child: Mutex<Child>,
+    id: u32,
+    pub address: SocketAddr,
+    pub internal_errors: Arc<AtomicU64>,
+    /// Reads the log to its end and gives its last line.
+    log: Mutex<Option<JoinHandle<String>>>,
+}
+
+impl Program {
+    fn start(program: &str, args: &[&str]) -> io::Result<Program> {
+        let mut command = Command::new(program);
+        for name in [
+            "UPSTREAM_HOST",
+            "LISTEN_PORT",
+            "SOCKS_PROXY",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+        ] {
+            command.env_remove(name);
+        }
+        command.env_remove("JOURNAL_STREAM");
+        command.args([
+            "-b",
+            "127.0.0.1",
+            "-p",
+            "0",
+            "--log-lang",
+            "en",
+            "--threads",
+            "2",
+        ]);
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let stderr = child.stderr.take().ok_or(ErrorKind::BrokenPipe)?;
+        let mut lines = BufReader::new(stderr).split(b'\n');
+        let first = lines.next().ok_or(ErrorKind::UnexpectedEof)??;
+        let first = String::from_utf8_lossy(&first).into_owned();
+        let address = first
+            .rsplit(' ')
+            .next()
+            .and_then(|address| address.parse().ok());
+        let address = address.ok_or_else(|| io::Error::other(format!("no address: {first}")))?;
+        let internal_errors = Arc::new(AtomicU64::new(0));
+        let counted = internal_errors.clone();
+        let log = thread::spawn(move || {
+            let mut last = String::new();
+            for line in lines.map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line);
+                if [
+                    "internal error",
+                    "a thread cannot serve",
+                    "accepting paused",
+                ]
+                .iter()
+                .any(|words| line.contains(words))
+                {
+                    counted.fetch_add(1, Relaxed);
+                    println!("LOGGED {line}");
+                }
+                last = line.into_owned();
+            }
+            last
+        });
+        Ok(Program {
+            id: child.id(),
+            child: Mutex::new(child),
+            address,
+            internal_errors,
+            log: Mutex::new(Some(log)),
+        })
+    }
+
+    /// What its descriptors stand for.
+    pub fn descriptors(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.id));
+        let targets = entries.into_iter().flatten().flatten();
+        // One may be closed between the two looks.
+        let targets = targets.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        let targets = targets.map(|target| target.to_string_lossy().into_owned());
+        targets.collect()
+    }
+
+    fn count(&self, kind: &str) -> usize {
+        let descriptors = self.descriptors();
+        descriptors.iter().filter(|d| d.starts_with(kind)).count()
+    }
+
+    pub fn sockets(&self) -> usize {
+        self.count("socket:")
+    }
+
+    pub fn pipes(&self) -> usize {
+        self.count("pipe:")
+    }
+
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id));
+        let status = status.unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+
+    /// The last line of its log, once it has ended.
+    pub fn last_line(&self) -> String {
+        let log = self.log.lock().expect("no panic holds it").take();
+        log.and_then(|log| log.join().ok()).unwrap_or_default()
+    }
+
+    /// Its exit status behind SIGTERM, in words.
+    pub fn terminate(&self) -> String {
+        use rustix::process::{kill_process, Pid, Signal};
+        let mut child = self.child.lock().expect("no panic holds it");
+        if let Err(error) = kill_process(Pid::from_child(&child), Signal::TERM) {
+            return error.to_string();
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            match child.try_wait() {
+                Ok(Some(status)) => return status.to_string(),
+                Ok(None) => thread::sleep(Duration::from_millis(20)),
+                Err(error) => return error.to_string(),
+            }
+        }
+        "it does not end".to_owned()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Ok(child) = self.child.get_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// One way from the clients to the upstream.
+pub struct Route {
+    pub name: &'static str,
+    pub program: Program,
+    /// Connections that the hop on this way has broken.
+    pub injected: &'static AtomicU64,
+    /// Exchanges that failed as a broken hop makes them fail.
+    pub failed: AtomicU64,
+}
+
+impl Route {
+    /// One request, so that what is opened once is open.
+    pub fn warm_up(&self) -> io::Result<()> {
+        let mut wire = Wire::connect(self.program.address)?;
+        for _ in 0..20 {
+            wire.send(b"GET /warm-up HTTP/1.0\r\n\r\n")
+                .map_err(io::Error::other)?;
+            let head = wire.head().map_err(io::Error::other)?;
+            if head.starts_with("HTTP/1.1 200 ") {
+                return Ok(());
+            }
+            // The hop may have died.
+            wire = Wire::connect(self.program.address)?;
+        }
+        Err(io::Error::other(format!(
+            "{}: no answer to a first request",
+            self.name
+        )))
+    }
+
+    /// How many sockets are open once the first request is over.
+    pub fn fewest_sockets(&self) -> usize {
+        let looks = (0..10).map(|_| {
+            thread::sleep(Duration::from_millis(20));
+            self.program.sockets()
+        });
+        looks.min().unwrap_or(0)
+    }
+}
+
+pub fn routes(program: &str, seed: u64, tally: &'static Tally) -> io::Result<Vec<Arc<Route>>> {
+    let plain = upstream(None, tally)?.to_string();
+    let secure = upstream(Some(acceptor()?), tally)?.to_string();
+    let route = |name, injected, args: &[&str]| -> io::Result<Arc<Route>> {
+        Ok(Arc::new(Route {
+            name,
+            program: Program::start(program, args)?,
+            injected,
+            failed: AtomicU64::new(0),
+        }))
+    };
+    let counter = || -> &'static AtomicU64 { Box::leak(Box::default()) };
+    let (by_socks, by_connect) = (counter(), counter());
+    let socks = format!("socks5://{}", hop(seed ^ 1, by_socks)?);
+    let connect = format!("http://{}", hop(seed ^ 2, by_connect)?);
+    Ok(vec![
+        route("direct", counter(), &["-d", "-u", &plain])?,
+        route(
+            "direct TLS",
+            counter(),
+            &["-d", "--tls", "on", "-u", &secure],
+        )?,
+        route("SOCKS5", by_socks, &["-s", &socks, "-u", &plain])?,
+        route(
+            "CONNECT TLS",
+            by_connect,
+            &["--http-proxy", &connect, "--tls", "on", "-u", &secure],
+        )?,
+    ])
+}

@@ -1,0 +1,75 @@
+//! What has happened, counted.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use crate::program::{Program, Route};
+
+/// What the clients do, each counted.
+pub const ACTIVITIES: [&str; 11] = [
+    "get",
+    "http/1.0",
+    "head",
+    "upload",
+    "expect",
+    "websocket",
+    "pipeline",
+    "slow reader",
+    "abort",
+    "bad input",
+    "upstream fault",
+];
+
+#[derive(Default)]
+pub struct Tally {
+    pub activities: [AtomicU64; ACTIVITIES.len()],
+    pub requests: AtomicU64,
+    pub bytes: AtomicU64,
+    pub upstream_faults: AtomicU64,
+    pub aborts: AtomicU64,
+    pub unexpected: AtomicU64,
+    /// The first of them in words.
+    examples: Mutex<Vec<String>>,
+}
+
+impl Tally {
+    pub fn unexpected(&self, what: String) {
+        self.unexpected.fetch_add(1, Relaxed);
+        let mut examples = self.examples.lock().expect("no panic holds it");
+        if examples.len() < 20 {
+            println!("UNEXPECTED {what}");
+            examples.push(what);
+        }
+    }
+
+    fn activity(&self, name: &str) -> u64 {
+        let at = ACTIVITIES.iter().position(|activity| *activity == name);
+        self.activities[at.expect("a known name")].load(Relaxed)
+    }
+
+    pub fn line(&self, routes: &[Arc<Route>]) -> String {
+        let hop_faults: u64 = routes
+            .iter()
+            .map(|route| route.injected.load(Relaxed))
+            .sum();
+        let failed: u64 = routes.iter().map(|route| route.failed.load(Relaxed)).sum();
+        let of_each = |look: fn(&Program) -> u64| {
+            let looks = routes.iter().map(|route| look(&route.program).to_string());
+            looks.collect::<Vec<_>>().join("/")
+        };
+        format!(
+            "{} requests, {} websockets, {} MiB; injected: {hop_faults} hop faults ({failed} seen), \
+             {} upstream faults, {} aborts, {} bad inputs; descriptors {}, resident KiB {}; \
+             {} unexpected",
+            self.requests.load(Relaxed),
+            self.activity("websocket"),
+            self.bytes.load(Relaxed) >> 20,
+            self.upstream_faults.load(Relaxed),
+            self.aborts.load(Relaxed),
+            self.activity("bad input"),
+            of_each(|program| program.descriptors().len() as u64),
+            of_each(Program::resident_kib),
+            self.unexpected.load(Relaxed),
+        )
+    }
+}

@@ -1,0 +1,199 @@
+//! The upstream, and what it can do wrong.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+
+use openssl::ssl::{SslAcceptor, SslMethod};
+
+use crate::connection::Trouble::{Cut, Wrong};
+use crate::connection::{chunks, path, Done, Wire};
+use crate::noise::{checksum, Noise};
+use crate::tally::Tally;
+use crate::wire::{field, frame, Patient};
+
+pub fn acceptor() -> io::Result<SslAcceptor> {
+    use openssl::{asn1::Asn1Time, ec::*, hash::MessageDigest, nid::Nid, pkey::PKey, x509::X509};
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
+    let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
+    let mut certificate = X509::builder()?;
+    certificate.set_pubkey(&key)?;
+    certificate.set_not_before(Asn1Time::days_from_now(0)?.as_ref())?;
+    certificate.set_not_after(Asn1Time::days_from_now(2)?.as_ref())?;
+    certificate.sign(&key, MessageDigest::sha256())?;
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls())?;
+    acceptor.set_certificate(&certificate.build())?;
+    acceptor.set_private_key(&key)?;
+    Ok(acceptor.build())
+}
+
+/// Starts an upstream; gives its address.
+pub fn upstream(tls: Option<SslAcceptor>, tally: &'static Tally) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let tls = tls.clone();
+            thread::spawn(move || {
+                let Ok(mut wire) = Wire::new(socket) else {
+                    return;
+                };
+                if let Some(tls) = tls {
+                    let Ok(socket) = wire.socket.try_clone() else {
+                        return;
+                    };
+                    // A hop that dies leaves half a handshake.
+                    let Ok(stream) = tls.accept(Patient(socket)) else {
+                        return;
+                    };
+                    wire.stream = Box::new(stream);
+                }
+                match serve(wire, tally) {
+                    // Its peer is gone: the program has told its client, or the client left.
+                    Ok(()) | Err(Cut(_)) => {}
+                    Err(Wrong(words)) => tally.unexpected(format!("upstream: {words}")),
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
+/// Serves one connection for as long as it lasts.
+fn serve(mut wire: Wire, tally: &Tally) -> Done {
+    loop {
+        let head = match wire.head() {
+            // Idle for longer than the pool keeps it: a leak.
+            Err(Wrong(words)) => return Err(Wrong(format!("waiting for a request: {words}"))),
+            head => head?,
+        };
+        let parts: Vec<&str> = path(&head).split('/').skip(1).collect();
+        let number = |at: usize| -> u64 { parts.get(at).and_then(|n| n.parse().ok()).unwrap_or(0) };
+        match parts[..] {
+            ["warm-up"] => {
+                wire.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")?;
+                return Ok(());
+            }
+            ["body", framing, ..] => {
+                answer(&mut wire, &head, framing, number(2), number(3) as usize)?;
+                if framing == "close" && !head.starts_with("HEAD ") {
+                    wire.stream.close();
+                    return Ok(());
+                }
+            }
+            ["sum"] => {
+                if field(&head, "expect").is_some() {
+                    wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+                }
+                let body = wire.body(&head)?;
+                let sum = format!("{} bytes, {:016x}", body.len(), checksum(&body));
+                let length = sum.len();
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{sum}");
+                wire.send(answer.as_bytes())?;
+            }
+            ["ws"] => return echo(&mut wire, &head),
+            // A client that leaves within its upload must never look like one that is done.
+            ["abandoned"] => {
+                wire.body(&head)?;
+                return Err(Wrong("half an upload came as a whole one".to_owned()));
+            }
+            ["fault", fault] => {
+                tally.upstream_faults.fetch_add(1, Relaxed);
+                return fail(wire, &head, fault);
+            }
+            _ => return Err(Wrong(format!("this was never asked: {head:?}"))),
+        }
+    }
+}
+
+fn answer(wire: &mut Wire, head: &str, framing: &str, seed: u64, size: usize) -> Done {
+    let body = Noise::new(seed).bytes(size);
+    let mut out = b"HTTP/1.1 200 OK\r\n".to_vec();
+    match framing {
+        "length" => out.extend(format!("Content-Length: {size}\r\n\r\n").bytes()),
+        "chunked" => out.extend(b"Transfer-Encoding: chunked\r\n\r\n"),
+        _ => out.extend(b"\r\n"),
+    }
+    if head.starts_with("HEAD ") {
+        return wire.send(&out);
+    }
+    match framing {
+        "chunked" => out.extend(chunks(&body, &mut Noise::new(seed ^ 7))),
+        _ => out.extend(body),
+    }
+    // In one piece or in two, the cut anywhere, the head included.
+    let cut = Noise::new(seed ^ 9).split(out.len());
+    wire.send(&out[..cut])?;
+    wire.send(&out[cut..])
+}
+
+fn echo(wire: &mut Wire, head: &str) -> Done {
+    if field(head, "upgrade") != Some("websocket") {
+        return Err(Wrong(format!("no upgrade: {head:?}")));
+    }
+    let switching =
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+    wire.send(switching.as_bytes())?;
+    while let Some(payload) = wire.frame()? {
+        wire.send(&frame(&payload, None))?;
+    }
+    wire.send(&[0x88, 0])?;
+    wire.stream.close();
+    let _ = wire.socket.shutdown(Shutdown::Write);
+    match wire.rest() {
+        Ok(rest) if !rest.is_empty() => Err(Wrong("bytes behind a close frame".to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// What an upstream can do wrong, and whether the client is told so by a status, rather
+/// than by the end of its connection.
+pub const FAULTS: [(&str, bool); 9] = [
+    ("reset", true),
+    ("close", true),
+    ("half-head", true),
+    ("garbage", true),
+    ("two-lengths", true),
+    ("short", false),
+    ("half-chunk", false),
+    ("bad-chunk", false),
+    ("endless", false),
+];
+
+fn fail(mut wire: Wire, head: &str, fault: &str) -> Done {
+    let half = vec![b'h'; 20_000];
+    let (start, with_body) = match fault {
+        "half-head" => ("HTTP/1.1 200 OK\r\nContent-Le", false),
+        "garbage" => ("SSH-2.0-OpenSSH_9.6\r\n", false),
+        "two-lengths" => (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            true,
+        ),
+        "short" => ("HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n", true),
+        "half-chunk" => (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n",
+            true,
+        ),
+        "bad-chunk" => (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4e20\r\n",
+            true,
+        ),
+        "endless" => ("HTTP/1.1 200 OK\r\n\r\n", true),
+        _ => ("", false),
+    };
+    wire.send(start.as_bytes())?;
+    if with_body {
+        wire.send(&half)?;
+    }
+    if fault == "bad-chunk" {
+        wire.send(b"xx\r\n5\r\nhello\r\n0\r\n\r\n")?;
+        wire.rest()?;
+        return Ok(());
+    }
+    // A close alone ends this one well.
+    if fault == "reset" || fault == "endless" || head.len() % 2 == 0 {
+        wire.reset();
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! What the tests and the soak need on the wire: reads that go on, a field of a head, a
+//! WebSocket frame.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+
+/// Reads once, whatever interrupts it: a read with a timeout is not restarted by the kernel
+/// (signal(7)).
+pub fn read_some(stream: &mut (impl Read + ?Sized), room: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(room) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// A socket whose reads and writes go on after an interruption, which one with a timeout may
+/// meet at any time: OpenSSL would take it for a failure.
+#[derive(Debug)]
+pub struct Patient(pub TcpStream);
+
+impl Read for Patient {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        read_some(&mut self.0, room)
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A field's value in a head, without the blanks around it.
+pub fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    head.lines().skip(1).find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+/// One binary WebSocket frame (RFC 6455 §5.2); a client's has a mask.
+pub fn frame(payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
+    let bit = if mask.is_some() { 0x80 } else { 0 };
+    let mut frame = vec![0x82];
+    match payload.len() {
+        n @ 0..=125 => frame.push(bit | n as u8),
+        n @ 126..=65535 => {
+            frame.push(bit | 126);
+            frame.extend((n as u16).to_be_bytes());
+        }
+        n => {
+            frame.push(bit | 127);
+            frame.extend((n as u64).to_be_bytes());
+        }
+    }
+    let mask = mask.inspect(|mask| frame.extend(mask)).unwrap_or_default();
+    let masked = payload.iter().zip(mask.iter().cycle());
+    frame.extend(masked.map(|(byte, mask)| byte ^ mask));
+    frame
+}
