@@ -1,0 +1,237 @@
+//! What a client received, and messages as the tests read them.
+
+use super::*;
+
+/// One message as the tests read it, which must be framed beyond doubt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) head: Vec<u8>,
+    body: Vec<u8>,
+    trailers: Vec<u8>,
+    /// The last chunk has begun.
+    ending: bool,
+    /// Only the connection's end tells that this is whole.
+    pub(super) until_end: bool,
+    pub(super) whole: bool,
+}
+
+impl Message {
+    /// The message at the start of `bytes`, and its length there. `answers` is the method
+    /// that a response answers; None for a request. A response that only the connection's
+    /// end delimits takes everything.
+    pub(super) fn read(bytes: &[u8], answers: Option<&str>) -> (Message, usize) {
+        let mut message = Message::default();
+        let Some(end) = find(bytes, b"\r\n\r\n") else {
+            message.head = bytes.to_vec();
+            return (message, bytes.len());
+        };
+        let end = end + 4;
+        message.head = bytes[..end].to_vec();
+        let head = String::from_utf8_lossy(&message.head).into_owned();
+        let fields = head.to_ascii_lowercase();
+        let lengths = fields.matches("\r\ncontent-length:").count();
+        let codings = fields.matches("\r\ntransfer-encoding:").count();
+        let has_content = answers.is_none_or(|method| {
+            method != "HEAD" && !matches!(message.status(), 100..=199 | 204 | 304)
+        });
+        assert!(
+            lengths + codings <= 1,
+            "a head that two parsers may read differently: {head}"
+        );
+        let rest = &bytes[end..];
+        if !has_content || (answers.is_none() && lengths + codings == 0) {
+            message.whole = true;
+            return (message, end);
+        }
+        if codings == 1 {
+            assert_eq!(field(&head, "transfer-encoding"), Some("chunked"), "{head}");
+            let used = message.read_chunks(rest);
+            return (message, end + used);
+        }
+        let length = match field(&head, "content-length") {
+            Some(digits) => digits.parse().expect(&head),
+            None => {
+                message.until_end = true;
+                rest.len()
+            }
+        };
+        message.body = rest[..length.min(rest.len())].to_vec();
+        message.whole = message.body.len() == length;
+        let used = end + message.body.len();
+        (message, used)
+    }
+
+    fn read_chunks(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some(line) = find(&bytes[at..], b"\r\n") {
+            let digits = std::str::from_utf8(&bytes[at..at + line]).unwrap();
+            let is_hex = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            assert!(is_hex, "a chunk size that is none: {digits:?}");
+            let size = usize::from_str_radix(digits, 16).unwrap();
+            at += line + 2;
+            if size == 0 {
+                self.ending = true;
+                let rest = &bytes[at..];
+                let trailers = if rest.starts_with(b"\r\n") {
+                    Some(0)
+                } else {
+                    find(rest, b"\r\n\r\n").map(|end| end + 2)
+                };
+                if let Some(length) = trailers {
+                    self.trailers = rest[..length].to_vec();
+                    self.whole = true;
+                    return at + length + 2;
+                }
+                break;
+            }
+            let data = &bytes[at..bytes.len().min(at.saturating_add(size))];
+            self.body.extend_from_slice(data);
+            at += data.len();
+            if data.len() < size || bytes.len() < at + 2 {
+                break;
+            }
+            assert_eq!(&bytes[at..at + 2], b"\r\n", "a chunk that does not end");
+            at += 2;
+        }
+        bytes.len()
+    }
+
+    pub(super) fn request(bytes: &[u8]) -> Message {
+        Message::read(bytes, None).0
+    }
+
+    pub(super) fn status(&self) -> u16 {
+        let text = String::from_utf8_lossy(&self.head);
+        assert!(text.starts_with("HTTP/1.1 "), "no response: {text}");
+        text[9..12].parse().unwrap()
+    }
+
+    pub(super) fn field(&self, name: &str) -> Option<String> {
+        let head = String::from_utf8_lossy(&self.head).into_owned();
+        field(&head, name).map(str::to_owned)
+    }
+
+    /// Whether this could still have become `other`, and is not whole.
+    pub(super) fn is_part_of(&self, other: &Message) -> bool {
+        !self.whole
+            && !self.ending
+            && match self.head.ends_with(b"\r\n\r\n") {
+                true => self.head == other.head && other.body.starts_with(&self.body),
+                false => other.head.starts_with(&self.head),
+            }
+    }
+}
+
+/// All responses in `bytes`, in order; `methods` are those of the requests, GET where
+/// there are too few. Everything must be whole.
+pub(super) fn responses(bytes: &[u8], methods: &[String]) -> Vec<Message> {
+    let mut all: Vec<Message> = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let method = methods.get(all.len()).map_or("GET", String::as_str);
+        let (message, used) = Message::read(rest, Some(method));
+        assert!(message.whole, "half a response: {}", shown(rest));
+        rest = &rest[used..];
+        all.push(message);
+    }
+    all
+}
+
+/// What a client received on one connection, and how that ended.
+#[derive(Default)]
+pub(super) struct Received {
+    pub(super) bytes: Vec<u8>,
+    /// None while the connection goes on; whether its end was clean.
+    pub(super) clean_end: Option<bool>,
+}
+
+impl Received {
+    pub(super) fn read_to_end(client: &mut Client) -> Received {
+        let mut received = Received::default();
+        while received.clean_end.is_none() {
+            received.read_more(client);
+        }
+        received
+    }
+
+    fn read_more(&mut self, client: &mut Client) {
+        let mut chunk = [0; 64 * 1024];
+        match read_some(&mut client.stream, &mut chunk) {
+            Ok(0) => self.clean_end = Some(true),
+            Ok(n) => self.bytes.extend_from_slice(&chunk[..n]),
+            Err(error) => {
+                let kind = error.kind();
+                assert_ne!(kind, std::io::ErrorKind::WouldBlock, "nothing comes");
+                self.clean_end = Some(false);
+            }
+        }
+    }
+
+    /// Reads until a final response is whole or the connection ends.
+    pub(super) fn read(client: &mut Client, method: &str) -> Received {
+        let mut received = Received::default();
+        while received.clean_end.is_none() {
+            let mut rest = received.bytes.as_slice();
+            let is_whole = loop {
+                let (message, used) = Message::read(rest, Some(method));
+                if !message.whole || message.until_end {
+                    break false;
+                }
+                rest = &rest[used..];
+                if !matches!(message.status(), 100 | 102..=199) {
+                    break !closes(&message);
+                }
+            };
+            if is_whole {
+                return received;
+            }
+            received.read_more(client);
+        }
+        received
+    }
+
+    /// Whether the client can tell that `message`, the last, is not whole: by its own
+    /// framing, or else by a reset.
+    pub(super) fn tells_the_cut(&self, message: &Message) -> bool {
+        match self.clean_end {
+            None => false,
+            Some(clean) => !clean || !message.until_end,
+        }
+    }
+}
+
+pub(super) fn closes(message: &Message) -> bool {
+    let connection = message.field("connection").unwrap_or_default();
+    message.head.starts_with(b"HTTP/1.0") || connection.eq_ignore_ascii_case("close")
+}
+
+/// Waits until everything sent on `socket` has arrived in the kernel of the other side, or
+/// that side is gone.
+pub(super) fn wait_until_delivered(socket: &TcpStream) {
+    let (Ok(own), Ok(peer)) = (socket.local_addr(), socket.peer_addr()) else {
+        return;
+    };
+    let hex = |address: SocketAddr| match address.ip() {
+        std::net::IpAddr::V4(ip) => {
+            let ip = u32::from_ne_bytes(ip.octets());
+            format!("{ip:08X}:{:04X}", address.port())
+        }
+        std::net::IpAddr::V6(_) => unreachable!("the tests use IPv4"),
+    };
+    let ends = format!(" {} {} ", hex(own), hex(peer));
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let table = BufReader::new(File::open("/proc/net/tcp").unwrap());
+        let mut lines = table.lines().map(Result::unwrap);
+        let Some(line) = lines.find(|line| line.contains(&ends)) else {
+            return;
+        };
+        // sl, both addresses, state, then the bytes that are not acknowledged
+        let queues = line.split_whitespace().nth(4).unwrap();
+        if queues.starts_with("00000000:") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the bytes do not arrive");
+        thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,112 @@
+//! An upstream that keeps what it sees.
+
+use super::*;
+
+/// An upstream that keeps every byte of every connection.
+pub(super) struct Recorder {
+    pub(super) address: SocketAddr,
+    shared: Arc<(Mutex<Recorded>, Condvar)>,
+}
+
+#[derive(Default)]
+struct Recorded {
+    /// Connections that have not ended.
+    open: usize,
+    /// Whole connections, in the order of their ends.
+    connections: Vec<Vec<u8>>,
+    marks: usize,
+}
+
+/// Given what has not been answered yet: how much of that is answered now, and how.
+type Answer = fn(&[u8]) -> Option<(usize, Vec<u8>)>;
+
+/// What a recorder takes for its own mark, which no request can begin with.
+const MARK: &[u8] = b"\0mark";
+
+impl Recorder {
+    /// Answers each whole request once, closing behind it: whatever the proxy sends for
+    /// one request is on one connection.
+    pub(super) fn start() -> Recorder {
+        Recorder::answering(|seen| {
+            let (request, length) = Message::read(seen, None);
+            let body = if request.head.starts_with(b"HEAD ") {
+                ""
+            } else {
+                "seen"
+            };
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\n";
+            request
+                .whole
+                .then(|| (length, format!("{answer}{body}").into_bytes()))
+        })
+    }
+
+    pub(super) fn answering(answer: Answer) -> Recorder {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let recorder = Recorder {
+            address,
+            shared: Arc::default(),
+        };
+        let shared = recorder.shared.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { break };
+                shared.0.lock().unwrap().open += 1;
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    let seen = record(&mut stream, answer);
+                    let mut recorded = shared.0.lock().unwrap();
+                    recorded.open -= 1;
+                    if seen == MARK {
+                        recorded.marks += 1;
+                    } else {
+                        recorded.connections.push(seen);
+                    }
+                    shared.1.notify_all();
+                });
+            }
+        });
+        recorder
+    }
+
+    /// Everything that was seen since the last call, once every connection made until now
+    /// has ended. Connections are accepted in the order in which they were made: when
+    /// this one's mark is there, so are all others.
+    pub(super) fn settle(&self) -> Vec<Vec<u8>> {
+        let deadline = Instant::now() + PATIENCE;
+        let (recorded, changed) = &*self.shared;
+        let marks = recorded.lock().unwrap().marks;
+        let mut last = TcpStream::connect(self.address).unwrap();
+        last.write_all(MARK).unwrap();
+        drop(last);
+        let mut recorded = recorded.lock().unwrap();
+        while recorded.marks == marks || recorded.open > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "an upstream connection does not end");
+            recorded = changed.wait_timeout(recorded, left).unwrap().0;
+        }
+        std::mem::take(&mut recorded.connections)
+    }
+}
+
+fn record(stream: &mut TcpStream, answer: Answer) -> Vec<u8> {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut seen = Vec::new();
+    let mut answered = 0;
+    let mut chunk = [0; 64 * 1024];
+    while let Ok(n @ 1..) = read_some(stream, &mut chunk) {
+        seen.extend_from_slice(&chunk[..n]);
+        while let Some((length, bytes)) = answer(&seen[answered..]) {
+            answered += length;
+            if stream.write_all(&bytes).is_err() {
+                return seen;
+            }
+            if answered == seen.len() {
+                break;
+            }
+        }
+    }
+    seen
+}

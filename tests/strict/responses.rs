@@ -1,0 +1,849 @@
+//! Responses: what the client gets of them, and what the next request finds.
+
+use super::*;
+
+/// One response of a scripted upstream.
+struct Reply {
+    /// What the client asks, PATH standing for the path.
+    request: &'static str,
+    send: Vec<u8>,
+    /// How many bytes of that are more than a response.
+    surplus: usize,
+    end: End,
+    client: Gets,
+    /// The upstream's connection is used for the next request.
+    reused: bool,
+}
+
+/// What the upstream does behind a response.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Stays,
+    Closes,
+    Resets,
+}
+
+/// What the client gets of a response.
+enum Gets {
+    /// Exactly these bytes, however cut into chunks.
+    Exactly(Vec<u8>),
+    /// 502, at most interim responses before it.
+    BadGateway,
+    /// 502, or a part of this response that cannot be taken for the whole.
+    AtMost(Vec<u8>),
+}
+
+const ASK: &str = "GET PATH HTTP/1.1\r\nHost: a\r\n\r\n";
+const ASK_HEAD: &str = "HEAD PATH HTTP/1.1\r\nHost: a\r\n\r\n";
+const ASK_OLD: &str = "GET PATH HTTP/1.0\r\nHost: a\r\n\r\n";
+pub(super) const ASK_UPGRADE: &str =
+    "GET PATH HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+/// A response that nobody asked for.
+pub(super) const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL";
+
+impl Reply {
+    fn new(send: impl AsRef<[u8]>, client: Gets) -> Reply {
+        Reply {
+            request: ASK,
+            send: send.as_ref().to_vec(),
+            surplus: 0,
+            end: End::Stays,
+            client,
+            reused: false,
+        }
+    }
+
+    /// Delivered as `client`, and the upstream's connection is used again.
+    fn delivered(send: impl AsRef<[u8]>, client: impl AsRef<[u8]>) -> Reply {
+        let mut reply = Reply::new(send, Gets::Exactly(client.as_ref().to_vec()));
+        reply.reused = true;
+        reply
+    }
+
+    fn bad(send: impl AsRef<[u8]>) -> Reply {
+        Reply::new(send, Gets::BadGateway)
+    }
+
+    fn broken(send: impl AsRef<[u8]>, whole: impl AsRef<[u8]>) -> Reply {
+        Reply::new(send, Gets::AtMost(whole.as_ref().to_vec()))
+    }
+
+    fn to(mut self, request: &'static str) -> Reply {
+        self.request = request;
+        self
+    }
+
+    fn then(mut self, end: End) -> Reply {
+        self.end = end;
+        self.reused = false;
+        self
+    }
+
+    /// With more than a response, which spoils the upstream's connection.
+    fn followed_by(mut self, surplus: impl AsRef<[u8]>) -> Reply {
+        self.send.extend_from_slice(surplus.as_ref());
+        self.surplus = surplus.as_ref().len();
+        self.reused &= self.surplus == 0;
+        self
+    }
+
+    /// The upstream's connection ends behind this.
+    fn last(mut self) -> Reply {
+        self.reused = false;
+        self
+    }
+
+    fn method(&self) -> &'static str {
+        self.request.split(' ').next().unwrap()
+    }
+
+    fn outcome(&self) -> String {
+        let upstream = match self.reused {
+            true => "upstream's connection kept",
+            false => "upstream's connection closed",
+        };
+        match self.client {
+            Gets::Exactly(_) => format!("delivered exactly, {upstream}"),
+            Gets::BadGateway => "502".to_owned(),
+            Gets::AtMost(_) => "502 or seen as cut short".to_owned(),
+        }
+    }
+
+    /// Whether only the connection's end tells where the response ends.
+    fn ends_with_connection(&self) -> bool {
+        let send = String::from_utf8_lossy(&self.send).to_ascii_lowercase();
+        !matches!(self.client, Gets::BadGateway)
+            && !send.contains("content-length")
+            && !send.contains("transfer-encoding")
+    }
+
+    /// Checks what a client received. `cut` says that not all of it was sent.
+    fn check(&self, got: &Received, cut: bool, what: &str) {
+        let mut rest = got.bytes.as_slice();
+        let mut heads = Vec::new();
+        let last = loop {
+            let (message, used) = Message::read(rest, Some(self.method()));
+            rest = &rest[used..];
+            if message.whole && (100..200).contains(&message.status()) && message.status() != 101 {
+                heads.push(message);
+            } else {
+                break message;
+            }
+        };
+        let mut last = last;
+        // Behind a reset nobody takes it for whole.
+        last.whole &= !last.until_end || got.clean_end == Some(true);
+        let received = shown(&got.bytes);
+        assert!(rest.is_empty(), "{what}: surplus in {received}");
+        assert!(!received.contains("EVIL"), "{what}: {received}");
+        let is_bad_gateway = last.whole && last.status() == 502;
+        if is_bad_gateway {
+            let status = last.field("proxy-status").unwrap_or_default();
+            assert!(
+                status.starts_with("simple-proxy; error="),
+                "{what}: {received}"
+            );
+        }
+        match &self.client {
+            Gets::Exactly(whole) => {
+                let mut expected = Vec::new();
+                let mut rest = whole.as_slice();
+                while !rest.is_empty() {
+                    let (message, used) = Message::read(rest, Some(self.method()));
+                    rest = &rest[used..];
+                    expected.push(message);
+                }
+                heads.push(last.clone());
+                if !cut {
+                    assert_eq!(heads, expected, "{what}: {received}");
+                    return;
+                }
+                let final_one = expected.last().unwrap();
+                let is_cut = last.is_part_of(final_one) && got.tells_the_cut(&last);
+                assert!(
+                    is_bad_gateway || heads == expected || is_cut,
+                    "{what}: {received}"
+                );
+            }
+            Gets::BadGateway => assert!(is_bad_gateway, "{what}: {received}"),
+            Gets::AtMost(whole) => {
+                let whole = Message::read(whole, Some(self.method())).0;
+                let is_cut = last.is_part_of(&whole) && got.tells_the_cut(&last);
+                assert!(is_bad_gateway || is_cut, "{what}: {received}");
+            }
+        }
+    }
+}
+
+/// An upstream that plays the reply named in the path, in the way named there, and
+/// answers everything else with its path and the number of the connection. Tells the path
+/// and the number of the connection when a reply was played to its end.
+fn stage(replies: Arc<Vec<Reply>>) -> (SocketAddr, Receiver<(String, usize)>) {
+    let connections = AtomicUsize::new(0);
+    let (report, played) = channel();
+    let report = Mutex::new(report);
+    let address = origin(move |mut client| {
+        let number = connections.fetch_add(1, Ordering::SeqCst);
+        while let Some(head) = client.try_head() {
+            let path = head.split(' ').nth(1).unwrap().to_owned();
+            let Some(name) = path.strip_prefix("/case/") else {
+                client.try_send(ok(&format!("own {path} on {number}")).as_bytes());
+                continue;
+            };
+            let (case, way) = name.split_once('/').unwrap();
+            let reply = &replies[case.parse::<usize>().unwrap()];
+            if let Some(length) = way.strip_prefix("prefix/") {
+                client.try_send(&reply.send[..length.parse().unwrap()]);
+                return;
+            }
+            // What the pool cannot know of yet it cannot judge: surplus comes in the segment
+            // in which the response ends.
+            let apart = match way {
+                "bytes" => (reply.send.len() - reply.surplus).saturating_sub(1),
+                _ => 0,
+            };
+            let (apart, together) = reply.send.split_at(apart);
+            for piece in apart.chunks(1).chain([together]) {
+                if !client.try_send(piece) {
+                    break;
+                }
+            }
+            let report = || report.lock().unwrap().send((path.clone(), number)).unwrap();
+            match reply.end {
+                End::Stays => report(),
+                End::Closes => {
+                    drop(client);
+                    return report();
+                }
+                End::Resets => {
+                    client.reset();
+                    return report();
+                }
+            }
+        }
+    });
+    (address, played)
+}
+
+/// Goes through a table of responses.
+fn replies(tally: &mut Tally, replies: Vec<Reply>) {
+    let replies = Arc::new(replies);
+    let (upstream, played) = stage(replies.clone());
+    // One thread, and so one pool: what one request leaves behind the next one would get.
+    let proxy = Proxy::before(upstream, &["--threads", "1"]);
+    let own = |client: &mut Client, path: &str, what: &str| -> usize {
+        client.send(&ASK.replace("PATH", path));
+        let answer = client.response().text();
+        let number = answer.strip_prefix(&format!("own {path} on "));
+        let number = number.unwrap_or_else(|| panic!("{what}: then {answer}"));
+        number.parse().unwrap()
+    };
+    let mut known: BTreeMap<&str, Prefixes> = BTreeMap::new();
+    for (at, reply) in replies.iter().enumerate() {
+        let mut runs = 0;
+        for way in ["once", "bytes"] {
+            if way == "bytes" && reply.send.len() > SHORT {
+                continue;
+            }
+            let what = format!("{} {way}", shown(&reply.send));
+            let mut client = proxy.connect();
+            let path = format!("/case/{at}/{way}");
+            client.send(&reply.request.replace("PATH", &path));
+            let got = Received::read(&mut client, reply.method());
+            reply.check(&got, false, &what);
+            // A reply may have been played twice, where the program may try again.
+            let number = loop {
+                let (played, number) = played.recv_timeout(PATIENCE).expect(&what);
+                if played == path {
+                    break number;
+                }
+            };
+            // The next request gets its own answer: on this connection, and on another.
+            let mut next = match got.clean_end {
+                None => client,
+                Some(_) => proxy.connect(),
+            };
+            let used = own(&mut next, &format!("/own/{at}/{way}"), &what);
+            assert_eq!(
+                used == number,
+                reply.reused,
+                "{what}: the pool's connection"
+            );
+            own(&mut proxy.connect(), &format!("/another/{at}/{way}"), &what);
+            runs += 1;
+        }
+        // Where only the connection's end tells, every prefix is a whole response.
+        if reply.ends_with_connection() {
+            tally.case(reply.outcome(), runs);
+            continue;
+        }
+        let lengths = known.entry(reply.request).or_default().of(&reply.send);
+        for lengths in lengths.chunks(AT_ONCE) {
+            let clients: Vec<Client> = lengths
+                .iter()
+                .map(|length| {
+                    let mut client = proxy.connect();
+                    let path = format!("/case/{at}/prefix/{length}");
+                    client.send(&reply.request.replace("PATH", &path));
+                    client
+                })
+                .collect();
+            for (mut client, length) in clients.into_iter().zip(lengths) {
+                let what = format!("{} cut at {length}", shown(&reply.send));
+                let got = Received::read(&mut client, reply.method());
+                reply.check(&got, true, &what);
+            }
+        }
+        tally.case(reply.outcome(), runs + lengths.len());
+    }
+}
+
+/// A response with these field lines and a body of five bytes.
+fn hello(fields: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n{fields}\r\nhello")
+}
+
+pub(super) fn answer_lines(tally: &mut Tally) {
+    let rest = "Content-Length: 5\r\n\r\nhello";
+    let mut all = Vec::new();
+    #[rustfmt::skip]
+    let lines = [
+        "HTTP/1.1 20 OK", "HTTP/1.1 2 OK", "HTTP/1.1 2000 OK", "HTTP/1.1 20000 OK",
+        "HTTP/1.1 200000000000000000000 OK", "HTTP/1.1 099 No", "HTTP/1.1 000 No",
+        "HTTP/1.1 2x0 OK", "HTTP/1.1 x00 OK", "HTTP/1.1 20x OK", "HTTP/1.1 +20 OK",
+        "HTTP/1.1 -20 OK", "HTTP/1.1 2.0 OK", "HTTP/1.1 0x2 OK", "HTTP/1.1 \u{ff12}00 OK",
+        "HTTP/1.1  200 OK", "HTTP/1.1\t200 OK", "HTTP/1.1 \t200 OK", "HTTP/1.1 200\tOK",
+        "HTTP/1.1200 OK", "HTTP/1.1 200OK", "HTTP/1.1 OK", "HTTP/1.1 OK 200", "HTTP/1.1",
+        "HTTP/1.1 ", "HTTP/1", "HTTP/", "HTTP", "200 OK", "200", "OK", "HTTP/2.0 200 OK",
+        "HTTP/2 200 OK", "HTTP/0.9 200 OK", "HTTP/11.1 200 OK", "HTTP/1.10 200 OK",
+        "HTTP/01.1 200 OK", "HTTP/1,1 200 OK", "HTTP/x.1 200 OK", "http/1.1 200 OK",
+        "Http/1.1 200 OK", "ICY 200 OK", "RTSP/1.0 200 OK", "XHTTP/1.1 200 OK",
+        " HTTP/1.1 200 OK", "\tHTTP/1.1 200 OK", "\0HTTP/1.1 200 OK", "\r\nHTTP/1.1 200 OK",
+        "\nHTTP/1.1 200 OK", "\rHTTP/1.1 200 OK", "\r\n\r\nHTTP/1.1 200 OK",
+        "\u{feff}HTTP/1.1 200 OK", "garbage", "<html>", "GET / HTTP/1.1", "SSH-2.0-OpenSSH_9.6",
+        "220 a.example ESMTP", "-ERR unknown command",
+        // What would split a response for a client that ends lines elsewhere
+        "HTTP/1.1 200 OK\rSet-Cookie: evil", "HTTP/1.1 200 OK\nSet-Cookie: evil",
+        "HTTP/1.1 200 OK\n\nEVIL", "HTTP/1.1 200 OK\n\r\nEVIL",
+        "HTTP/1.1 200 OK\r\r\nSet-Cookie: evil", "HTTP/1.1 200 O\rK", "HTTP/1.1 200 \r",
+        "HTTP/1.1 200 OK\r", "HTTP/1.1 200\rOK", "HTTP/1.1 200\nOK", "HTTP/1.1 200 O\0K",
+        "HTTP/1.1 200 O\x08K", "HTTP/1.1 200 O\x0bK", "HTTP/1.1 200 O\x1b[2JK",
+        "HTTP/1.1 200 O\x7fK", "HTTP/1.1 200 OK\r\n evil", "HTTP/1.1 200 OK\r\n\tevil",
+        "HTTP/1.1 200 OK\r\nevil",
+    ];
+    for line in lines {
+        all.push(Reply::bad(format!("{line}\r\n{rest}")));
+    }
+    // A TLS alert and the SETTINGS of HTTP/2: no line will ever end.
+    all.push(Reply::bad(b"\x15\x03\x01\x00\x02\x02\x46"));
+    all.push(Reply::bad(b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64"));
+    all.push(Reply::bad(b"\0").then(End::Closes));
+    all.push(Reply::bad(b"").then(End::Closes));
+    all.push(Reply::bad(b"").then(End::Resets));
+    all.push(Reply::bad("garbage").then(End::Closes));
+    for (line, sent) in [
+        ("HTTP/1.1 200 OK", "HTTP/1.1 200 OK"),
+        ("HTTP/1.1 200 ", "HTTP/1.1 200 "),
+        ("HTTP/1.1 200", "HTTP/1.1 200 "),
+        (
+            "HTTP/1.1 404 Not\there at all",
+            "HTTP/1.1 404 Not\there at all",
+        ),
+        ("HTTP/1.1 299 ~!@", "HTTP/1.1 299 ~!@"),
+        ("HTTP/1.1 599 200 OK", "HTTP/1.1 599 200 OK"),
+        (
+            "HTTP/1.1 400 HTTP/1.1 200 OK",
+            "HTTP/1.1 400 HTTP/1.1 200 OK",
+        ),
+    ] {
+        all.push(Reply::delivered(
+            format!("{line}\r\n{rest}"),
+            format!("{sent}\r\n{rest}"),
+        ));
+    }
+    let old = format!("HTTP/1.0 200 OK\r\n{rest}");
+    all.push(Reply::delivered(old, hello("")).last());
+    let old = format!("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n{rest}");
+    all.push(Reply::delivered(old, hello("")).last());
+    replies(tally, all);
+}
+
+pub(super) fn answer_fields(tally: &mut Tally) {
+    let mut all = Vec::new();
+    #[rustfmt::skip]
+    let lines = [
+        "A : b\r\n", "A\t: b\r\n", " A: b\r\n", "\tA: b\r\n", "A: b\r\n c\r\n",
+        "A: b\r\n\tc\r\n", "A:\r\n b\r\n", "A: b\r\n \r\n", "A\r\n", ": b\r\n", ":\r\n",
+        "A B: c\r\n", "A(: b\r\n", "A\"B: c\r\n", "A@B: c\r\n", "\u{e9}: b\r\n", "A: b\n",
+        "A: b\rB: c\r\n", "A: b\r\r\n", "A:\rb\r\n", "\rA: b\r\n", "\nA: b\r\n", "A\r: b\r\n",
+        "A\0: b\r\n", "A: \0\r\n", "A: b\0c\r\n", "A: b\x01c\r\n", "A: b\x08c\r\n",
+        "A: b\x0bc\r\n", "A: b\x0cc\r\n", "A: b\x1bc\r\n", "A: b\x7f\r\n", "A\x7f: b\r\n",
+        "Set-Cookie : a=b\r\n", "Content-Length : 5\r\n", "Transfer-Encoding : chunked\r\n",
+        "Transfer-Encoding:\r\n chunked\r\n", "A: b\nContent-Length: 0\r\n", "A: b\n\nEVIL\r\n",
+        "A: b\r\n\nEVIL\r\n",
+    ];
+    for line in lines {
+        all.push(Reply::bad(hello(line)));
+        let in_front = format!("HTTP/1.1 200 OK\r\n{line}Content-Length: 5\r\n\r\nhello");
+        all.push(Reply::bad(in_front));
+    }
+    all.push(Reply::bad(hello("A: b\r\n").replace("\r\n", "\n")));
+    all.push(Reply::bad(hello("A: b\r\n").replace("\r\n\r\n", "\n\n")));
+    all.push(Reply::bad(hello("A: b\r\n").replace("\r\n\r\n", "\r\n\n")));
+    all.push(Reply::bad(hello(&"X: y\r\n".repeat(128))));
+    all.push(Reply::bad(hello(&"X: y\r\n".repeat(10_000))));
+    all.push(Reply::bad(hello(&format!(
+        "X: {}\r\n",
+        "x".repeat(1 << 20)
+    ))));
+    all.push(Reply::bad(hello("").replace("OK", &"x".repeat(1 << 20))));
+    for (line, sent) in [
+        ("", ""),
+        ("A:b\r\n", "A: b\r\n"),
+        ("A: \t \r\n", "A: \r\n"),
+        ("A:  b\tc  \r\n", "A: b\tc\r\n"),
+        ("!#$%&'*+-.^_`|~0aZ: v\r\n", "!#$%&'*+-.^_`|~0aZ: v\r\n"),
+        (
+            "A: \u{e9}\r\na: 1\r\nA: 2\r\n",
+            "A: \u{e9}\r\na: 1\r\nA: 2\r\n",
+        ),
+        (
+            "Set-Cookie: a=b\r\nSet-Cookie: c=d\r\n",
+            "Set-Cookie: a=b\r\nSet-Cookie: c=d\r\n",
+        ),
+        (
+            "Location: http://b/?%0d%0aX: y\r\n",
+            "Location: http://b/?%0d%0aX: y\r\n",
+        ),
+        (
+            "Connection: x-a\r\nConnection: X-B\r\nX-A: 1\r\nX-B: 2\r\nX-C: 3\r\n",
+            "X-C: 3\r\n",
+        ),
+        (
+            "Connection: content-length, set-cookie\r\nSet-Cookie: a\r\n",
+            "",
+        ),
+        ("Keep-Alive: timeout=5\r\nProxy-Connection: close\r\n", ""),
+        (
+            "Proxy-Authenticate: Basic\r\nTE: trailers\r\nUpgrade: h2c\r\n",
+            "",
+        ),
+    ] {
+        all.push(Reply::delivered(hello(line), hello(sent)));
+    }
+    all.push(Reply::delivered(hello("Connection: close\r\n"), hello("")).last());
+    all.push(Reply::delivered(hello("Connection: x, CLOSE\r\n"), hello("")).last());
+    replies(tally, all);
+}
+
+const IN_CHUNKS: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+pub(super) fn answer_framing(tally: &mut Tally) {
+    let mut all = Vec::new();
+    let body = "5\r\nhello\r\n0\r\n\r\n";
+    let with = |fields: &str, body: &str| format!("HTTP/1.1 200 OK\r\n{fields}\r\n{body}");
+    #[rustfmt::skip]
+    let variants = [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n",
+        "Content-Length: 15\r\nTransfer-Encoding: identity\r\n",
+        "Content-Length: 5\r\nContent-Length: 6\r\n",
+        "Content-Length: 0\r\nContent-Length: 5\r\n",
+        "Content-Length: 5\r\nContent-Length:\r\n",
+        "Content-Length: 5\r\nX: y\r\ncontent-length: 6\r\n", "Content-Length: 5, 5\r\n",
+        "Content-Length: 5, 6\r\n", "Content-Length: 5,\r\n", "Content-Length:\r\n",
+        "Content-Length: +5\r\n", "Content-Length: -5\r\n", "Content-Length: 0x5\r\n",
+        "Content-Length: 5 5\r\n", "Content-Length: 5.0\r\n", "Content-Length: 5;\r\n",
+        "Content-Length: \"5\"\r\n", "Content-Length: five\r\n",
+        "Content-Length: 18446744073709551616\r\n", "Content-Length: 18446744073709551621\r\n",
+        "Transfer-Encoding:\r\n", "Transfer-Encoding: identity\r\n",
+        "Transfer-Encoding: gzip\r\n", "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: chunked, gzip\r\n", "Transfer-Encoding: chunked, identity\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n", "Transfer-Encoding: chunked,\r\n",
+        "Transfer-Encoding: xchunked\r\n", "Transfer-Encoding: \"chunked\"\r\n",
+        "Transfer-Encoding: chunked;q=1\r\n", "Transfer-Encoding: \x0bchunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
+    ];
+    for fields in variants {
+        all.push(Reply::bad(with(fields, body)));
+        // Where there is no body, these fields still say that something is wrong.
+        all.push(Reply::bad(with(fields, "")).to(ASK_HEAD));
+        let no_content = with(fields, "").replace("200 OK", "204 No Content");
+        all.push(Reply::bad(no_content));
+        let not_modified = with(fields, "").replace("200 OK", "304 Not Modified");
+        all.push(Reply::bad(not_modified));
+    }
+    let chunked = with("Transfer-Encoding: chunked\r\n", body);
+    all.push(Reply::bad(chunked.replace("HTTP/1.1", "HTTP/1.0")));
+    for fields in [
+        "Content-Length: 5\r\n",
+        "Content-Length:5\r\n",
+        "Content-Length:\t5 \r\n",
+        "Content-Length: 005\r\n",
+        "Content-Length: 5\r\nContent-Length: 5\r\n",
+        "Content-Length: 5\r\ncontent-length: 05\r\n",
+    ] {
+        all.push(Reply::delivered(with(fields, "hello"), hello("")));
+    }
+    for fields in [
+        "Transfer-Encoding: chunked\r\n",
+        "Transfer-Encoding:Chunked\r\n",
+        "Transfer-Encoding: \tCHUNKED\t \r\n",
+    ] {
+        let sent = with("Transfer-Encoding: chunked\r\n", body);
+        all.push(Reply::delivered(with(fields, body), &sent));
+    }
+    for (body, sent) in [
+        ("5;a=b\r\nhello\r\n0;c\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        ("05\r\nhello\r\n000\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        (
+            "2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+            "5\r\nhello\r\n0\r\n\r\n",
+        ),
+        ("0\r\n\r\n", "0\r\n\r\n"),
+        (
+            "5\r\nhello\r\n0\r\nX: 1\r\n\r\n",
+            "5\r\nhello\r\n0\r\nX: 1\r\n\r\n",
+        ),
+        (
+            "0\r\nContent-Length: 5\r\nHost: b\r\nX: 1\r\n\r\n",
+            "0\r\nX: 1\r\n\r\n",
+        ),
+        (
+            "0\r\nSet-Cookie: a=b\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "0\r\n\r\n",
+        ),
+    ] {
+        let (send, sent) = (format!("{IN_CHUNKS}{body}"), format!("{IN_CHUNKS}{sent}"));
+        all.push(Reply::delivered(send, sent));
+    }
+    // HTTP/1.0 knows no chunks; and only the upstream's end delimits the others.
+    let chunks = format!("{IN_CHUNKS}{body}");
+    let to_old = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello";
+    all.push(Reply::delivered(chunks, to_old).to(ASK_OLD));
+    let until_close = "HTTP/1.1 200 OK\r\nX: y\r\n\r\nhello";
+    let sent =
+        "HTTP/1.1 200 OK\r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    all.push(Reply::delivered(until_close, sent).then(End::Closes));
+    let old = "HTTP/1.0 200 OK\r\nX: y\r\n\r\nhello";
+    all.push(Reply::delivered(old, sent).then(End::Closes));
+    let to_old = "HTTP/1.1 200 OK\r\nX: y\r\nConnection: close\r\n\r\nhello";
+    all.push(
+        Reply::delivered(until_close, to_old)
+            .to(ASK_OLD)
+            .then(End::Closes),
+    );
+    replies(tally, all);
+}
+
+pub(super) fn answers_cut(tally: &mut Tally) {
+    let mut all = Vec::new();
+    let length = hello("");
+    let chunks = format!("{IN_CHUNKS}5\r\nhello\r\n0\r\n\r\n");
+    // Every way to end early is also among the prefixes of what is delivered whole.
+    for end in [End::Closes, End::Resets] {
+        for (send, whole) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &length),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", &length),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+                &chunks,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhell",
+                &chunks,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+                &chunks,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+                &chunks,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: 1\r\n",
+                &chunks,
+            ),
+        ] {
+            all.push(Reply::broken(send, whole).then(end));
+            // For HTTP/1.0 chunks become a body that the connection's end delimits: only a
+            // reset tells that it is not whole.
+            // One byte more than any of these sends makes each a part.
+            let mut old = whole.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+            if send.contains("chunked") {
+                old = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello!".to_owned();
+            }
+            all.push(Reply::broken(send, old).to(ASK_OLD).then(end));
+        }
+        all.push(Reply::bad("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n").then(end));
+        all.push(Reply::bad("HTTP/1.1 200 OK").then(end));
+        all.push(Reply::bad("HTTP/1.1 103 Early Hints\r\n\r\n").then(end));
+    }
+    let until_close = format!("{IN_CHUNKS}5\r\nhello\r\n0\r\n\r\n");
+    all.push(Reply::broken("HTTP/1.1 200 OK\r\n\r\nhello", until_close).then(End::Resets));
+    // A chunked body that breaks.
+    #[rustfmt::skip]
+    let bodies = [
+        "X\r\nhello\r\n0\r\n\r\n", "\r\n0\r\n\r\n", " 5\r\nhello\r\n0\r\n\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n", "-5\r\nhello\r\n0\r\n\r\n", "0x5\r\nhello\r\n0\r\n\r\n",
+        "5_0\r\nhello\r\n0\r\n\r\n", "10000000000000005\r\nhello\r\n0\r\n\r\n",
+        "5\nhello\r\n0\r\n\r\n", "5;a\nhello\r\n0\r\n\r\n", "5;a=\"\n\"\r\nhello\r\n0\r\n\r\n",
+        "5;a\rb\r\nhello\r\n0\r\n\r\n", "5\r\nhello\n0\r\n\r\n", "5\r\nhello0\r\n\r\n",
+        "5\r\nhelloXX0\r\n\r\n", "4\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n\r\n0\r\n\r\n",
+        "5\r\nhello\r\n-0\r\n\r\n", "5\r\nhello\r\n0\n\r\n", "5\r\nhello\r\n0\r\n\n",
+        "5\r\nhello\r\n0\r\nX : 1\r\n\r\n", "5\r\nhello\r\n0\r\n X: 1\r\n\r\n",
+        "5\r\nhello\r\n0\r\nX: 1\r\n 2\r\n\r\n", "5\r\nhello\r\n0\r\nX: 1\n\r\n",
+        "5\r\nhello\r\n0\r\nX\r\n\r\n", "5\r\nhello\r\n0\r\nX: \0\r\n\r\n",
+        "5\r\nhello\r\n0\r\nX: a\rb\r\n\r\n", "5\r\nhello\r\nHTTP/1.1 200 OK\r\n\r\n",
+    ];
+    for body in bodies {
+        all.push(Reply::broken(format!("{IN_CHUNKS}{body}"), &chunks));
+        let old = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello!";
+        all.push(Reply::broken(format!("{IN_CHUNKS}{body}"), old).to(ASK_OLD));
+    }
+    replies(tally, all);
+}
+
+pub(super) fn answers_without_content(tally: &mut Tally) {
+    let mut all = Vec::new();
+    let length = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+    // A body that must not be there spoils the upstream's connection.
+    for surplus in ["", "hello", EVIL, "\r\n", "0\r\n\r\n"] {
+        for (head, request, sent) in [
+            (length, ASK_HEAD, length),
+            (IN_CHUNKS, ASK_HEAD, IN_CHUNKS),
+            (
+                "HTTP/1.1 404 No\r\nContent-Length: 5\r\n\r\n",
+                ASK_HEAD,
+                "HTTP/1.1 404 No\r\nContent-Length: 5\r\n\r\n",
+            ),
+            (
+                "HTTP/1.1 204 None\r\n\r\n",
+                ASK,
+                "HTTP/1.1 204 None\r\n\r\n",
+            ),
+            (
+                "HTTP/1.1 204 None\r\n\r\n",
+                ASK_HEAD,
+                "HTTP/1.1 204 None\r\n\r\n",
+            ),
+            (
+                "HTTP/1.1 304 Same\r\nETag: \"a\"\r\n\r\n",
+                ASK,
+                "HTTP/1.1 304 Same\r\nETag: \"a\"\r\n\r\n",
+            ),
+            (
+                "HTTP/1.1 304 Same\r\nContent-Length: 5\r\n\r\n",
+                ASK,
+                "HTTP/1.1 304 Same\r\nContent-Length: 5\r\n\r\n",
+            ),
+            (
+                "HTTP/1.1 205 Reset\r\nContent-Length: 0\r\n\r\n",
+                ASK,
+                "HTTP/1.1 205 Reset\r\nContent-Length: 0\r\n\r\n",
+            ),
+        ] {
+            let reply = Reply::delivered(head, sent).to(request);
+            all.push(reply.followed_by(surplus));
+        }
+        // To GET only a close would end this one: the upstream may well close now.
+        let unframed = "HTTP/1.1 200 OK\r\n\r\n";
+        let reply = Reply::delivered(unframed, unframed).to(ASK_HEAD);
+        all.push(reply.followed_by(surplus).last());
+        for fields in ["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"] {
+            if surplus.is_empty() {
+                continue;
+            }
+            let send = format!("HTTP/1.1 204 None\r\n{fields}\r\n");
+            let reply = Reply::delivered(send, "HTTP/1.1 204 None\r\n\r\n");
+            all.push(reply.followed_by(surplus));
+        }
+    }
+    // 205 is framed like any other (RFC 9112 §6.3): what it should not have is delivered.
+    let reset = "HTTP/1.1 205 Reset\r\nContent-Length: 5\r\n\r\nhello";
+    all.push(Reply::delivered(reset, reset));
+    replies(tally, all);
+}
+
+pub(super) fn interim(tally: &mut Tally) {
+    let mut all = Vec::new();
+    let last = hello("");
+    for heads in [
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 102 Processing\r\nX: y\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nLink: </b>\r\n\r\n",
+        "HTTP/1.1 199 What\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 103 Again\r\n\r\n",
+        &"HTTP/1.1 102 Processing\r\n\r\n".repeat(20),
+    ] {
+        let whole = format!("{heads}{last}");
+        all.push(Reply::delivered(&whole, &whole));
+        let old = last.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+        all.push(Reply::delivered(&whole, old).to(ASK_OLD));
+        // Interim responses alone are no answer.
+        all.push(Reply::bad(heads).then(End::Closes));
+    }
+    // They have no content, whatever they say; what follows is the next head.
+    for fields in ["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"] {
+        let send = format!("HTTP/1.1 103 Early Hints\r\n{fields}\r\n{last}");
+        all.push(Reply::delivered(
+            send,
+            format!("HTTP/1.1 103 Early Hints\r\n\r\n{last}"),
+        ));
+        let send = format!("HTTP/1.1 103 Early Hints\r\n{fields}\r\nEVIL\r\n{last}");
+        all.push(Reply::bad(send));
+    }
+    for request in [ASK, ASK_OLD] {
+        // Without end; the upstream would go on for as long as it is read.
+        let without_end = "HTTP/1.1 102 Processing\r\n\r\n".repeat(5000);
+        all.push(Reply::bad(without_end).to(request));
+        let without_end = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(1000);
+        all.push(Reply::bad(without_end).to(request));
+    }
+    for head in [
+        "HTTP/1.1 103 Early Hints\r\nA : b\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nA: b\r\n c\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nA: \0\r\n\r\n",
+        "HTTP/1.1 103 Early\rHints\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\n\n",
+        "HTTP/1.1 1 Hint\r\n\r\n",
+        "HTTP/1.1 1030 Hints\r\n\r\n",
+    ] {
+        all.push(Reply::bad(format!("{head}{last}")));
+    }
+    // A switch that was not asked for, or to something else.
+    let switch = |fields: &str| format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n");
+    let right = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    for request in [ASK, ASK_HEAD, ASK_OLD] {
+        all.push(Reply::bad(switch(right)).to(request));
+        all.push(Reply::bad(switch("") + &last).to(request));
+        all.push(Reply::bad(switch(right) + EVIL).to(request));
+    }
+    #[rustfmt::skip]
+    let variants = [
+        "", "Connection: Upgrade\r\n", "Upgrade: websocket\r\n",
+        "Connection: close\r\nUpgrade: websocket\r\n",
+        "Connection: Upgrade\r\nUpgrade: h2c\r\n", "Connection: Upgrade\r\nUpgrade:\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n",
+        "Connection: Upgrade\r\nUpgrade: h2c, websocket\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket/13\r\n",
+        "Connection: Upgrade\r\nUpgrade: websockets\r\n",
+        "Connection: Upgrade\r\nUpgrade: websoc\u{212a}et\r\n",
+        "Connection: Upgrade\r\nUpgrade : websocket\r\n",
+        "Connection: Upgrade\r\nUpgrade: web\r\n socket\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket\0\r\n",
+    ];
+    for fields in variants {
+        all.push(Reply::bad(switch(fields)).to(ASK_UPGRADE));
+        all.push(Reply::bad(switch(fields) + EVIL).to(ASK_UPGRADE));
+    }
+    let wrong_line = switch(right).replace("101 ", "1010 ");
+    all.push(Reply::bad(wrong_line).to(ASK_UPGRADE));
+    replies(tally, all);
+}
+
+pub(super) fn surplus(tally: &mut Tally) {
+    let mut all = Vec::new();
+    let chunks = format!("{IN_CHUNKS}5\r\nhello\r\n0\r\n\r\n");
+    let trailers = format!("{IN_CHUNKS}5\r\nhello\r\n0\r\nX: 1\r\n\r\n");
+    let empty = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned();
+    let length = hello("");
+    let interim = format!("HTTP/1.1 103 Early Hints\r\n\r\n{length}");
+    for whole in [&length, &empty, &chunks, &trailers, &interim] {
+        let split = format!("{EVIL}{EVIL}");
+        for more in [
+            EVIL,
+            &split,
+            "EVIL",
+            "H",
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.1 100 Continue\r\n\r\n",
+            "HTTP/1.1 408 Request Timeout\r\nContent-Length: 4\r\n\r\nEVIL",
+            "\r\n",
+            "\n",
+            "\r",
+            " ",
+            "\0",
+            "0\r\n\r\n",
+        ] {
+            all.push(Reply::delivered(whole, whole).followed_by(more));
+        }
+    }
+    // More than any buffer holds.
+    let flood = "EVIL".repeat(50_000);
+    all.push(Reply::delivered(&length, &length).followed_by(flood));
+    // What an upstream's own mistake in a header splits off is surplus as well.
+    let split = hello("X: y\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\n");
+    all.push(Reply::bad(split));
+    let whole = "HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 0\r\n\r\n";
+    all.push(Reply::delivered(whole, whole).followed_by(EVIL));
+    replies(tally, all);
+}
+
+pub(super) fn idle_surplus(tally: &mut Tally) {
+    let late = [
+        EVIL,
+        "EVIL",
+        "H",
+        "\r\n",
+        "\0",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 408 Request Timeout\r\nContent-Length: 4\r\nConnection: close\r\n\r\nEVIL",
+        "",
+    ];
+    for more in late {
+        for end in [End::Stays, End::Closes, End::Resets] {
+            if more.is_empty() && end == End::Stays {
+                continue;
+            }
+            let (go_on, wait) = channel::<()>();
+            let wait = Mutex::new(wait);
+            let (report, done) = channel();
+            let report = Mutex::new(report);
+            let connections = AtomicUsize::new(0);
+            let upstream = origin(move |mut client| {
+                let number = connections.fetch_add(1, Ordering::SeqCst);
+                while client.try_head().is_some() {
+                    client.send(&ok(&format!("on {number}")));
+                    if number > 0 {
+                        continue;
+                    }
+                    wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+                    client.send(more);
+                    wait_until_delivered(&client.socket);
+                    match end {
+                        End::Stays => report.lock().unwrap().send(()).unwrap(),
+                        End::Closes => {
+                            drop(client);
+                            return report.lock().unwrap().send(()).unwrap();
+                        }
+                        End::Resets => {
+                            client.reset();
+                            return report.lock().unwrap().send(()).unwrap();
+                        }
+                    }
+                }
+            });
+            let proxy = Proxy::before(upstream, &["--threads", "1"]);
+            let what = shown(more.as_bytes());
+            let mut first = proxy.connect();
+            first.send(&get(""));
+            assert_eq!(first.response().text(), "on 0");
+            go_on.send(()).unwrap();
+            done.recv_timeout(PATIENCE).unwrap();
+            // Not to another client, and not to the same one.
+            assert_eq!(proxy.get("/").text(), "on 1", "{what}");
+            first.send(&post("Content-Length: 5\r\n", "hello"));
+            let head = first.head();
+            assert!(head.starts_with("HTTP/1.1 200 "), "{what}: {head}");
+            assert_eq!(first.exactly(4), b"on 1", "{what}");
+            tally.case("nobody gets it, upstream's connection closed", 1);
+        }
+    }
+}
