@@ -37,8 +37,9 @@ rust = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tarball = $(target)/simple-proxy-$(version).tar.gz
 
 # Messages of panics name source files. Without the directories of this machine in them, the
-# program is the same wherever it is built. RUSTFLAGS, and a target's own flags, come before
-# this setting: who sets them sees to it. The shell fills in $$, so that any name will do.
+# program is the same wherever it is built, but for OpenSSL from source, which notes when and
+# where. RUSTFLAGS, and a target's own flags, come before this setting: who sets them sees to
+# it. The shell fills in $$, so that any name will do.
 remap = --config "build.rustflags=[\"--remap-path-prefix=$$(pwd -P)=.\", \
   \"--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo\"]"
 optimized = --release $(CARGOFLAGS) $(features) $(remap)

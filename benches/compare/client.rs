@@ -23,6 +23,8 @@ const MARK: u64 = 1024 * 1024;
 
 /// What the generator's threads and whoever measures share.
 pub struct Tally {
+    /// Connections that have had a first answer.
+    pub begun: AtomicU64,
     /// Requests, messages or upgrades so far.
     pub done: AtomicU64,
     /// Bytes of long answers and of bulk so far.
@@ -53,6 +55,7 @@ impl Generator {
         limit: u64,
     ) -> Generator {
         let tally = Arc::new(Tally {
+            begun: AtomicU64::new(0),
             done: AtomicU64::new(0),
             received: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -131,6 +134,8 @@ enum Stage {
 
 struct Client {
     wire: Wire,
+    /// It has had a first answer.
+    begun: bool,
     stage: Stage,
     out: Outgoing,
     watches_room: bool,
@@ -205,6 +210,7 @@ impl Loop<'_> {
         let stream = TcpStream::connect(self.address)?;
         let mut client = Client {
             wire: Wire::new(stream, None)?,
+            begun: false,
             stage: Stage::Head(Vec::new()),
             out: Outgoing::default(),
             watches_room: false,
@@ -310,6 +316,9 @@ impl Client {
                 let Some(head) = head.map_err(io::Error::other)? else {
                     return Ok((bytes.len(), false));
                 };
+                if !std::mem::replace(&mut self.begun, true) {
+                    tally.begun.fetch_add(1, Relaxed);
+                }
                 Ok((head.length - had, self.begin(&head, task)?))
             }
             Stage::Body(left) => {

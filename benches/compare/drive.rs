@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::client::Generator;
 use crate::contenders::Contender;
 use crate::measure::Bench;
-use crate::workloads::{Kind, WORKLOADS};
+use crate::workloads::{self, Kind};
 
 /// One connection: with several, how many are served at a wake would vary.
 const CONNECTIONS: usize = 1;
@@ -17,12 +17,13 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs `--count` units of the workload of this name, and ends the program in order.
 pub fn drive(bench: &Bench, name: &str) -> io::Result<()> {
-    let workload = WORKLOADS.iter().find(|workload| workload.name == name);
-    let kind = workload.map(|workload| workload.kind);
+    let mut all = workloads::all().into_iter();
+    let workload = all.find(|workload| workload.name == name);
+    let kind = workload.as_ref().map(|workload| workload.kind);
     let (Some(workload), Some(Kind::Load(task, _))) = (workload, kind) else {
         return Err(io::Error::other(format!("{name} cannot be driven")));
     };
-    let (daemon, address) = bench.start(workload, Contender::Ours, &bench.upstream)?;
+    let (daemon, address) = bench.start(&workload, Contender::Ours, &bench.upstream)?;
     let generator = Generator::start(address, task, CONNECTIONS, 1, bench.settings.count);
     let start = Instant::now();
     while !generator.is_finished() && start.elapsed() < PATIENCE {

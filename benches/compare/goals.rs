@@ -9,24 +9,24 @@ use crate::contenders::PROGRAM;
 use crate::measure::MANY;
 use crate::results::Results;
 use crate::stats::Metric;
-use crate::workloads::{Field, Kind, WORKLOADS};
+use crate::workloads::{self, Field, Kind};
 
 /// One goal.
-struct Goal {
-    work: &'static str,
-    against: Against,
+struct Goal<'a> {
+    work: &'a str,
+    against: Against<'a>,
     /// At most this, or at least this where more is better.
     limit: f64,
 }
 
 /// What is compared.
-enum Against {
+enum Against<'a> {
     /// A ratio to the best of these peers.
-    Best(&'static str, Metric, &'static [Contender]),
+    Best(&'a str, Metric, &'static [Contender]),
     /// The program's own figure, times a factor, in a unit.
-    Own(&'static str, Metric, f64, &'static str),
+    Own(&'a str, Metric, f64, &'static str),
     /// The same in the worst repetition.
-    Worst(&'static str, Metric, f64, &'static str),
+    Worst(&'a str, Metric, f64, &'static str),
     /// Throughput with two threads through throughput with one.
     Threads,
     /// The size of the stripped binary, in MiB.
@@ -37,7 +37,7 @@ use Against::{Best, Own, Worst};
 
 const ALL: &[Contender] = &Contender::PEERS;
 
-const GOALS: &[Goal] = &[
+const GOALS: &[Goal<'static>] = &[
     goal(
         "HTTP keep-alive, CPU",
         Best("keepalive", Metric::Cpu, &[Nginx]),
@@ -147,7 +147,7 @@ const GOALS: &[Goal] = &[
     ),
 ];
 
-const fn goal(work: &'static str, against: Against, limit: f64) -> Goal {
+const fn goal<'a>(work: &'a str, against: Against<'a>, limit: f64) -> Goal<'a> {
     Goal {
         work,
         against,
@@ -167,13 +167,14 @@ struct Verdict {
 /// The closing table, of what was measured.
 pub fn table(results: &Results, folder: &Path) -> String {
     let mut rows = String::from("| work | goal | measured | met |\n| --- | --- | --- | --- |\n");
-    let latencies = WORKLOADS.iter().filter_map(|workload| {
+    let workloads = workloads::all();
+    let latencies = workloads.iter().filter_map(|workload| {
         let Kind::Load(..) = workload.kind else {
             return None;
         };
         (!matches!(workload.field, Field::Alone | Field::Threads(_))).then_some(Goal {
-            work: workload.name,
-            against: Best(workload.name, Metric::P99, ALL),
+            work: &workload.name,
+            against: Best(&workload.name, Metric::P99, ALL),
             limit: 1.0,
         })
     });
@@ -205,7 +206,7 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-impl Against {
+impl Against<'_> {
     fn verdict(&self, results: &Results, folder: &Path) -> Option<Verdict> {
         match *self {
             Best(workload, metric, among) => {

@@ -37,7 +37,7 @@ use crate::contenders::Contender;
 use crate::measure::Bench;
 use crate::results::Results;
 use crate::upstream::Upstream;
-use crate::workloads::{Field, Kind, Workload, WORKLOADS};
+use crate::workloads::{Field, Kind, Workload};
 
 /// The quick run begins nothing new after this.
 const QUICK: Duration = Duration::from_secs(95);
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if settings.list {
-        for workload in WORKLOADS {
+        for workload in workloads::all() {
             println!("{:18} {}", workload.name, workload.title);
         }
         return ExitCode::SUCCESS;
@@ -104,7 +104,7 @@ fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
     tell_if_busy();
     let mut results = Results::default();
     let start = Instant::now();
-    for workload in WORKLOADS {
+    for workload in &workloads::all() {
         if !bench.settings.wants(workload) {
             continue;
         }
@@ -137,7 +137,7 @@ fn compare(bench: &Bench, workload: &Workload, field: &[Contender], results: &mu
                     workload.name
                 );
             }
-            results.add(workload.name, *contender, sample.ok());
+            results.add(&workload.name, *contender, sample.ok());
         }
     }
 }

@@ -19,7 +19,7 @@ pub fn table(workload: &Workload, results: &Results) -> String {
     text += " errors |\n| --- |";
     text += &" ---: |".repeat(columns.len() + ratios.clone().count() + 1);
     text.push('\n');
-    for row in results.of(workload.name) {
+    for row in results.of(&workload.name) {
         text += &format!("| {} |", row.contender.name());
         for column in &columns {
             let value = row.median(column.metric);
@@ -30,12 +30,12 @@ pub fn table(workload: &Workload, results: &Results) -> String {
         }
         for column in ratios.clone() {
             let peer = Some(row.contender).filter(|peer| *peer != Contender::Ours);
-            let ratio = peer.and_then(|peer| results.ratio(workload.name, column.metric, peer));
+            let ratio = peer.and_then(|peer| results.ratio(&workload.name, column.metric, peer));
             text += &format!(" {} |", ratio.map_or(String::new(), |r| format!("{r:.2}")));
         }
         text += &format!(" {} |\n", errors(row));
     }
-    for row in results.of(workload.name) {
+    for row in results.of(&workload.name) {
         let first = row
             .samples
             .iter()

@@ -13,7 +13,7 @@ pub struct Results {
 #[derive(Debug)]
 pub struct Row {
     /// The workload's name.
-    pub workload: &'static str,
+    pub workload: String,
     /// Whose they are.
     pub contender: Contender,
     /// What they are; none of a repetition that failed.
@@ -41,12 +41,12 @@ impl Row {
 
 impl Results {
     /// Keeps what one repetition gave.
-    pub fn add(&mut self, workload: &'static str, contender: Contender, sample: Option<Sample>) {
+    pub fn add(&mut self, workload: &str, contender: Contender, sample: Option<Sample>) {
         let same = |row: &&mut Row| row.workload == workload && row.contender == contender;
         match self.rows.iter_mut().find(same) {
             Some(row) => row.samples.push(sample),
             None => self.rows.push(Row {
-                workload,
+                workload: workload.to_owned(),
                 contender,
                 samples: vec![sample],
             }),

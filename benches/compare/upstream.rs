@@ -34,6 +34,11 @@ pub enum Route {
     Socks,
 }
 
+impl Route {
+    /// All of them.
+    pub const ALL: [Route; 3] = [Route::Plain, Route::Tls, Route::Socks];
+}
+
 /// Keys of the listeners, above those of the connections.
 const LISTENERS: usize = usize::MAX - 2;
 

@@ -1,15 +1,15 @@
 //! The list of what is measured.
 
 use crate::task::Task;
-use crate::upstream::Route;
+use crate::upstream::Route::{self, Plain, Socks, Tls};
 
 /// One piece of work that every contender is given.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Workload {
     /// Its name on the command line.
-    pub name: &'static str,
+    pub name: String,
     /// What it is.
-    pub title: &'static str,
+    pub title: String,
     /// How the upstream is reached.
     pub route: Route,
     /// What is done.
@@ -101,59 +101,90 @@ impl Unit {
     }
 }
 
-const fn load(name: &'static str, title: &'static str, task: Task, connections: usize) -> Workload {
-    Workload {
+/// Work as it is listed here, once for all routes.
+struct Work {
+    name: &'static str,
+    title: &'static str,
+    kind: Kind,
+    logs: bool,
+    field: Field,
+    routes: &'static [Route],
+    /// By which of them it belongs to the quick run.
+    quick: &'static [Route],
+}
+
+const fn load(name: &'static str, title: &'static str, task: Task, connections: usize) -> Work {
+    Work {
         name,
         title,
-        route: Route::Plain,
         kind: Kind::Load(task, connections),
         logs: false,
         field: Field::Peers,
-        quick: false,
+        routes: &Route::ALL,
+        quick: &[],
     }
 }
 
-const fn other(name: &'static str, title: &'static str, kind: Kind) -> Workload {
-    Workload {
+const fn other(name: &'static str, title: &'static str, kind: Kind) -> Work {
+    let load = load(name, title, Task::Request, 0);
+    let routes = &[Plain];
+    Work {
         kind,
-        ..load(name, title, Task::Request, 0)
+        routes,
+        ..load
     }
 }
 
-impl Workload {
-    const fn quick(self) -> Workload {
+impl Work {
+    const fn over(self, routes: &'static [Route]) -> Work {
+        Work { routes, ..self }
+    }
+
+    const fn quick(self, quick: &'static [Route]) -> Work {
+        Work { quick, ..self }
+    }
+
+    const fn logged(self) -> Work {
+        Work { logs: true, ..self }
+    }
+
+    const fn by(self, field: Field) -> Work {
+        Work { field, ..self }
+    }
+
+    fn by_route(&self, route: Route) -> Workload {
+        let (prefix, words) = match route {
+            Plain => ("", ""),
+            Tls => ("tls-", "TLS upstream: "),
+            Socks => ("socks-", "through SOCKS5: "),
+        };
         Workload {
-            quick: true,
-            ..self
-        }
-    }
-
-    const fn tls(self) -> Workload {
-        Workload {
-            route: Route::Tls,
-            ..self
-        }
-    }
-
-    const fn logged(self) -> Workload {
-        Workload { logs: true, ..self }
-    }
-
-    const fn by(self, field: Field) -> Workload {
-        Workload { field, ..self }
-    }
-
-    const fn socks(self) -> Workload {
-        Workload {
-            route: Route::Socks,
-            field: Field::Alone,
-            ..self
+            name: format!("{prefix}{}", self.name),
+            title: format!("{words}{}", self.title),
+            route,
+            kind: self.kind,
+            logs: self.logs,
+            field: match (route, self.field) {
+                (Plain, field) => field,
+                (Tls, _) => Field::Peers,
+                (Socks, _) => Field::Alone,
+            },
+            quick: self.quick.contains(&route),
         }
     }
 }
 
 /// All of it, in the order in which it is run.
-pub const WORKLOADS: &[Workload] = &[
+pub fn all() -> Vec<Workload> {
+    let mut all = Vec::new();
+    for route in Route::ALL {
+        let works = WORKS.iter().filter(|work| work.routes.contains(&route));
+        all.extend(works.map(|work| work.by_route(route)));
+    }
+    all
+}
+
+const WORKS: &[Work] = &[
     load(
         "keepalive",
         "HTTP keep-alive, 1 KiB, 64 connections",
@@ -161,13 +192,14 @@ pub const WORKLOADS: &[Workload] = &[
         64,
     )
     .by(Field::PeersAndDirect)
-    .quick(),
+    .quick(&[Plain, Tls]),
     load(
         "keepalive-logged",
-        "the same, with a log to /dev/null",
+        "HTTP keep-alive, with a log to /dev/null",
         Task::Request,
         64,
     )
+    .over(&[Plain])
     .logged(),
     load(
         "page",
@@ -181,13 +213,14 @@ pub const WORKLOADS: &[Workload] = &[
         Task::NewConnection,
         64,
     )
-    .quick(),
+    .quick(&[Plain]),
     load(
         "new-logged",
-        "the same, with a log to /dev/null",
+        "HTTP, a new connection each, with a log to /dev/null",
         Task::NewConnection,
         64,
     )
+    .over(&[Plain])
     .logged(),
     load(
         "download",
@@ -195,8 +228,8 @@ pub const WORKLOADS: &[Workload] = &[
         Task::Download,
         4,
     )
-    .quick(),
-    load("upload", "16 MiB uploads, 4 connections", Task::Upload, 4).quick(),
+    .quick(&[Plain]),
+    load("upload", "16 MiB uploads, 4 connections", Task::Upload, 4).quick(&[Plain]),
     load(
         "chunked",
         "16 MiB chunked downloads, 4 connections",
@@ -209,86 +242,57 @@ pub const WORKLOADS: &[Workload] = &[
         Task::Bulk,
         1,
     ),
-    load("bulk-8", "the same, 8 connections", Task::Bulk, 8).quick(),
-    load("bulk-64", "the same, 64 connections", Task::Bulk, 64),
+    load(
+        "bulk-8",
+        "bulk through an upgrade, both ways, 8 connections",
+        Task::Bulk,
+        8,
+    )
+    .quick(&[Plain, Tls]),
+    load(
+        "bulk-64",
+        "bulk through an upgrade, both ways, 64 connections",
+        Task::Bulk,
+        64,
+    ),
     load(
         "echo-1",
         "WebSocket echo of 64 B, 1 connection",
         Task::Echo,
         1,
     ),
-    load("echo-64", "the same, 64 connections", Task::Echo, 64)
-        .by(Field::PeersAndDirect)
-        .quick(),
-    load("echo-512", "the same, 512 connections", Task::Echo, 512).quick(),
-    other("idle", "idle WebSockets", Kind::Idle(5000, 1000)).quick(),
     load(
-        "tls-keepalive",
-        "TLS upstream: HTTP keep-alive, 64 connections",
-        Task::Request,
-        64,
-    )
-    .tls()
-    .quick(),
-    load(
-        "tls-echo-64",
-        "TLS upstream: echo of 64 B, 64 connections",
+        "echo-64",
+        "WebSocket echo of 64 B, 64 connections",
         Task::Echo,
         64,
     )
-    .tls()
-    .quick(),
+    .by(Field::PeersAndDirect)
+    .quick(&[Plain, Tls]),
     load(
-        "tls-bulk-8",
-        "TLS upstream: bulk both ways, 8 connections",
-        Task::Bulk,
-        8,
+        "echo-512",
+        "WebSocket echo of 64 B, 512 connections",
+        Task::Echo,
+        512,
     )
-    .tls()
-    .quick(),
-    other(
-        "tls-idle",
-        "TLS upstream: idle WebSockets",
-        Kind::Idle(1000, 500),
-    )
-    .tls()
-    .quick(),
-    load(
-        "tls-open",
-        "TLS upstream: opening a WebSocket, 16 at a time",
-        Task::Open,
-        16,
-    )
-    .tls()
-    .quick(),
-    load(
-        "socks-keepalive",
-        "through SOCKS5: HTTP keep-alive, 64 connections",
-        Task::Request,
-        64,
-    )
-    .socks()
-    .quick(),
-    load(
-        "socks-open",
-        "through SOCKS5: opening a WebSocket, 16 at a time",
-        Task::Open,
-        16,
-    )
-    .socks(),
+    .quick(&[Plain]),
+    load("open", "opening a WebSocket, 16 at a time", Task::Open, 16).quick(&[Tls]),
+    other("idle", "idle WebSockets", Kind::Idle(5000, 1000))
+        .over(&Route::ALL)
+        .quick(&[Plain, Tls]),
     other(
         "upstream-closes",
         "the upstream sends 4 MiB and closes while a slow client still sends",
         Kind::UpstreamCloses,
     )
-    .quick(),
+    .quick(&[Plain]),
     other(
         "client-ends",
         "the client ends its side, then the upstream sends 4 MiB",
         Kind::ClientEnds,
     )
-    .quick(),
-    other("start", "from the start to listening", Kind::Start).quick(),
+    .quick(&[Plain]),
+    other("start", "from the start to listening", Kind::Start).quick(&[Plain]),
     other(
         "restarts",
         "echo, 64 connections, on ten fresh processes",
@@ -300,6 +304,7 @@ pub const WORKLOADS: &[Workload] = &[
         Task::Request,
         64,
     )
+    .over(&[Plain])
     .by(Field::Threads(1)),
     load(
         "threads-2",
@@ -307,6 +312,7 @@ pub const WORKLOADS: &[Workload] = &[
         Task::Request,
         64,
     )
+    .over(&[Plain])
     .by(Field::Threads(2)),
     other(
         "scaling",
@@ -314,5 +320,5 @@ pub const WORKLOADS: &[Workload] = &[
         Kind::Scaling,
     )
     .by(Field::Alone)
-    .quick(),
+    .quick(&[Plain]),
 ];
