@@ -10,7 +10,7 @@ use std::task::{ready, Context, Poll};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
+use rustix::net::{SendFlags, SocketFlags};
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
 use crate::reactor::Source;
@@ -139,6 +139,14 @@ impl Socket {
     /// Writes what fits; `WouldBlock` when nothing does.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
         self.attempt(Direction::Write, || self.stream().write(buf))
+    }
+
+    /// Writes what fits, behind which more follows at once: the kernel may wait for that.
+    pub fn try_write_part(&self, buf: &[u8]) -> io::Result<usize> {
+        self.attempt(Direction::Write, || {
+            let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+            Ok(rustix::net::send(self.stream(), buf, flags)?)
+        })
     }
 
     /// Writes all of `parts`, one behind the other, in as few calls as they fit in.

@@ -39,6 +39,14 @@ impl Stream {
         }
     }
 
+    /// Writes what fits, behind which more follows at once.
+    pub fn try_write_part(&self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.try_write_part(buf),
+            Stream::Tls(_) => self.try_write(buf),
+        }
+    }
+
     /// The socket, where there is nothing between it and the bytes.
     pub fn plain(&self) -> Option<&Socket> {
         match self {

@@ -189,8 +189,12 @@ impl Read for TlsStream {
 }
 
 impl Write for TlsStream {
+    /// Writes one record.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.inner.write(buf)
+        self.inner.get_mut().more_follows = buf.len() > RECORD;
+        let written = self.inner.write(buf);
+        self.inner.get_mut().more_follows = false;
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -212,6 +216,8 @@ pub struct Transport {
     drained: bool,
     /// The stream ended.
     ended: Cell<bool>,
+    /// Behind the record that is being written another follows at once.
+    more_follows: bool,
 }
 
 impl Transport {
@@ -224,6 +230,7 @@ impl Transport {
             torn: false,
             drained: false,
             ended: Cell::new(false),
+            more_follows: false,
         }
     }
 
@@ -256,7 +263,10 @@ impl Read for Transport {
 
 impl Write for Transport {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.stream.try_write(buf)
+        match self.more_follows {
+            true => self.stream.try_write_part(buf),
+            false => self.stream.try_write(buf),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
