@@ -11,11 +11,11 @@ mod peers;
 mod regression;
 mod route;
 mod settings;
+mod shared;
 mod strict;
 mod support;
 mod upgrade;
 mod watch;
-mod wire;
 
 use libtest_mimic::{Arguments, Trial};
 

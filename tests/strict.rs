@@ -11,21 +11,18 @@ mod responses;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{channel, Receiver};
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
 
-use crate::support::*;
-use exchanges::*;
-use message::*;
-use recorder::*;
-use requests::*;
-use responses::*;
+use exchanges::{accepted_switch, early, forged, leaving, refused_switch};
+use requests::{
+    blank_lines, both_framings, chunks, coding_values, controls, fields, foreign, host_values,
+    large_heads, length_values, options, options_against_forwarded, pipelines, start_lines,
+    target_forms, trailers, upgrades,
+};
+use responses::{
+    answer_fields, answer_framing, answer_lines, answers_cut, answers_without_content,
+    idle_surplus, interim, surplus,
+};
 
 /// Declares the tests of this topic: a name, what the printed table calls the class, and
 /// the function that goes through it.

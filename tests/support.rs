@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use crate::wire::{field, frame, read_some, Patient};
+pub use crate::shared::{cleaned, field, frame, read_some, Noise, Patient};
 
 /// Generous: a slow machine must pass, and only a hang must not.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,22 +30,6 @@ pub fn behind_shell(setup: &str, args: &[&str]) -> Command {
     let mut command = cleaned(Command::new("sh"));
     command.args(["-c", &format!("{setup} exec \"$0\" \"$@\""), PROGRAM]);
     command.args(["-b", "127.0.0.1", "-p", "0"]).args(args);
-    command
-}
-
-fn cleaned(mut command: Command) -> Command {
-    for name in [
-        "UPSTREAM_HOST",
-        "LISTEN_PORT",
-        "SOCKS_PROXY",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "JOURNAL_STREAM",
-    ] {
-        command.env_remove(name);
-    }
-    // An answer that is lost on the way to the resolver must not take all the time there is.
-    command.env("RES_OPTIONS", "timeout:2 attempts:2");
     command
 }
 
@@ -595,31 +579,6 @@ pub fn echo(mut client: Client) {
         if !client.try_send(ok(&format!("path={path} host={host}\n")).as_bytes()) {
             return;
         }
-    }
-}
-
-/// Repeatable noise.
-pub struct Noise(u64);
-
-impl Noise {
-    pub fn new(seed: u64) -> Noise {
-        Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(count + 8);
-        while bytes.len() < count {
-            bytes.extend(self.next().to_le_bytes());
-        }
-        bytes.truncate(count);
-        bytes
     }
 }
 

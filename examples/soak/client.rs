@@ -10,9 +10,9 @@ use crate::connection::Trouble::{Cut, Wrong};
 use crate::connection::{chunks, Done, Wire};
 use crate::noise::{checksum, Noise};
 use crate::program::Route;
+use crate::shared::{field, frame, read_some};
 use crate::tally::{Tally, ACTIVITIES};
 use crate::upstream::FAULTS;
-use crate::wire::{field, frame, read_some};
 
 /// One client: does this and that over all routes until told to stop.
 pub fn client(number: u64, seed: u64, routes: &[Arc<Route>], stop: &AtomicBool, tally: &Tally) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use openssl::ssl::SslStream;
 
 use crate::noise::Noise;
-use crate::wire::{field, read_some, Patient};
+use crate::shared::{field, read_some, Patient};
 use crate::PATIENCE;
 use Trouble::{Cut, Wrong};
 

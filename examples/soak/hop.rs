@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::connection::{path, Done, Trouble::Wrong, Wire};
 use crate::noise::Noise;
-use crate::wire::read_some;
+use crate::shared::read_some;
 
 /// One hop connection in so many dies during its handshake, and one of the rest later.
 const HOP_DIES: u64 = 25;

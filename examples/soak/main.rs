@@ -13,10 +13,10 @@ mod connection;
 mod hop;
 mod noise;
 mod program;
+#[path = "../../tests/shared.rs"]
+mod shared;
 mod tally;
 mod upstream;
-#[path = "../../tests/wire.rs"]
-mod wire;
 
 use std::io;
 use std::process::ExitCode;

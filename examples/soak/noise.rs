@@ -1,32 +1,11 @@
-//! Repeatable noise, and what an upload is answered with.
+//! How noise becomes choices and sizes, and what an upload is answered with.
 
-/// Repeatable noise (xorshift).
-pub struct Noise(u64);
+pub use crate::shared::Noise;
 
 impl Noise {
-    pub fn new(seed: u64) -> Noise {
-        Noise(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
     pub fn below(&mut self, limit: u64) -> u64 {
         // The low bits are the weak ones.
         (self.next() >> 11) % limit
-    }
-
-    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(count + 8);
-        while bytes.len() < count {
-            bytes.extend(self.next().to_le_bytes());
-        }
-        bytes.truncate(count);
-        bytes
     }
 
     /// Mostly small, up to 1 MiB; now and then 8 MiB, which comes in bulk.

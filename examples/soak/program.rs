@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::connection::Wire;
 use crate::hop::hop;
+use crate::shared::cleaned;
 use crate::tally::Tally;
 use crate::upstream::{acceptor, upstream};
 use crate::PATIENCE;
@@ -26,17 +27,7 @@ pub struct Program {
 
 impl Program {
     fn start(program: &str, args: &[&str]) -> io::Result<Program> {
-        let mut command = Command::new(program);
-        for name in [
-            "UPSTREAM_HOST",
-            "LISTEN_PORT",
-            "SOCKS_PROXY",
-            "HTTP_PROXY",
-            "HTTPS_PROXY",
-        ] {
-            command.env_remove(name);
-        }
-        command.env_remove("JOURNAL_STREAM");
+        let mut command = cleaned(Command::new(program));
         command.args([
             "-b",
             "127.0.0.1",

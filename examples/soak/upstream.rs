@@ -10,8 +10,8 @@ use openssl::ssl::{SslAcceptor, SslMethod};
 use crate::connection::Trouble::{Cut, Wrong};
 use crate::connection::{chunks, path, Done, Wire};
 use crate::noise::{checksum, Noise};
+use crate::shared::{field, frame, Patient};
 use crate::tally::Tally;
-use crate::wire::{field, frame, Patient};
 
 pub fn acceptor() -> io::Result<SslAcceptor> {
     use openssl::{asn1::Asn1Time, ec::*, hash::MessageDigest, nid::Nid, pkey::PKey, x509::X509};

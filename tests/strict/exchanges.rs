@@ -1,6 +1,15 @@
 //! A request and its response at once, upgrades, and what is logged of both.
 
-use super::*;
+use std::net::Shutdown;
+use std::sync::mpsc::channel;
+use std::sync::Mutex;
+
+use super::message::{closes, responses, Message, Received};
+use super::recorder::Recorder;
+use super::requests::{post, CHUNKED};
+use super::responses::{ASK_UPGRADE, EVIL};
+use super::{find, shown, Tally, SHORT, SMUGGLED};
+use crate::support::*;
 
 /// The head of a request is enough for an answer, which keeps the connection.
 fn answer_heads(seen: &[u8]) -> Option<(usize, Vec<u8>)> {

@@ -1,6 +1,13 @@
 //! What a client received, and messages as the tests read them.
 
-use super::*;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{find, shown};
+use crate::support::*;
 
 /// One message as the tests read it, which must be framed beyond doubt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

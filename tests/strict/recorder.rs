@@ -1,6 +1,13 @@
 //! An upstream that keeps what it sees.
 
-use super::*;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use super::message::Message;
+use crate::support::*;
 
 /// An upstream that keeps every byte of every connection.
 pub(super) struct Recorder {

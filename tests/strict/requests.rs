@@ -1,6 +1,9 @@
 //! Requests: what goes upstream of them, and what the client gets.
 
-use super::*;
+use super::message::{responses, Message, Received};
+use super::recorder::Recorder;
+use super::{replace, shown, Prefixes, Tally, AT_ONCE, BEHIND, SHORT, SMUGGLED, UPSTREAM};
+use crate::support::*;
 
 /// One input from a client.
 struct Case {

@@ -1,6 +1,15 @@
 //! Responses: what the client gets of them, and what the next request finds.
 
-use super::*;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{channel, Receiver};
+use std::sync::{Arc, Mutex};
+
+use super::message::{wait_until_delivered, Message, Received};
+use super::requests::{get, post};
+use super::{shown, Prefixes, Tally, AT_ONCE, SHORT};
+use crate::support::*;
 
 /// One response of a scripted upstream.
 struct Reply {

@@ -1,8 +1,51 @@
-//! What the tests and the soak need on the wire: reads that go on, a field of a head, a
-//! WebSocket frame.
+//! What the tests and the soak share: a clean environment for the program, repeatable noise,
+//! reads that go on, a field of a head, a WebSocket frame.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
+
+/// The same with none of the program's settings in its environment.
+pub fn cleaned(mut command: Command) -> Command {
+    for name in [
+        "UPSTREAM_HOST",
+        "LISTEN_PORT",
+        "SOCKS_PROXY",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "JOURNAL_STREAM",
+    ] {
+        command.env_remove(name);
+    }
+    // An answer that is lost on the way to the resolver must not take all the time there is.
+    command.env("RES_OPTIONS", "timeout:2 attempts:2");
+    command
+}
+
+/// Repeatable noise (xorshift).
+pub struct Noise(u64);
+
+impl Noise {
+    pub fn new(seed: u64) -> Noise {
+        Noise(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(count + 8);
+        while bytes.len() < count {
+            bytes.extend(self.next().to_le_bytes());
+        }
+        bytes.truncate(count);
+        bytes
+    }
+}
 
 /// Reads once, whatever interrupts it: a read with a timeout is not restarted by the kernel
 /// (signal(7)).

@@ -1,0 +1,424 @@
+//! The readiness of sockets, told by epoll.
+
+use std::cell::{Cell, RefCell};
+use std::future::{poll_fn, Future};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{eventfd, EventfdFlags, Timespec};
+use slab::Slab;
+
+use super::Direction;
+
+/// Events taken from the kernel at once.
+const BATCH: usize = 256;
+
+/// What all together may move in a turn, and the bounds of one's part in it.
+const ALL_SHARES: usize = 8 * 1024 * 1024;
+const SMALLEST_SHARE: usize = 64 * 1024;
+const LARGEST_SHARE: usize = 1024 * 1024;
+
+/// Names the eventfd among the sources.
+const WAKEUP: u64 = u64::MAX;
+
+struct Reactor {
+    epoll: OwnedFd,
+    sources: RefCell<Slab<State>>,
+    /// How many sockets were registered so far.
+    registered: Cell<u32>,
+    /// Tasks that let the others have their turn.
+    deferred: RefCell<Vec<Waker>>,
+    /// How often the kernel had no more to tell than it was asked for.
+    looks: Cell<u64>,
+    /// How many had something to do in this turn.
+    crowd: Cell<usize>,
+    clock: Cell<Clock>,
+    alarm: Arc<Alarm>,
+}
+
+/// What is known of the time.
+#[derive(Clone, Copy)]
+enum Clock {
+    /// The thread takes no turns.
+    Stopped,
+    /// Nobody has asked in this turn.
+    Unread,
+    Read(Instant),
+}
+
+#[derive(Default)]
+struct State {
+    read: Readiness,
+    write: Readiness,
+    /// The peer will send no more: reads go on to the end without an edge.
+    hung_up: bool,
+    /// The connection is no more.
+    broken: bool,
+    /// Who waits for a read is only to be told of an end.
+    end_only: bool,
+    /// Writability is watched only once a write has blocked.
+    watches_write: bool,
+    /// Tells the socket from an earlier one of the same key.
+    generation: u32,
+}
+
+#[derive(Default)]
+struct Readiness {
+    ready: bool,
+    waker: Option<Waker>,
+}
+
+impl State {
+    fn of(&mut self, direction: Direction) -> &mut Readiness {
+        match direction {
+            Direction::Read => &mut self.read,
+            Direction::Write => &mut self.write,
+        }
+    }
+}
+
+impl Readiness {
+    fn set(&mut self) {
+        self.ready = true;
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) -> Poll<()> {
+        match &self.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => self.waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+/// Wakes the thread: for free while it runs, through the eventfd while it waits.
+struct Alarm {
+    rung: AtomicBool,
+    waiting: AtomicBool,
+    eventfd: OwnedFd,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.rung.swap(true, SeqCst) && self.waiting.load(SeqCst) {
+            // Full is as good as written.
+            let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+thread_local! {
+    static REACTOR: io::Result<Reactor> = Reactor::new();
+}
+
+fn with_reactor<T>(work: impl FnOnce(&Reactor) -> io::Result<T>) -> io::Result<T> {
+    REACTOR.with(|reactor| match reactor {
+        Ok(reactor) => work(reactor),
+        Err(error) => Err(error.kind().into()),
+    })
+}
+
+impl Reactor {
+    fn new() -> io::Result<Reactor> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        // Edge-triggered: every write is an edge, and nothing needs to be read back.
+        let flags = EventFlags::IN | EventFlags::ET;
+        epoll::add(&epoll, &eventfd, EventData::new_u64(WAKEUP), flags)?;
+        let alarm = Alarm {
+            rung: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
+            eventfd,
+        };
+        Ok(Reactor {
+            epoll,
+            sources: RefCell::default(),
+            registered: Cell::default(),
+            deferred: RefCell::default(),
+            looks: Cell::default(),
+            crowd: Cell::default(),
+            clock: Cell::new(Clock::Stopped),
+            alarm: Arc::new(alarm),
+        })
+    }
+
+    /// Takes what the kernel has to say, waiting for it, at most `patience`, if there
+    /// is nothing to do.
+    fn turn(&self, events: &mut Vec<Event>, patience: Option<Duration>) -> io::Result<()> {
+        self.alarm.waiting.store(true, SeqCst);
+        let more_to_do = self.alarm.rung.load(SeqCst) || !self.deferred.borrow().is_empty();
+        let patience = match more_to_do {
+            true => Some(Duration::ZERO),
+            false => patience,
+        };
+        let patience = patience.map(|patience| Timespec {
+            tv_sec: patience.as_secs() as i64,
+            tv_nsec: patience.subsec_nanos().into(),
+        });
+        events.clear();
+        let room = rustix::buffer::spare_capacity(events);
+        let outcome = epoll::wait(&self.epoll, room, patience.as_ref());
+        self.alarm.waiting.store(false, SeqCst);
+        self.clock.set(Clock::Unread);
+        match outcome {
+            Ok(n) if n < BATCH => self.looks.set(self.looks.get() + 1),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut deferred = self.deferred.borrow_mut();
+        self.crowd.set(events.len() + deferred.len());
+        let mut sources = self.sources.borrow_mut();
+        for event in events {
+            let (name, flags) = (event.data.u64(), event.flags);
+            let state = sources.get_mut(key_of(name));
+            // A socket that was closed is still told of for as long as another process
+            // holds it; looking into /proc is enough for that.
+            let Some(state) = state.filter(|state| state.generation == generation_of(name)) else {
+                continue;
+            };
+            let broken = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+            state.broken |= broken;
+            let ended = broken || flags.contains(EventFlags::RDHUP);
+            state.hung_up |= ended;
+            if ended || flags.contains(EventFlags::IN) {
+                match state.end_only && !ended {
+                    true => state.read.ready = true,
+                    false => state.read.set(),
+                }
+            }
+            if broken || flags.contains(EventFlags::OUT) {
+                state.write.set();
+            }
+        }
+        deferred.drain(..).for_each(Waker::wake);
+        Ok(())
+    }
+}
+
+/// Runs `work` on this thread, serving the sockets of the thread. `before_wait` is
+/// called whenever nothing is left to do, and says after which time to call it again.
+pub fn block_on<T>(
+    work: impl Future<Output = T>,
+    before_wait: impl Fn() -> Option<Duration>,
+) -> io::Result<T> {
+    let mut work = pin!(work);
+    let alarm = with_reactor(|reactor| Ok(reactor.alarm.clone()))?;
+    let waker = Waker::from(alarm.clone());
+    let mut cx = Context::from_waker(&waker);
+    let mut events = Vec::with_capacity(BATCH);
+    let set_clock = |clock| {
+        with_reactor(|reactor| {
+            reactor.clock.set(clock);
+            Ok(())
+        })
+    };
+    set_clock(Clock::Unread)?;
+    loop {
+        alarm.rung.store(false, SeqCst);
+        if let Poll::Ready(done) = work.as_mut().poll(&mut cx) {
+            set_clock(Clock::Stopped)?;
+            return Ok(done);
+        }
+        let patience = before_wait();
+        with_reactor(|reactor| reactor.turn(&mut events, patience))?;
+    }
+}
+
+/// The time, read once in a turn of the thread: for deadlines and for what a request
+/// took, which need it often and not to the microsecond.
+pub fn now() -> Instant {
+    REACTOR.with(|reactor| {
+        let Ok(reactor) = reactor else {
+            return Instant::now();
+        };
+        match reactor.clock.get() {
+            Clock::Stopped => Instant::now(),
+            Clock::Read(at) => at,
+            Clock::Unread => {
+                let at = Instant::now();
+                reactor.clock.set(Clock::Read(at));
+                at
+            }
+        }
+    })
+}
+
+/// How many bytes one who never has to wait may move before it lets the others have their
+/// turn: fewer, the more of them there are.
+pub fn share() -> usize {
+    REACTOR.with(|reactor| {
+        let crowd = reactor.as_ref().map_or(1, |reactor| reactor.crowd.get());
+        (ALL_SHARES / crowd.max(1)).clamp(SMALLEST_SHARE, LARGEST_SHARE)
+    })
+}
+
+/// Counts the turns in which the thread has learned all that its sockets had to tell.
+pub fn looks() -> u64 {
+    REACTOR.with(|reactor| reactor.as_ref().map_or(0, |reactor| reactor.looks.get()))
+}
+
+/// Waits until the thread has looked at its other sockets: for work that never has to
+/// wait for its own.
+pub async fn next_turn() {
+    let mut deferred = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut deferred, true) {
+            return Poll::Ready(());
+        }
+        let noted = with_reactor(|reactor| {
+            reactor.deferred.borrow_mut().push(cx.waker().clone());
+            Ok(())
+        });
+        match noted {
+            Ok(()) => Poll::Pending,
+            Err(_) => Poll::Ready(()),
+        }
+    })
+    .await
+}
+
+/// The key of a source, from its name in the epoll set.
+fn key_of(name: u64) -> usize {
+    name as u32 as usize
+}
+
+/// The generation of a source, from its name in the epoll set.
+fn generation_of(name: u64) -> u32 {
+    (name >> 32) as u32
+}
+
+/// A non-blocking socket that its thread waits for.
+pub struct Source<T> {
+    key: u32,
+    generation: u32,
+    socket: T,
+}
+
+impl<T: AsFd> Source<T> {
+    /// Registers a socket; not ready to be read until the kernel says so.
+    pub fn new(socket: T) -> io::Result<Source<T>> {
+        with_reactor(|reactor| {
+            let generation = reactor.registered.get().wrapping_add(1);
+            reactor.registered.set(generation);
+            let mut state = State {
+                generation,
+                ..State::default()
+            };
+            state.write.ready = true;
+            let source = Source {
+                key: reactor.sources.borrow_mut().insert(state) as u32,
+                generation,
+                socket,
+            };
+            let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+            epoll::add(&reactor.epoll, &source.socket, source.name(), flags)?;
+            Ok(source)
+        })
+    }
+
+    /// The socket.
+    pub fn get_ref(&self) -> &T {
+        &self.socket
+    }
+
+    /// In the epoll set: its generation, then its key.
+    fn name(&self) -> EventData {
+        EventData::new_u64(u64::from(self.generation) << 32 | u64::from(self.key))
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
+        REACTOR.with(|reactor| {
+            let reactor = reactor.as_ref().expect("the source was registered");
+            work(&mut reactor.sources.borrow_mut()[self.key as usize])
+        })
+    }
+
+    /// Whether an attempt makes sense.
+    pub fn is_ready(&self, direction: Direction) -> bool {
+        self.with(|state| state.of(direction).ready)
+    }
+
+    /// The last read took all there was: the next waits for an edge.
+    pub fn ran_dry(&self) {
+        self.with(|state| state.read.ready = state.hung_up);
+    }
+
+    /// Lets the next read ask the kernel.
+    pub fn assume_readable(&self) {
+        self.with(|state| state.read.ready = true);
+    }
+
+    /// The last attempt would have blocked.
+    pub fn would_block(&self, direction: Direction) {
+        let watch = self.with(|state| {
+            state.of(direction).ready = false;
+            direction == Direction::Write && !std::mem::replace(&mut state.watches_write, true)
+        });
+        if watch {
+            let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+            // Tells at once if there is room by now.
+            let _ = with_reactor(|reactor| {
+                let name = self.name();
+                Ok(epoll::modify(&reactor.epoll, &self.socket, name, flags)?)
+            });
+        }
+    }
+
+    /// Waits until an attempt makes sense.
+    pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
+        self.with(|state| {
+            if state.of(direction).ready {
+                return Poll::Ready(());
+            }
+            state.end_only &= direction != Direction::Read;
+            state.of(direction).wait(cx)
+        })
+    }
+
+    /// Waits until the connection is reset, while nobody reads from it. An end of the
+    /// peer's sending side is no reset.
+    pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_end(cx, |state| state.broken)
+    }
+
+    /// Waits until the peer will send no more, while nobody reads from it.
+    pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_end(cx, |state| state.hung_up)
+    }
+
+    fn poll_end(&self, cx: &mut Context<'_>, has_ended: fn(&State) -> bool) -> Poll<()> {
+        self.with(|state| {
+            if has_ended(state) {
+                return Poll::Ready(());
+            }
+            state.end_only = true;
+            state.read.wait(cx)
+        })
+    }
+
+    /// Tells no more of a socket that stays open elsewhere.
+    pub fn deregister(&self) {
+        let _ = with_reactor(|reactor| Ok(epoll::delete(&reactor.epoll, &self.socket)?));
+    }
+}
+
+impl<T> Drop for Source<T> {
+    fn drop(&mut self) {
+        // The kernel forgets a socket when it is closed.
+        let key = self.key as usize;
+        let _ = with_reactor(|reactor| Ok(reactor.sources.borrow_mut().remove(key)));
+    }
+}

@@ -1,0 +1,145 @@
+//! The readiness of sockets, through async-io's `Async`.
+
+use std::cell::{Cell, RefCell};
+use std::future::{poll_fn, Future};
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::{pin, Pin};
+use std::task::{ready, Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_io::{Async, Timer};
+use rustix::event::{self, PollFd, PollFlags, Timespec};
+
+use super::Direction;
+
+pub use futures_lite::future::yield_now as next_turn;
+
+/// The time.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// How many bytes one who never has to wait may move before it lets the others have their
+/// turn.
+pub fn share() -> usize {
+    256 * 1024
+}
+
+/// Never counts: what the sockets have to tell is learned by asking them.
+pub fn looks() -> u64 {
+    0
+}
+
+/// Runs `work` on this thread. `before_wait` is called whenever nothing is left to do,
+/// and says after which time to call it again.
+pub fn block_on<T>(
+    work: impl Future<Output = T>,
+    before_wait: impl Fn() -> Option<Duration>,
+) -> io::Result<T> {
+    let mut work = pin!(work);
+    let mut again = Timer::never();
+    Ok(async_io::block_on(poll_fn(|cx| {
+        let outcome = work.as_mut().poll(cx);
+        again = before_wait().map_or_else(Timer::never, Timer::after);
+        let _ = pin!(&mut again).poll(cx);
+        outcome
+    })))
+}
+
+/// How often a socket that nobody reads from is asked whether it has ended.
+const QUESTIONS: Duration = Duration::from_secs(1);
+
+/// A non-blocking socket that its thread waits for.
+pub struct Source<T> {
+    inner: Async<T>,
+    readable: Cell<bool>,
+    writable: Cell<bool>,
+    next_question: RefCell<Option<Timer>>,
+}
+
+impl<T: AsFd> Source<T> {
+    /// Registers a socket; not ready to be read until the kernel says so.
+    pub fn new(socket: T) -> io::Result<Source<T>> {
+        Ok(Source {
+            inner: Async::new_nonblocking(socket)?,
+            readable: Cell::new(false),
+            writable: Cell::new(true),
+            next_question: RefCell::default(),
+        })
+    }
+
+    /// The socket.
+    pub fn get_ref(&self) -> &T {
+        self.inner.get_ref()
+    }
+
+    fn flag(&self, direction: Direction) -> &Cell<bool> {
+        match direction {
+            Direction::Read => &self.readable,
+            Direction::Write => &self.writable,
+        }
+    }
+
+    /// Whether an attempt makes sense.
+    pub fn is_ready(&self, direction: Direction) -> bool {
+        self.flag(direction).get()
+    }
+
+    /// The last read took all there was: the next waits for more.
+    pub fn ran_dry(&self) {
+        self.readable.set(false);
+    }
+
+    /// Lets the next read ask the kernel.
+    pub fn assume_readable(&self) {
+        self.readable.set(true);
+    }
+
+    /// The last attempt would have blocked.
+    pub fn would_block(&self, direction: Direction) {
+        self.flag(direction).set(false);
+    }
+
+    /// Waits until an attempt makes sense.
+    pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_ready(direction) {
+            // A failed wait is told by the attempt that follows.
+            let _ = ready!(match direction {
+                Direction::Read => self.inner.poll_readable(cx),
+                Direction::Write => self.inner.poll_writable(cx),
+            });
+            self.flag(direction).set(true);
+        }
+        Poll::Ready(())
+    }
+
+    /// Waits until the connection is reset, while nobody reads from it. An end of the
+    /// peer's sending side is no reset.
+    pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_end(cx, PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// Waits until the peer will send no more, while nobody reads from it.
+    pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_end(cx, PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// `Async` cannot wait for an end alone, so the kernel is asked now and then.
+    fn poll_end(&self, cx: &mut Context<'_>, ends: PollFlags) -> Poll<()> {
+        let mut next = self.next_question.borrow_mut();
+        let timer = next.get_or_insert_with(|| Timer::after(QUESTIONS));
+        while Pin::new(&mut *timer).poll(cx).is_ready() {
+            timer.set_after(QUESTIONS);
+            let mut asked = [PollFd::new(self.get_ref(), ends)];
+            let answer = event::poll(&mut asked, Some(&Timespec::default()));
+            if answer.is_ok() && asked[0].revents().intersects(ends) {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Does nothing: dropping an `Async` ends its registration.
+    pub fn deregister(&self) {}
+}
