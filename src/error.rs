@@ -4,6 +4,8 @@
 use std::fmt;
 use std::io;
 
+use crate::config::{Config, Route};
+
 /// The result of walking the route or of one exchange over it.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -115,6 +117,50 @@ impl Error {
             self.address = address.to_string();
         }
         self
+    }
+
+    /// What to try, for the person who reads it.
+    pub fn advice(&self, config: &Config) -> &'static str {
+        let direct = config.route == Route::Direct;
+        let certificate = self.token == "tls_certificate_error";
+        match self.stage {
+            Stage::Resolve if direct => {
+                "check the spelling of the upstream's name; give its address instead, or a proxy that knows the name"
+            }
+            Stage::Resolve => "check the spelling of the proxy's name, or give its address",
+            Stage::Connect if self.timed_out => {
+                "a firewall may be in the way; can it be reached only through a proxy?"
+            }
+            Stage::Connect => {
+                "does the upstream listen on this port? can it be reached only through a proxy?"
+            }
+            Stage::ProxyConnect if certificate => {
+                "trust the proxy's root with --tls-ca, or speak to it by http://"
+            }
+            Stage::ProxyConnect => {
+                "does the proxy listen on this port, and is it of this kind (socks5, http, https)?"
+            }
+            Stage::ProxyAuth => {
+                "check user and password in the proxy's URL; write % as %25, / as %2F, ? as %3F, # as %23"
+            }
+            Stage::ProxyRefused => {
+                "the proxy works: may it connect to this host and port, and can it reach them?"
+            }
+            Stage::Tls if certificate => {
+                "trust its root with --tls-ca, name it with --tls-name, or leave --tls-verify out"
+            }
+            Stage::Tls if self.timed_out => "does the upstream speak TLS on this port? if not, --tls off",
+            Stage::Tls => {
+                "does the upstream speak TLS on this port? if not, --tls off; if it wants a name, --tls-name"
+            }
+            Stage::Response if self.cause.contains("WebSocket") => {
+                "check the path, and whether the upstream wants another Host (--host-header)"
+            }
+            Stage::Response if config.tls.is_none() => {
+                "does the upstream speak TLS on this port? then --tls on; does it speak HTTP/1.1?"
+            }
+            Stage::Response => "does the upstream speak HTTP/1.1, and does it answer a HEAD of / at all?",
+        }
     }
 
     /// The status that a client gets for this failure (RFC 9110 §15.6.3, §15.6.5).

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use async_signal::{Signal, Signals};
 use futures_lite::StreamExt;
 
-use simple_proxy::cli::{self, Command};
+use simple_proxy::check;
+use simple_proxy::cli::resolve::{resolve, Command};
 use simple_proxy::config::Config;
-use simple_proxy::dial::Dialer;
 use simple_proxy::error::describe;
-use simple_proxy::notify::{notify, Status};
-use simple_proxy::{check, listen, log, server};
+use simple_proxy::report::log;
+use simple_proxy::route::dial::Dialer;
+use simple_proxy::serve::notify::{notify, Status};
+use simple_proxy::serve::{listen, server};
 
 /// A bad flag or setting.
 const USAGE: u8 = 2;
@@ -23,7 +25,7 @@ const CANNOT_RUN: u8 = 1;
 
 fn main() -> ExitCode {
     let args = std::env::args_os().skip(1);
-    match cli::resolve(args, |name| std::env::var_os(name)) {
+    match resolve(args, |name| std::env::var_os(name)) {
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Serve(config)) => match serve(*config) {
             Ok(()) => ExitCode::SUCCESS,

@@ -12,9 +12,10 @@ use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use simple_proxy::cli::{resolve, Command};
-use simple_proxy::dial::Dialer;
-use simple_proxy::{listen, log, server};
+use simple_proxy::cli::resolve::{resolve, Command};
+use simple_proxy::report::log;
+use simple_proxy::route::dial::Dialer;
+use simple_proxy::serve::{listen, server};
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 

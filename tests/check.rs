@@ -61,7 +61,7 @@ pub fn every_setting_is_shown() {
     let upstream = answering(|_| ok("fine")).to_string();
     let checked = check(&["-u", &upstream], &[]);
     let others = ["--help", "--version", "--check", "--check-path"];
-    let info = simple_proxy::args::Args::get_args_info();
+    let info = simple_proxy::cli::args::Args::get_args_info();
     let flags = info.flags.iter().map(|flag| flag.long);
     for flag in flags.filter(|flag| !others.contains(flag)) {
         let name = format!("  {} ", &flag[2..]);

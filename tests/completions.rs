@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 
 use argh::{ArgsInfo, FlagInfoKind};
 use libtest_mimic::Trial;
-use simple_proxy::args::Args;
-use simple_proxy::cli::resolve;
+use simple_proxy::cli::args::Args;
+use simple_proxy::cli::resolve::resolve;
 
 use crate::support::Folder;
 

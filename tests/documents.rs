@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use argh::ArgsInfo;
-use simple_proxy::args::Args;
+use simple_proxy::cli::args::Args;
 
 const MANUAL: &str = include_str!("../man/simple-proxy.1");
 const README: &str = include_str!("../README.md");

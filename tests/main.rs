@@ -9,6 +9,7 @@ mod faults;
 mod http;
 mod peers;
 mod regression;
+mod rooms;
 mod route;
 mod settings;
 mod shared;
@@ -36,6 +37,8 @@ fn main() {
     // Some have thousands of sockets.
     support::allow_descriptors(4096);
     let mut all = trials! {
+        rooms:
+            use_only_those_below_them;
         settings:
             help_and_version_go_to_stdout,
             a_bad_setting_is_one_line_and_exit_2,

@@ -2,8 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use simple_proxy::body::{Decoder, Framing};
 use simple_proxy::config::MAX_HEAD_BYTES;
+use simple_proxy::http::chunks::Decoder;
+use simple_proxy::http::framing::Framing;
 use simple_proxy_fuzz::input::{Input, Splits, MODEST};
 use simple_proxy_fuzz::wire::{fields_of, is_token, PlainHead};
 use simple_proxy_fuzz::{by_name, hyper_peer, strict_peer};

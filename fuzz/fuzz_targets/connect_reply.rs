@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use simple_proxy::error::Stage;
-use simple_proxy::http_connect::{check_answer, Answer};
-use simple_proxy::response::check_start_line;
+use simple_proxy::http::response::check_start_line;
+use simple_proxy::route::http_connect::{check_answer, Answer};
 use simple_proxy_fuzz::input::{find_head_in_any_split, Input};
 
 #[rustfmt::skip]

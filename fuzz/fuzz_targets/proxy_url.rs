@@ -5,7 +5,9 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use percent_encoding::{percent_decode_str, utf8_percent_encode, NON_ALPHANUMERIC};
-use simple_proxy::config::{Authority, Credentials, Host, Proxy, Route};
+use simple_proxy::authority::{Authority, Host};
+use simple_proxy::config::Route;
+use simple_proxy::proxy::{Credentials, Proxy};
 use simple_proxy_fuzz::input::Input;
 
 #[rustfmt::skip]

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use hyper::Uri;
 use libfuzzer_sys::fuzz_target;
-use simple_proxy::body::Framing;
 use simple_proxy::config::{Rewrite, MAX_FIELDS};
-use simple_proxy::head::no_fields;
-use simple_proxy::request::{check_start_line, Request, RequestHead};
+use simple_proxy::http::fields::no_fields;
+use simple_proxy::http::framing::Framing;
+use simple_proxy::http::request::{check_start_line, Request, RequestHead};
 use simple_proxy_fuzz::input::{find_head_in_any_split, Input};
 use simple_proxy_fuzz::wire::{
     accepted_fields, connection_names, values, Body, PlainHead, HOP_BY_HOP,

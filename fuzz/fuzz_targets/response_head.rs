@@ -2,11 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use simple_proxy::body::Framing;
 use simple_proxy::config::MAX_FIELDS;
-use simple_proxy::head::no_fields;
-use simple_proxy::request::{Protocol, Request};
-use simple_proxy::response::{check_start_line, ResponseHead};
+use simple_proxy::http::fields::no_fields;
+use simple_proxy::http::framing::Framing;
+use simple_proxy::http::request::{Protocol, Request};
+use simple_proxy::http::response::{check_start_line, ResponseHead};
 use simple_proxy_fuzz::hyper_peer::{Answer, Asked};
 use simple_proxy_fuzz::input::{find_head_in_any_split, Input};
 use simple_proxy_fuzz::wire::{

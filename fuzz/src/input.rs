@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use simple_proxy::config::MAX_HEAD_BYTES;
-use simple_proxy::head::{CheckStartLine, HeadError, Scan};
-use simple_proxy::request::Rejection;
+use simple_proxy::http::head::{CheckStartLine, HeadError, Scan};
+use simple_proxy::http::request::Rejection;
 
 /// The first three bytes of an input choose; the rest makes the message.
 pub struct Input<'a> {

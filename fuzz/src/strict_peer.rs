@@ -5,7 +5,7 @@ use http_net::{
     parse_request_head, parse_response_head, Asked, BodyFraming, ChunkStep, ChunkedDecoder,
     FieldSpan, Headers, HttpError, Limits, Parsed,
 };
-use simple_proxy::body::Framing;
+use simple_proxy::http::framing::Framing;
 
 use crate::FieldList;
 

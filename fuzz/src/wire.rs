@@ -1,7 +1,7 @@
 //! What goes over the wire: a reader of heads that takes nothing but the plainest form,
 //! written for fuzzing alone, and bodies to go with a head.
 
-use simple_proxy::body::Framing;
+use simple_proxy::http::framing::Framing;
 
 use crate::FieldList;
 

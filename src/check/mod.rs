@@ -1,0 +1,48 @@
+//! `--check`: the way to the upstream walked once, and told step by step.
+//!
+//! Owns the walk, the look at the certificate, and the report. Leaves dialling to `route`
+//! and the words of log lines to `report`. May use every room below it but `serve`:
+//! `report`, `route`, `cli`, `http`, `net`.
+
+pub mod certificate;
+pub mod report;
+pub mod walk;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_lite::future;
+
+use crate::check::report::Report;
+use crate::check::walk::Walk;
+use crate::cli::resolve::Check;
+use crate::config::LogFormat;
+use crate::error::describe;
+use crate::net::deadline::Timers;
+use crate::net::reactor;
+
+/// Runs the check and gives its report, and whether all went well.
+pub fn run(check: Check) -> Result<(String, bool), String> {
+    let timers = Rc::new(Timers::default());
+    let mut walk = Walk::new(Arc::new(check.config), &timers)?;
+    let walking = async {
+        let outcome = walk.all(check.websocket.as_deref()).await;
+        (walk, outcome)
+    };
+    let forever = async {
+        timers.sweep().await;
+        future::pending().await
+    };
+    let walked = reactor::block_on(future::or(walking, forever), || None);
+    let (walk, outcome) = walked.map_err(|error| describe(&error))?;
+    let report = Report {
+        settings: &check.settings,
+        walk: &walk,
+        failure: outcome.as_ref().err(),
+    };
+    let text = match walk.config.log.format {
+        LogFormat::Text => report.to_string(),
+        LogFormat::Json => report.json(),
+    };
+    Ok((text, outcome.is_ok()))
+}

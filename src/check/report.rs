@@ -1,0 +1,170 @@
+//! The report of `--check`, as text for people and as JSON.
+
+use std::fmt::{self, Write as _};
+
+use crate::check::certificate::Inspection;
+use crate::check::walk::{Line, Walk};
+use crate::cli::settings::Setting;
+use crate::error::Error;
+use crate::report::json::{self, Value};
+use crate::report::log::millis;
+
+/// What a check found, and why it failed if it did.
+pub struct Report<'a> {
+    /// The settings in effect.
+    pub settings: &'a [Setting],
+    /// The way that was walked.
+    pub walk: &'a Walk,
+    /// What went wrong, if anything did.
+    pub failure: Option<&'a Error>,
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "settings")?;
+        for Setting {
+            name,
+            value,
+            source,
+        } in self.settings
+        {
+            writeln!(f, "  {name:<18} {value:<38} {source}")?;
+        }
+        let Walk {
+            config,
+            lines,
+            inspection,
+            ..
+        } = self.walk;
+        writeln!(f, "route {} to {}", config.route, config.upstream)?;
+        for Line { name, took, detail } in lines {
+            let line = format!("  {name:<9} {:>8} ms  {detail}", millis(*took).to_string());
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        if let Some(inspection) = inspection {
+            let Inspection {
+                version, cipher, ..
+            } = inspection;
+            writeln!(f, "certificate, by {version} with {cipher}")?;
+            writeln!(f, "  subject   {}", inspection.subject)?;
+            writeln!(f, "  issuer    {}", inspection.issuer)?;
+            let days = inspection.days_left;
+            writeln!(f, "  expires   {} (in {days} days)", inspection.expires)?;
+            match &inspection.objection {
+                None => writeln!(f, "  verified  yes")?,
+                Some(why) => writeln!(f, "  verified  no: {why}")?,
+            }
+        }
+        match self.failure {
+            None => writeln!(f, "all is well"),
+            Some(error) => {
+                let (stage, address, cause) = (error.stage.name(), &error.address, error.in_full());
+                wrap(f, &format!("failed: [{stage}] {address}: {cause}"))?;
+                wrap(f, &format!("try: {}", error.advice(config)))
+            }
+        }
+    }
+}
+
+/// Writes words in lines of at most 80 columns, where they let it.
+fn wrap(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    let mut column = 0;
+    for word in text.split(' ') {
+        let width = word.chars().count();
+        if column > 0 && column + 1 + width > 80 {
+            write!(f, "\n  {word}")?;
+            column = 2 + width;
+        } else {
+            let blank = if column > 0 { " " } else { "" };
+            write!(f, "{blank}{word}")?;
+            column += blank.len() + width;
+        }
+    }
+    writeln!(f)
+}
+
+impl Report<'_> {
+    /// The report as one JSON object.
+    pub fn json(&self) -> String {
+        let members: Vec<_> = self
+            .settings
+            .iter()
+            .map(
+                |Setting {
+                     name,
+                     value,
+                     source,
+                 }| {
+                    [
+                        ("name", Value::Text(name)),
+                        ("value", Value::Text(value)),
+                        ("source", Value::Text(source)),
+                    ]
+                },
+            )
+            .collect();
+        let settings: Vec<_> = members.iter().map(|m| Value::Object(m)).collect();
+        let members: Vec<_> = self
+            .walk
+            .lines
+            .iter()
+            .map(|Line { name, took, detail }| {
+                [
+                    ("name", Value::Text(name)),
+                    ("seconds", Value::Seconds(*took)),
+                    ("detail", Value::Text(detail)),
+                ]
+            })
+            .collect();
+        let steps: Vec<_> = members.iter().map(|m| Value::Object(m)).collect();
+        let inspected;
+        let certificate = match &self.walk.inspection {
+            None => Value::Null,
+            Some(inspection) => {
+                let text = |text| Value::Text(text);
+                inspected = [
+                    ("version", text(inspection.version.as_str())),
+                    ("cipher", text(&inspection.cipher)),
+                    ("subject", text(&inspection.subject)),
+                    ("issuer", text(&inspection.issuer)),
+                    ("expires", text(&inspection.expires)),
+                    ("days_left", Value::Signed(inspection.days_left.into())),
+                    ("verified", Value::Flag(inspection.objection.is_none())),
+                    (
+                        "objection",
+                        inspection.objection.as_deref().map_or(Value::Null, text),
+                    ),
+                ];
+                Value::Object(&inspected)
+            }
+        };
+        let (failed, cause);
+        let failure = match self.failure {
+            None => Value::Null,
+            Some(error) => {
+                cause = error.in_full();
+                failed = [
+                    ("stage", Value::Text(error.stage.name())),
+                    ("address", Value::Text(&error.address)),
+                    ("cause", Value::Text(&cause)),
+                    ("try", Value::Text(error.advice(&self.walk.config))),
+                ];
+                Value::Object(&failed)
+            }
+        };
+        let mut out = String::new();
+        json::write(
+            &mut out,
+            Value::Object(&[
+                ("ok", Value::Flag(self.failure.is_none())),
+                ("settings", Value::List(&settings)),
+                ("route", Value::Shown(&self.walk.config.route)),
+                ("steps", Value::List(&steps)),
+                ("certificate", certificate),
+                ("failure", failure),
+            ]),
+        );
+        let _ = writeln!(out);
+        out
+    }
+}

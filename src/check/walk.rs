@@ -1,0 +1,233 @@
+//! Walks the way to the upstream once and notes what each step took, or which one failed.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::prelude::{Engine, BASE64_STANDARD};
+
+use crate::check::certificate::{inspect, Inspection};
+use crate::config::{Config, Route};
+use crate::error::{describe, Error, Stage};
+use crate::http::fields::{no_fields, values};
+use crate::http::framing::Framing;
+use crate::http::head::HeadError;
+use crate::http::read::read_head;
+use crate::http::request::{Protocol, Request};
+use crate::http::response::{check_start_line, ResponseHead};
+use crate::net::deadline::{Deadline, TimedOut, Timers};
+use crate::net::reactor::next_turn;
+use crate::net::stream::Connection;
+use crate::route::dial::Dialer;
+use crate::route::steps::{Step, Steps};
+use crate::text::Escaped;
+
+/// One thing that was done.
+pub struct Line {
+    /// The step, as the log names it.
+    pub name: &'static str,
+    /// How long it took.
+    pub took: Duration,
+    /// What there is to say of it.
+    pub detail: String,
+}
+
+/// One walk of the way, and what was seen on it.
+pub struct Walk {
+    /// The settings.
+    pub config: Arc<Config>,
+    dialer: Dialer,
+    /// The Host that is sent.
+    host: String,
+    /// The name that TLS is made for.
+    server_name: String,
+    deadline: Deadline,
+    /// The steps that were done.
+    pub lines: Vec<Line>,
+    /// What TLS showed of the upstream.
+    pub inspection: Option<Inspection>,
+}
+
+impl Walk {
+    /// A walk that has not begun.
+    pub fn new(config: Arc<Config>, timers: &Rc<Timers>) -> Result<Walk, String> {
+        let dialer = Dialer::new(config.clone())?;
+        let host = config.rewrite.host.clone();
+        let host = host.unwrap_or_else(|| config.default_host());
+        let mut server_name = String::new();
+        dialer.server_name(host.as_bytes(), &mut server_name);
+        Ok(Walk {
+            host,
+            server_name,
+            deadline: Deadline::new(timers),
+            dialer,
+            config,
+            lines: Vec::new(),
+            inspection: None,
+        })
+    }
+
+    /// Walks: the dial, a HEAD request, and a WebSocket on the given path if there is one.
+    pub async fn all(&mut self, websocket: Option<&str>) -> Result<(), Error> {
+        let steps = Steps::begin();
+        let dialled = self.dialer.dial(&self.server_name, &self.deadline, &steps);
+        let dialled = dialled.await;
+        for (step, took) in steps.taken() {
+            let detail = self.detail(step, steps.first_hop());
+            self.line(step.name(), took, detail);
+        }
+        let at_tls = |error: &Error| error.stage == Stage::Tls;
+        if self.config.tls.is_some() && dialled.as_ref().err().is_none_or(at_tls) {
+            self.look_at_certificate().await;
+        }
+        let mut connection = dialled?;
+        let start = Instant::now();
+        let request = format!(
+            "HEAD / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            self.host
+        );
+        let (status, _) = self
+            .answer(&mut connection, &request, &request_of(true, false))
+            .await?;
+        let detail = format!("HEAD / with Host {} was answered {status}", self.host);
+        self.line("http", start.elapsed(), detail);
+        match websocket {
+            Some(path) => self.websocket(path).await,
+            None => Ok(()),
+        }
+    }
+
+    fn line(&mut self, name: &'static str, took: Duration, detail: String) {
+        self.lines.push(Line { name, took, detail });
+    }
+
+    fn detail(&self, step: Step, first_hop: Option<SocketAddr>) -> String {
+        match (step, &self.config.route) {
+            (Step::Resolve, Route::Direct) => self.config.upstream.to_string(),
+            (Step::Resolve, Route::Socks5(proxy) | Route::Connect(proxy)) => {
+                proxy.authority.to_string()
+            }
+            (Step::Connect, _) => first_hop
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
+            (Step::ProxyTls, _) => "the proxy's certificate is valid".to_owned(),
+            (Step::Proxy, Route::Connect(_)) => format!("CONNECT to {}", self.config.upstream),
+            (Step::Proxy, _) => format!("SOCKS5 to {}", self.config.upstream),
+            (Step::Tls, _) if self.server_name.parse::<IpAddr>().is_ok() => {
+                "no server name (SNI) sent".to_owned()
+            }
+            (Step::Tls, _) => format!("server name (SNI) {}", self.server_name),
+        }
+    }
+
+    /// By a connection of its own: the one that serves does not tell.
+    async fn look_at_certificate(&mut self) {
+        let Ok(connection) = self.dialer.reach(&self.deadline, &Steps::begin()).await else {
+            return;
+        };
+        let looking = inspect(connection, &self.server_name, &self.config.roots);
+        let timeout = self.config.limits.connect_timeout;
+        if let Ok(Ok(inspection)) = self.deadline.limit(timeout, looking).await {
+            self.inspection = Some(inspection);
+        }
+    }
+
+    /// Sends a request and gives the status of the response, and whether it switches to
+    /// WebSocket for the key given.
+    async fn answer(
+        &self,
+        connection: &mut Connection,
+        text: &str,
+        request: &Request,
+    ) -> Result<(String, Option<Vec<u8>>), Error> {
+        let upstream = &self.config.upstream;
+        let broken = |token, cause: &str| Error::new(Stage::Response, token, cause).at(upstream);
+        let Connection { stream, received } = connection;
+        let exchange = async {
+            let sent = stream.write_all(text.as_bytes()).await;
+            sent.map_err(HeadError::Io)?;
+            loop {
+                let length = read_head(stream, received, check_start_line).await?;
+                let mut fields = no_fields();
+                let head = ResponseHead::parse(&received.bytes()[..length], &mut fields, request);
+                if !head.is_ok_and(|head| head.is_interim()) {
+                    return Ok(length);
+                }
+                // Without an end they are ended by the time.
+                received.consume(length);
+                next_turn().await;
+            }
+        };
+        // Somebody waits for it: the response timeout would be too long.
+        let timeout = self.config.limits.connect_timeout;
+        let length = match self.deadline.limit(timeout, exchange).await {
+            Ok(Ok(length)) => length,
+            Ok(Err(HeadError::Closed)) => {
+                return Err(broken(
+                    "connection_terminated",
+                    "the upstream closed without a response",
+                ))
+            }
+            Ok(Err(HeadError::Io(error))) => {
+                return Err(broken("connection_terminated", &describe(&error)))
+            }
+            Ok(Err(_)) => return Err(broken("http_protocol_error", "this is no HTTP/1 response")),
+            Err(TimedOut) => return Err(Error::timed_out(Stage::Response, timeout).at(upstream)),
+        };
+        let mut fields = no_fields();
+        let head = ResponseHead::parse(&received.bytes()[..length], &mut fields, request)
+            .map_err(|problem| broken("http_protocol_error", &problem))?;
+        let accept = head.switches_to("websocket").then(|| {
+            let accept = values(head.fields(), "sec-websocket-accept").next();
+            accept.unwrap_or_default().to_vec()
+        });
+        let reason = Escaped(head.reason().as_bytes());
+        let status = format!("{} {reason}", head.status);
+        Ok((status.trim_end().to_owned(), accept))
+    }
+
+    async fn websocket(&mut self, path: &str) -> Result<(), Error> {
+        let start = Instant::now();
+        let steps = Steps::begin();
+        let dialled = self.dialer.dial(&self.server_name, &self.deadline, &steps);
+        let mut connection = dialled.await?;
+        // RFC 6455 §4.1: 16 bytes that nobody could have guessed.
+        let bytes: [u64; 2] = std::array::from_fn(|n| RandomState::new().hash_one(n));
+        let key = BASE64_STANDARD.encode(bytes.map(u64::to_ne_bytes).concat());
+        let host = &self.host;
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+        );
+        let (status, accept) = self
+            .answer(&mut connection, &request, &request_of(false, true))
+            .await?;
+        let wanted =
+            openssl::sha::sha1(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes());
+        let problem = match accept {
+            Some(accept) if accept == BASE64_STANDARD.encode(wanted).as_bytes() => {
+                let detail = format!("GET {path} was answered {status}");
+                self.line("websocket", start.elapsed(), detail);
+                return Ok(());
+            }
+            Some(_) => "the upstream's Sec-WebSocket-Accept does not fit".to_owned(),
+            None => format!("the WebSocket handshake on {path} was answered {status}, not 101"),
+        };
+        let error = Error::new(Stage::Response, "http_protocol_error", problem);
+        Err(error.at(&self.config.upstream))
+    }
+}
+
+fn request_of(is_head: bool, upgrade: bool) -> Request {
+    Request {
+        minor: 1,
+        framing: Framing::None,
+        persistent: false,
+        is_head,
+        expects_continue: false,
+        is_idempotent: true,
+        upgrade: upgrade.then_some(Protocol::WebSocket),
+    }
+}

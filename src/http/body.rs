@@ -1,0 +1,196 @@
+//! Copying a body from a stream to another in constant memory, framed anew.
+
+use std::cell::Cell;
+use std::io::{self, Write};
+
+use crate::http::chunks::{Decoder, Step};
+use crate::http::framing::Framing;
+use crate::net::buffer::{Buffer, LARGE};
+use crate::net::reactor::{next_turn, share};
+#[cfg(not(feature = "portable"))]
+use crate::net::splice;
+use crate::net::stream::{fill, Stream};
+
+/// Why a body was not copied whole.
+#[derive(Debug)]
+pub enum BodyError {
+    /// The source ended before the body did.
+    Truncated,
+    /// The source broke the chunked coding; says how.
+    Malformed(&'static str),
+    /// The source failed.
+    Source(io::Error),
+    /// The sink failed.
+    Sink(io::Error),
+}
+
+/// Where a body comes from.
+pub struct Source<'a> {
+    /// The stream that sends it.
+    pub stream: &'a Stream,
+    /// What was already read of it, and where more is read to.
+    pub received: &'a mut Buffer,
+    /// How it ends there.
+    pub framing: Framing,
+}
+
+/// Where a body goes.
+pub struct Sink<'a> {
+    /// The stream that takes it.
+    pub stream: &'a Stream,
+    /// What goes out before it, the head for example; left empty.
+    pub pending: &'a mut Vec<u8>,
+    /// How it ends there: chunked, or else by the bytes as they are.
+    pub framing: Framing,
+    /// Set once any of this may have been sent.
+    pub started: &'a Cell<bool>,
+}
+
+/// Copies one body and gives its length, coding aside. `progress` is called whenever
+/// bytes have moved, with how many of the body went on. Whatever arrived is sent on at once.
+pub async fn copy(
+    source: Source<'_>,
+    sink: Sink<'_>,
+    mut progress: impl FnMut(u64),
+) -> Result<u64, BodyError> {
+    let Source {
+        stream: from,
+        received,
+        framing,
+    } = source;
+    let mut sink = Writer {
+        stream: sink.stream,
+        pending: sink.pending,
+        started: sink.started,
+        chunked: sink.framing == Framing::Chunked,
+    };
+    let mut decoder = Decoder::new(framing);
+    let mut copied = 0;
+    let mut told = 0;
+    let mut since_turn = 0;
+    loop {
+        while !received.is_empty() && !decoder.is_done() {
+            let step = decoder.advance(received.bytes());
+            let Step { used, data } = step.map_err(BodyError::Malformed)?;
+            copied += data as u64;
+            since_turn += used;
+            sink.push(&received.bytes()[used - data..used]).await?;
+            received.consume(used);
+        }
+        if decoder.is_done() {
+            sink.end(decoder.trailers()).await?;
+            progress(copied - told);
+            return Ok(copied);
+        }
+        sink.flush().await?;
+        progress(copied - told);
+        told = copied;
+        if since_turn >= share() {
+            since_turn = 0;
+            next_turn().await;
+        }
+        #[cfg(not(feature = "portable"))]
+        if let (Some(left @ SPLICED..), Some(source), Some(plain)) =
+            (decoder.length_left(), from.plain(), sink.stream.plain())
+        {
+            received.release();
+            let mut moved = 0;
+            let count = |n| {
+                moved += n as u64;
+                progress(n as u64);
+            };
+            sink.started.set(true);
+            let stop = splice::transfer(source, plain, left, count).await;
+            copied += moved;
+            told += moved;
+            decoder.skip(moved);
+            match stop {
+                Ok(splice::Stop::Done) => continue,
+                Ok(splice::Stop::Ended) => return Err(BodyError::Truncated),
+                Ok(splice::Stop::Quiet) => {}
+                Err(splice::Failure::Source(error)) => return Err(BodyError::Source(error)),
+                Err(splice::Failure::Sink(error)) => return Err(BodyError::Sink(error)),
+            }
+        }
+        match fill(from, received).await {
+            Ok(0) if framing == Framing::UntilClose => {
+                sink.end(&[]).await?;
+                return Ok(copied);
+            }
+            Ok(0) => return Err(BodyError::Truncated),
+            Ok(_) => progress(0),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(BodyError::Truncated)
+            }
+            Err(error) => return Err(BodyError::Source(error)),
+        }
+    }
+}
+
+/// A body with so much left is bulk.
+#[cfg(not(feature = "portable"))]
+const SPLICED: u64 = 256 * 1024;
+
+/// Writes body bytes behind what is pending, in as few writes as possible.
+struct Writer<'a> {
+    stream: &'a Stream,
+    pending: &'a mut Vec<u8>,
+    started: &'a Cell<bool>,
+    chunked: bool,
+}
+
+/// Body bytes up to this many are joined with what is pending; more are written from where
+/// they are, in the same call if there is no TLS.
+const JOINED: usize = 16 * 1024;
+
+impl Writer<'_> {
+    async fn write(&self, bytes: &[u8]) -> Result<(), BodyError> {
+        self.started.set(true);
+        self.stream.write_all(bytes).await.map_err(BodyError::Sink)
+    }
+
+    async fn push(&mut self, data: &[u8]) -> Result<(), BodyError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        if self.chunked {
+            // Writing to a Vec cannot fail.
+            let _ = write!(self.pending, "{:x}\r\n", data.len());
+            self.pending.extend_from_slice(data);
+            self.pending.extend_from_slice(b"\r\n");
+            if self.pending.len() >= LARGE {
+                self.flush().await?;
+            }
+        } else if self.pending.is_empty() {
+            self.write(data).await?;
+        } else if data.len() <= JOINED {
+            self.pending.extend_from_slice(data);
+        } else if let Some(socket) = self.stream.plain() {
+            self.started.set(true);
+            let written = socket.write_all_vectored([self.pending, data]).await;
+            written.map_err(BodyError::Sink)?;
+            self.pending.clear();
+        } else {
+            self.flush().await?;
+            self.write(data).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), BodyError> {
+        if !self.pending.is_empty() {
+            self.write(self.pending).await?;
+            self.pending.clear();
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self, trailers: &[u8]) -> Result<(), BodyError> {
+        if self.chunked {
+            self.pending.extend_from_slice(b"0\r\n");
+            self.pending.extend_from_slice(trailers);
+            self.pending.extend_from_slice(b"\r\n");
+        }
+        self.flush().await
+    }
+}

@@ -1,0 +1,368 @@
+//! Where a body ends in the bytes as they arrive: by its length, by the chunked coding
+//! (RFC 9112 §7.1), or with the connection.
+
+use crate::config::MAX_HEAD_BYTES;
+use crate::http::framing::Framing;
+use crate::http::head::{HeadError, Scan};
+use crate::http::trailers::filter_trailers;
+
+/// Finds the end of a body in the bytes as they arrive.
+pub struct Decoder {
+    state: State,
+    trailers: Vec<u8>,
+    trailer_scan: Scan,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// So many bytes of body are left.
+    Length(u64),
+    /// All bytes are body.
+    Endless,
+    /// In the hex digits of a chunk's size.
+    Size {
+        value: u64,
+        digits: u8,
+    },
+    /// In blanks behind the size, which only an extension may follow.
+    SizeBlank {
+        value: u64,
+    },
+    /// In a chunk extension, which is dropped.
+    Extension {
+        value: u64,
+        length: u16,
+        quote: Quote,
+    },
+    /// A chunk's size line needs its LF.
+    SizeLf {
+        value: u64,
+    },
+    /// So many bytes of a chunk are left.
+    Data(u64),
+    /// A chunk's data needs its CR.
+    DataCr,
+    /// A chunk's data needs its LF.
+    DataLf,
+    /// Behind the last chunk.
+    Trailers,
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Quote {
+    Outside,
+    Inside,
+    Escape,
+}
+
+/// What one call found: `used` bytes are dealt with, the last `data` of them are body.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Bytes dealt with.
+    pub used: usize,
+    /// Body bytes at the end of those.
+    pub data: usize,
+}
+
+/// The longest chunk extensions of one chunk, in bytes.
+const MAX_EXTENSION: u16 = 1024;
+
+/// More hex digits than 2^64 - 1 has.
+const MAX_SIZE_DIGITS: u8 = 16;
+
+impl Decoder {
+    /// At the first byte of a body.
+    pub fn new(framing: Framing) -> Decoder {
+        let state = match framing {
+            Framing::None | Framing::Length(0) => State::Done,
+            Framing::Length(length) => State::Length(length),
+            Framing::UntilClose => State::Endless,
+            Framing::Chunked => State::SIZE,
+        };
+        Decoder {
+            state,
+            trailers: Vec::new(),
+            trailer_scan: Scan::default(),
+        }
+    }
+
+    /// Whether the body has ended.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// The trailer fields that may go on, as they are sent; for a finished body.
+    pub fn trailers(&self) -> &[u8] {
+        &self.trailers
+    }
+
+    /// How many bytes of a `Length` body are left.
+    #[cfg(not(feature = "portable"))]
+    pub fn length_left(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    /// Counts bytes of a `Length` body that went another way.
+    #[cfg(not(feature = "portable"))]
+    pub fn skip(&mut self, count: u64) {
+        if let State::Length(left) = self.state {
+            self.state = match left - count {
+                0 => State::Done,
+                left => State::Length(left),
+            };
+        }
+    }
+
+    /// Deals with some of `bytes`, at least one, up to the end of a run of body bytes.
+    pub fn advance(&mut self, bytes: &[u8]) -> Result<Step, &'static str> {
+        let mut used = 0;
+        while let Some(&byte) = bytes.get(used) {
+            match self.state {
+                State::Length(left) | State::Data(left) => {
+                    let n = (bytes.len() - used).min(usize::try_from(left).unwrap_or(usize::MAX));
+                    self.state = match (self.state, left - n as u64) {
+                        (State::Length(_), 0) => State::Done,
+                        (State::Length(_), left) => State::Length(left),
+                        (_, 0) => State::DataCr,
+                        (_, left) => State::Data(left),
+                    };
+                    return Ok(Step {
+                        used: used + n,
+                        data: n,
+                    });
+                }
+                State::Endless => {
+                    return Ok(Step {
+                        used: bytes.len(),
+                        data: bytes.len() - used,
+                    })
+                }
+                State::Trailers => {
+                    used += self.take_trailers(&bytes[used..])?;
+                    continue;
+                }
+                State::Done => break,
+                state => self.state = state.after(byte)?,
+            }
+            used += 1;
+        }
+        Ok(Step { used, data: 0 })
+    }
+
+    /// Collects the trailer section (RFC 9112 §7.1.2) and gives how many bytes it took.
+    fn take_trailers(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
+        if self.trailers.is_empty() && bytes.starts_with(b"\r\n") {
+            // Nearly always there are none, and nothing needs to be collected.
+            self.state = State::Done;
+            return Ok(2);
+        }
+        let collected = self.trailers.len();
+        self.trailers.extend_from_slice(bytes);
+        let length = match self.trailer_scan.advance(&self.trailers, |_| Ok(())) {
+            Ok(Some(length @ ..=MAX_HEAD_BYTES)) => length,
+            Ok(None) => return Ok(bytes.len()),
+            Err(HeadError::Malformed(reason)) => return Err(reason),
+            // However it arrives, in one piece or in many.
+            Ok(Some(_)) | Err(_) => return Err("the trailer section is too large"),
+        };
+        self.trailers.truncate(length);
+        self.trailers = filter_trailers(&self.trailers)?;
+        self.state = State::Done;
+        Ok(length - collected)
+    }
+}
+
+impl State {
+    const SIZE: State = State::Size {
+        value: 0,
+        digits: 0,
+    };
+
+    /// The state behind one byte of chunk framing (RFC 9112 §7.1).
+    fn after(self, byte: u8) -> Result<State, &'static str> {
+        Ok(match (self, byte) {
+            (State::Size { value, digits }, byte) if byte.is_ascii_hexdigit() => {
+                if digits == MAX_SIZE_DIGITS {
+                    return Err("a chunk size is too large");
+                }
+                let digit = (byte as char).to_digit(16).unwrap_or_default();
+                State::Size {
+                    value: value << 4 | u64::from(digit),
+                    digits: digits + 1,
+                }
+            }
+            (State::Size { digits: 0, .. }, _) => return Err("a chunk size is not hexadecimal"),
+            (State::Size { value, .. }, b' ' | b'\t') => State::SizeBlank { value },
+            (State::Size { value, .. } | State::SizeBlank { value }, b';') => State::Extension {
+                value,
+                length: 0,
+                quote: Quote::Outside,
+            },
+            (State::SizeBlank { value }, b' ' | b'\t') => State::SizeBlank { value },
+            (State::Size { value, .. }, b'\r') => State::SizeLf { value },
+            (State::Size { .. } | State::SizeBlank { .. }, _) => {
+                return Err("a chunk size is not hexadecimal")
+            }
+            (
+                State::Extension {
+                    value,
+                    quote: Quote::Outside,
+                    ..
+                },
+                b'\r',
+            ) => State::SizeLf { value },
+            (
+                State::Extension {
+                    value,
+                    length,
+                    quote,
+                },
+                byte,
+            ) => {
+                if (byte.is_ascii_control() && byte != b'\t') || length == MAX_EXTENSION {
+                    return Err("a chunk extension is malformed");
+                }
+                let quote = match (quote, byte) {
+                    (Quote::Outside, b'"') | (Quote::Escape, _) => Quote::Inside,
+                    (Quote::Inside, b'"') => Quote::Outside,
+                    (Quote::Inside, b'\\') => Quote::Escape,
+                    (quote, _) => quote,
+                };
+                State::Extension {
+                    value,
+                    length: length + 1,
+                    quote,
+                }
+            }
+            (State::SizeLf { value: 0 }, b'\n') => State::Trailers,
+            (State::SizeLf { value }, b'\n') => State::Data(value),
+            (State::SizeLf { .. }, _) => return Err("a chunk size line ends in a bare CR"),
+            (State::DataCr, b'\r') => State::DataLf,
+            (State::DataLf, b'\n') => State::SIZE,
+            _ => return Err("a chunk does not end where its size says"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Decodes `bytes` in pieces of `piece` and gives the body, the trailers and what is
+    /// left; None while the body has not ended.
+    #[allow(clippy::type_complexity)]
+    fn decode(
+        bytes: &[u8],
+        piece: usize,
+    ) -> Result<Option<(Vec<u8>, Vec<u8>, usize)>, &'static str> {
+        let mut decoder = Decoder::new(Framing::Chunked);
+        let mut body = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() && !decoder.is_done() {
+            let end = (at + piece).min(bytes.len());
+            let step = decoder.advance(&bytes[at..end])?;
+            assert!(step.used > 0);
+            at += step.used;
+            body.extend(&bytes[at - step.data..at]);
+        }
+        Ok(decoder
+            .is_done()
+            .then(|| (body, decoder.trailers().to_vec(), bytes.len() - at)))
+    }
+
+    #[test]
+    fn chunks_however_they_arrive() {
+        for (bytes, body, trailers) in [
+            (&b"0\r\n\r\n"[..], &b""[..], &b""[..]),
+            (b"5\r\nhello\r\n0\r\n\r\n", b"hello", b""),
+            (
+                b"5\r\nhello\r\nA\r\n0123456789\r\n000\r\n\r\n",
+                b"hello0123456789",
+                b"",
+            ),
+            (
+                b"5;a=b;c=\"d;\\\"e\"\r\nhello\r\n0;x\r\n\r\n",
+                b"hello",
+                b"",
+            ),
+            (b"5 \t;a\r\nhello\r\n0\r\n\r\n", b"hello", b""),
+            (
+                b"1\r\nx\r\n0\r\nX-Sum: 1\r\nContent-Length: 9\r\nhost: b\r\nY: 2\r\n\r\n",
+                b"x",
+                b"X-Sum: 1\r\nY: 2\r\n",
+            ),
+        ] {
+            for piece in 1..=bytes.len() {
+                let mut followed = bytes.to_vec();
+                followed.extend(b"GET /");
+                let decoded = decode(&followed, piece).expect("well formed");
+                let (got, trailing, rest) = decoded.expect("whole");
+                assert_eq!((got.as_slice(), trailing.as_slice()), (body, trailers));
+                assert_eq!(rest, 5);
+                let prefix = &bytes[..piece - 1];
+                assert_eq!(decode(prefix, 3), Ok(None), "{prefix:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn broken_chunks_are_refused() {
+        for bytes in [
+            &b"\r\n"[..],
+            b" 5\r\nhello\r\n",
+            b"+5\r\nhello\r\n",
+            b"-1\r\n",
+            b"0x5\r\nhello\r\n",
+            b"5_0\r\n",
+            b"5 \r\nhello\r\n",
+            b"5 5\r\n",
+            b"g\r\n",
+            b"5\nhello\r\n",
+            b"5\rhello\r\n",
+            b"5;a\nhello",
+            b"5;a=\"\r\n\"\r\nhello",
+            b"5;a\0b\r\nhello",
+            b"5;\x7f\r\nhello",
+            b"5\r\nhelloX\r\n",
+            b"5\r\nhello\n",
+            b"5\r\nhello\rX",
+            b"5\r\nhello0\r\n\r\n",
+            b"10000000000000000\r\n",
+            b"00000000000000000\r\n",
+            b"0\r\nA: b\n\r\n",
+            b"0\r\nA : b\r\n\r\n",
+            b"0\r\n A: b\r\n\r\n",
+            b"0\r\nA: b\r\n c\r\n\r\n",
+            b"0\r\nA\r\n\r\n",
+            b"0\r\n\0: b\r\n\r\n",
+            b"0\r\n\n",
+        ] {
+            for piece in [1, 2, bytes.len()] {
+                let verdict = decode(bytes, piece);
+                assert!(verdict.is_err(), "{bytes:?} by {piece}: {verdict:?}");
+            }
+        }
+        let mut long = b"5;".to_vec();
+        long.extend([b'a'; 2000]);
+        assert!(decode(&long, 100).is_err());
+        let mut many = b"0\r\n".to_vec();
+        many.extend(b"A: b\r\n".repeat(10_000));
+        many.extend(b"\r\n");
+        for piece in [8192, many.len()] {
+            assert!(decode(&many, piece).is_err());
+        }
+    }
+
+    #[test]
+    fn a_length_ends_exactly() {
+        let mut decoder = Decoder::new(Framing::Length(3));
+        assert_eq!(decoder.advance(b"ab"), Ok(Step { used: 2, data: 2 }));
+        assert_eq!(decoder.advance(b"cd"), Ok(Step { used: 1, data: 1 }));
+        assert!(decoder.is_done());
+        assert!(Decoder::new(Framing::Length(0)).is_done());
+    }
+}

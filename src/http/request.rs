@@ -1,0 +1,599 @@
+//! Request heads (RFC 9112 §3): strict in what is taken, exact in what is sent on.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use crate::config::Rewrite;
+use crate::http::connection::ConnectionOptions;
+use crate::http::fields::{content_length, is_chunked, values, write_field, Fields, Header};
+use crate::http::framing::Framing;
+use crate::http::head::HeadError;
+use crate::http::syntax::{is_host, is_protocol, is_token, list};
+
+/// What has to be known of a request once its head is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The minor version: 0 or 1.
+    pub minor: u8,
+    /// How the body ends.
+    pub framing: Framing,
+    /// Whether the client would go on after the response.
+    pub persistent: bool,
+    /// Whether the response has no body because the method is HEAD.
+    pub is_head: bool,
+    /// Whether the client waits for a 100 before it sends the body (RFC 9110 §10.1.1).
+    pub expects_continue: bool,
+    /// Whether sending it twice does what sending it once does (RFC 9110 §9.2.2).
+    pub is_idempotent: bool,
+    /// The protocol to switch to, when it is asked for and may pass.
+    pub upgrade: Option<Protocol>,
+}
+
+/// A protocol to switch to. Reads as its token in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// RFC 6455.
+    WebSocket,
+    /// Another that may pass.
+    Other(Box<str>),
+}
+
+impl Protocol {
+    /// What the log calls it.
+    pub fn name(&self) -> &str {
+        match self {
+            Protocol::WebSocket => "WebSocket",
+            Protocol::Other(token) => token,
+        }
+    }
+}
+
+impl std::ops::Deref for Protocol {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Protocol::WebSocket => "websocket",
+            Protocol::Other(token) => token,
+        }
+    }
+}
+
+/// A request head that has been checked, borrowed from the bytes received.
+pub struct RequestHead<'b, 'f> {
+    /// What outlives the head.
+    pub request: Request,
+    /// The method.
+    pub method: &'b str,
+    /// The target in origin-form or asterisk-form.
+    pub target: Cow<'b, str>,
+    /// The authority that the request is for: of an absolute-form target, else Host.
+    /// None only for HTTP/1.0.
+    pub host: Option<&'b [u8]>,
+    fields: &'f [Header<'b>],
+    options: ConnectionOptions,
+}
+
+/// A request that is not forwarded: the status for it, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The status that the client gets.
+    pub status: u16,
+    /// Why, in words for the log and the client.
+    pub reason: &'static str,
+}
+
+fn bad(reason: &'static str) -> Rejection {
+    Rejection {
+        status: 400,
+        reason,
+    }
+}
+
+impl From<HeadError> for Option<Rejection> {
+    /// None where there is nobody left to tell.
+    fn from(error: HeadError) -> Option<Rejection> {
+        let (status, reason) = match error {
+            HeadError::Closed | HeadError::Truncated | HeadError::Io(_) => return None,
+            HeadError::Malformed(reason) => (400, reason),
+            HeadError::Version => (505, "only HTTP/1.0 and 1.1 are spoken here"),
+            HeadError::StartLineTooLong => (414, "the request target is too long"),
+            HeadError::TooLarge => (431, "the request head is too large"),
+        };
+        Some(Rejection { status, reason })
+    }
+}
+
+/// Checks a request line as soon as it is there, so that other protocols are refused
+/// without waiting for a head that will never end.
+pub fn check_start_line(line: &[u8]) -> Result<(), HeadError> {
+    if line.is_empty() {
+        return Ok(());
+    }
+    let malformed = Err(HeadError::Malformed("the request line is malformed"));
+    let mut words = line.split(|&b| b == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return malformed;
+    };
+    match version {
+        b"HTTP/1.1" | b"HTTP/1.0" if is_token(method) && !target.is_empty() => Ok(()),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() && is_token(method) =>
+        {
+            Err(HeadError::Version)
+        }
+        _ => malformed,
+    }
+}
+
+impl<'b, 'f> RequestHead<'b, 'f> {
+    /// Parses and checks a whole head. `upgrades` are the tokens that may pass beside
+    /// `websocket`.
+    pub fn parse(
+        bytes: &'b [u8],
+        fields: &'f mut Fields<'b>,
+        upgrades: &[String],
+    ) -> Result<RequestHead<'b, 'f>, Rejection> {
+        let mut parsed = httparse::Request::new(&mut []);
+        match parsed.parse_with_uninit_headers(bytes, fields) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) => return Err(bad("the request head is malformed")),
+            Err(httparse::Error::TooManyHeaders) => {
+                return Err(Rejection {
+                    status: 431,
+                    reason: "the request has too many fields",
+                })
+            }
+            Err(httparse::Error::HeaderName) => return Err(bad("a field name is malformed")),
+            Err(httparse::Error::HeaderValue) => return Err(bad("a field value is malformed")),
+            Err(_) => return Err(bad("the request line is malformed")),
+        }
+        let (Some(method), Some(target), Some(minor)) =
+            (parsed.method, parsed.path, parsed.version)
+        else {
+            return Err(bad("the request line is malformed"));
+        };
+        let fields: &'f [Header<'b>] = parsed.headers;
+
+        let host = host_of(fields, minor)?;
+        let (target, host) = match target_of(method, target)? {
+            Target::Relative => (Cow::Borrowed(target), host),
+            Target::Absolute { authority, target } => (target, Some(authority)),
+        };
+        let framing = framing_of(fields, minor)?;
+        let options = ConnectionOptions::of(fields).map_err(bad)?;
+        let upgrade = (minor == 1
+            && options.upgrade
+            && method == "GET"
+            && matches!(framing, Framing::None | Framing::Length(0)))
+        .then(|| upgrade_of(fields, upgrades))
+        .flatten();
+        Ok(RequestHead {
+            request: Request {
+                minor,
+                framing,
+                persistent: !options.close && (minor == 1 || options.keep_alive),
+                is_head: method == "HEAD",
+                // One that is for this hop only is not sent on, and nobody answers it.
+                expects_continue: minor == 1
+                    && !options.drop_field("expect", fields)
+                    && values(fields, "expect")
+                        .any(|value| value.eq_ignore_ascii_case(b"100-continue")),
+                is_idempotent: matches!(
+                    method,
+                    "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"
+                ),
+                upgrade,
+            },
+            method,
+            target,
+            host,
+            fields,
+            options,
+        })
+    }
+
+    /// Appends the head as it goes upstream. `client` is the address for X-Forwarded-For,
+    /// `authority` the Host of a request that came without one.
+    pub fn write(&self, out: &mut Vec<u8>, rewrite: &Rewrite, client: IpAddr, authority: &str) {
+        out.extend_from_slice(self.method.as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(self.target.as_bytes());
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        let host = match (&rewrite.host, self.host) {
+            (Some(host), _) => host.as_bytes(),
+            (None, Some(host)) => host,
+            (None, None) => authority.as_bytes(),
+        };
+        if self.host_field_is_missing() {
+            write_field(out, "Host", host);
+        }
+        let mut framing_written = false;
+        for field in self.fields {
+            let name = field.name;
+            if name.eq_ignore_ascii_case("host") {
+                write_field(out, name, host);
+            } else if name.eq_ignore_ascii_case("content-length")
+                || name.eq_ignore_ascii_case("transfer-encoding")
+            {
+                if !std::mem::replace(&mut framing_written, true) {
+                    self.request.framing.write_field(out, name);
+                }
+            } else if self.options.drop_field(name, self.fields)
+                || (rewrite.forwarded && is_forwarded_field(name))
+                || (self.request.minor == 0 && name.eq_ignore_ascii_case("expect"))
+            {
+                continue;
+            } else {
+                write_field(out, name, field.value);
+            }
+        }
+        if rewrite.forwarded {
+            self.write_forwarded(out, client);
+        }
+        self.write_connection(out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn host_field_is_missing(&self) -> bool {
+        values(self.fields, "host").next().is_none()
+    }
+
+    fn write_forwarded(&self, out: &mut Vec<u8>, client: IpAddr) {
+        write_field(out, "X-Forwarded-For", client.to_string().as_bytes());
+        if let Some(host) = self.host {
+            write_field(out, "X-Forwarded-Host", host);
+        }
+        write_field(out, "X-Forwarded-Proto", b"http");
+        let via = if self.request.minor == 0 {
+            "1.0"
+        } else {
+            "1.1"
+        };
+        write_field(out, "Via", format!("{via} simple-proxy").as_bytes());
+    }
+
+    /// What this hop asks of the next one (RFC 9110 §7.6.1, §7.8, §10.1.4).
+    fn write_connection(&self, out: &mut Vec<u8>) {
+        let wants_trailers = values(self.fields, "te")
+            .flat_map(list)
+            .any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+        match (&self.request.upgrade, wants_trailers) {
+            (None, false) => {}
+            (None, true) => out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n"),
+            (Some(_), _) => {
+                for value in values(self.fields, "upgrade") {
+                    write_field(out, "Upgrade", value);
+                }
+                out.extend_from_slice(b"Connection: Upgrade\r\n");
+            }
+        }
+    }
+}
+
+enum Target<'b> {
+    /// Origin-form or asterisk-form, sent on as it is.
+    Relative,
+    /// Absolute-form (RFC 9112 §3.2.2): its authority replaces Host.
+    Absolute {
+        authority: &'b [u8],
+        target: Cow<'b, str>,
+    },
+}
+
+fn target_of<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Rejection> {
+    if method == "CONNECT" {
+        return Err(Rejection {
+            status: 501,
+            reason: "CONNECT is not offered here",
+        });
+    }
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        return Ok(Target::Relative);
+    }
+    let (scheme, rest) = target
+        .split_once("://")
+        .ok_or(bad("the request target is malformed"))?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err(bad("the scheme of the request target is not http"));
+    }
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if authority.is_empty() || !is_host(authority.as_bytes()) {
+        return Err(bad("the authority of the request target is malformed"));
+    }
+    let target = match path {
+        "" if method == "OPTIONS" => Cow::Borrowed("*"),
+        path if path.starts_with('/') => Cow::Borrowed(path),
+        path => Cow::Owned(format!("/{path}")),
+    };
+    Ok(Target::Absolute {
+        authority: authority.as_bytes(),
+        target,
+    })
+}
+
+fn host_of<'b>(fields: &[Header<'b>], minor: u8) -> Result<Option<&'b [u8]>, Rejection> {
+    let mut hosts = values(fields, "host");
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => Err(bad("Host is repeated")),
+        (Some(host), None) if host.is_empty() || is_host(host) => Ok(Some(host)),
+        (Some(_), None) => Err(bad("Host is malformed")),
+        (None, _) if minor == 0 => Ok(None),
+        (None, _) => Err(bad("Host is missing")),
+    }
+}
+
+/// RFC 9112 §6.3, with every doubtful case refused.
+fn framing_of(fields: &[Header<'_>], minor: u8) -> Result<Framing, Rejection> {
+    let length = content_length(fields).map_err(bad)?;
+    let chunked = is_chunked(fields).map_err(bad)?;
+    match (chunked, length) {
+        (true, Some(_)) => Err(bad("Transfer-Encoding and Content-Length together")),
+        (true, None) if minor == 0 => Err(bad("Transfer-Encoding in HTTP/1.0")),
+        (true, None) => Ok(Framing::Chunked),
+        (false, Some(length)) => Ok(Framing::Length(length)),
+        (false, None) => Ok(Framing::None),
+    }
+}
+
+/// The one protocol that is asked for, if it may pass (RFC 9110 §7.8).
+fn upgrade_of(fields: &[Header<'_>], upgrades: &[String]) -> Option<Protocol> {
+    let mut asked = values(fields, "upgrade");
+    let (Some(value), None) = (asked.next(), asked.next()) else {
+        return None;
+    };
+    if !is_protocol(value) {
+        return None;
+    }
+    if value.eq_ignore_ascii_case(b"websocket") {
+        return Some(Protocol::WebSocket);
+    }
+    let token = std::str::from_utf8(value).ok()?.to_ascii_lowercase();
+    let passes = upgrades.contains(&token);
+    passes.then(|| Protocol::Other(token.into()))
+}
+
+fn is_forwarded_field(name: &str) -> bool {
+    const FORWARDED: [&str; 3] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+    FORWARDED.iter().any(|f| f.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::fields::no_fields;
+
+    fn parse(head: &str) -> Result<(Request, String), Rejection> {
+        parse_with(head.as_bytes(), &Rewrite::default())
+    }
+
+    fn parse_with(head: &[u8], rewrite: &Rewrite) -> Result<(Request, String), Rejection> {
+        let mut fields = no_fields();
+        let head = RequestHead::parse(head, &mut fields, &rewrite.upgrades)?;
+        let mut out = Vec::new();
+        let client = IpAddr::from([192, 0, 2, 7]);
+        head.write(&mut out, rewrite, client, "upstream.example");
+        let text = String::from_utf8_lossy(&out).into_owned();
+        Ok((head.request, text))
+    }
+
+    fn sent(head: &str) -> String {
+        parse(head).expect(head).1
+    }
+
+    fn status(head: &str) -> u16 {
+        parse(head).expect_err(head).status
+    }
+
+    #[test]
+    fn names_keep_their_case_and_order_and_host_its_bytes() {
+        let head = "GET /a?b=c HTTP/1.1\r\nacCEPT: */*\r\nHoSt: ExAmPle:8080\r\nX-A:  b c \r\n\r\n";
+        assert_eq!(
+            sent(head),
+            "GET /a?b=c HTTP/1.1\r\nacCEPT: */*\r\nHoSt: ExAmPle:8080\r\nX-A: b c\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn hosts() {
+        for host in [
+            "a", "a:80", "a:", "", "[::1]", "[::1]:80", "a_b", "%41", "xn--a", "1.2.3.4",
+        ] {
+            let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            assert!(parse(&head).is_ok(), "{host}");
+        }
+        for host in [
+            "a,b", "a b", "u@a", "a:b", "a:+1", "a:65536", "a:080000", "[::1", "::1", "[a]", "a/b",
+            "a\\b", "%4", "%zz", "a?b", "\u{e9}", "a:80:80",
+        ] {
+            let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            assert_eq!(status(&head), 400, "{host}");
+        }
+        assert_eq!(status("GET / HTTP/1.1\r\n\r\n"), 400);
+        assert_eq!(status("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"), 400);
+        assert_eq!(status("GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n"), 400);
+    }
+
+    #[test]
+    fn targets() {
+        for (line, expected) in [
+            (
+                "GET http://B.example:1/p?q",
+                "GET /p?q HTTP/1.1\r\nHost: B.example:1",
+            ),
+            ("GET HTTP://b?q", "GET /?q HTTP/1.1\r\nHost: b"),
+            ("GET https://b", "GET / HTTP/1.1\r\nHost: b"),
+            ("OPTIONS http://b", "OPTIONS * HTTP/1.1\r\nHost: b"),
+            ("OPTIONS *", "OPTIONS * HTTP/1.1\r\nHost: a"),
+            ("GET //x", "GET //x HTTP/1.1\r\nHost: a"),
+        ] {
+            let head = format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert!(sent(&head).starts_with(expected), "{line}: {}", sent(&head));
+        }
+        for (line, expected) in [
+            ("CONNECT a:443", 501),
+            ("GET *", 400),
+            ("GET a", 400),
+            ("GET ftp://b/", 400),
+            ("GET http://", 400),
+            ("GET http://u@b/", 400),
+            ("GET http:///p", 400),
+            ("GET b:80", 400),
+        ] {
+            let head = format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(status(&head), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn framing() {
+        for (fields, expected) in [
+            ("", Framing::None),
+            ("Content-Length: 5\r\n", Framing::Length(5)),
+            (
+                "Content-Length: 5\r\ncontent-length: 5\r\n",
+                Framing::Length(5),
+            ),
+            ("Transfer-Encoding: chunked\r\n", Framing::Chunked),
+            ("Transfer-Encoding:\tchunked\t\r\n", Framing::Chunked),
+        ] {
+            let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+            let (request, sent) = parse(&head).expect(&head);
+            assert_eq!(request.framing, expected);
+            let fields = sent.to_lowercase();
+            assert!(fields.matches("content-length").count() <= 1, "{sent}");
+        }
+        for fields in [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: 5\r\nContent-Length: 6\r\n",
+            "Content-Length: 5, 5\r\n",
+            "Content-Length:\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding : chunked\r\n",
+            "Transfer-Encoding\r\n : chunked\r\n",
+            "X: a\x0bb\r\n",
+            "X: a\0b\r\n",
+            "X: a\rb\r\n",
+            "X: a\x7fb\r\n",
+            "X Y: a\r\n",
+            ": a\r\n",
+        ] {
+            let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+            assert_eq!(status(&head), 400, "{fields:?}");
+        }
+        assert_eq!(
+            status("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            400
+        );
+    }
+
+    #[test]
+    fn fields_of_one_hop_go_no_further() {
+        let sent = sent(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, X-Hop, host\r\nX-Hop: 1\r\n\
+             Keep-Alive: 5\r\nProxy-Connection: x\r\nProxy-Authorization: y\r\nTE: gzip, trailers\r\n\
+             Upgrade: h2c\r\nX-End: 2\r\n\r\n",
+        );
+        assert_eq!(
+            sent,
+            "GET / HTTP/1.1\r\nHost: a\r\nX-End: 2\r\nTE: trailers\r\nConnection: TE\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn upgrades() {
+        let upgrade = |line: &str, fields: &str, allowed: &[&str]| {
+            let head = format!("{line}\r\nHost: a\r\n{fields}\r\n");
+            let rewrite = Rewrite {
+                upgrades: allowed.iter().map(|&t| t.to_owned()).collect(),
+                ..Rewrite::default()
+            };
+            let (request, sent) = parse_with(head.as_bytes(), &rewrite).expect(&head);
+            assert_eq!(
+                request.upgrade.is_some(),
+                sent.contains("Upgrade"),
+                "{sent}"
+            );
+            request.upgrade
+        };
+        let get = "GET / HTTP/1.1";
+        let websocket = "Connection: keep-alive, UPGRADE\r\nUpgrade: WebSocket\r\n";
+        assert_eq!(upgrade(get, websocket, &[]).as_deref(), Some("websocket"));
+        for (line, fields) in [
+            (get, "Connection: Upgrade\r\nUpgrade: h2c\r\n"),
+            (get, "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n"),
+            (
+                get,
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+            ),
+            (get, "Connection: keep-alive\r\nUpgrade: websocket\r\n"),
+            (get, "Connection: Upgrade\r\n"),
+            ("GET / HTTP/1.0", websocket),
+            ("POST / HTTP/1.1", websocket),
+            (
+                get,
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n",
+            ),
+            (
+                get,
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n",
+            ),
+        ] {
+            assert_eq!(upgrade(line, fields, &[]), None, "{line} {fields}");
+        }
+        let tailored = "Connection: Upgrade\r\nUpgrade: Foo/2\r\n";
+        assert_eq!(upgrade(get, tailored, &["foo/2"]).as_deref(), Some("foo/2"));
+    }
+
+    #[test]
+    fn http_1_0() {
+        let (request, sent) =
+            parse("GET / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n").expect("valid");
+        assert!(!request.persistent);
+        assert_eq!(sent, "GET / HTTP/1.1\r\nHost: upstream.example\r\n\r\n");
+        let (request, _) =
+            parse("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").expect("valid");
+        assert!(request.persistent);
+    }
+
+    #[test]
+    fn a_configured_host_and_forwarded_fields() {
+        let rewrite = Rewrite {
+            host: Some("vhost.example".into()),
+            forwarded: true,
+            ..Rewrite::default()
+        };
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: forged\r\nVia: 1.1 x\r\n\r\n";
+        assert_eq!(
+            parse_with(head, &rewrite).expect("valid").1,
+            "GET / HTTP/1.1\r\nHost: vhost.example\r\nVia: 1.1 x\r\nX-Forwarded-For: 192.0.2.7\r\n\
+             X-Forwarded-Host: a\r\nX-Forwarded-Proto: http\r\nVia: 1.1 simple-proxy\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn start_lines() {
+        for (line, ok) in [
+            ("GET / HTTP/1.1", true),
+            ("GET / HTTP/1.0", true),
+            ("", true),
+            ("GET /", false),
+            ("GET  / HTTP/1.1", false),
+            ("GET / HTTP/1.1 ", false),
+            ("GET / http/1.1", false),
+            ("GET / HTTP/11.1", false),
+            ("SSH-2.0-OpenSSH_9.6", false),
+            ("G\x01T / HTTP/1.1", false),
+        ] {
+            assert_eq!(check_start_line(line.as_bytes()).is_ok(), ok, "{line:?}");
+        }
+        for line in ["PRI * HTTP/2.0", "GET / HTTP/3.0", "GET / HTTP/1.2"] {
+            let refused = check_start_line(line.as_bytes());
+            assert!(matches!(refused, Err(HeadError::Version)), "{line}");
+        }
+    }
+}

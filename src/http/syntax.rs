@@ -1,0 +1,133 @@
+//! The small grammars that fields are made of: tokens, lists, numbers, hosts (RFC 9110
+//! §5.6, §7.2, §7.8). Knows bytes only, neither fields nor heads.
+
+use std::net::Ipv6Addr;
+
+/// Whether `bytes` are a token (RFC 9110 §5.6.2).
+pub fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|&b| is_token_byte(b))
+}
+
+/// Whether a token may hold this byte.
+pub fn is_token_byte(byte: u8) -> bool {
+    const TOKEN: ByteSet = alphanumeric_and(b"!#$%&'*+-.^_`|~");
+    TOKEN[usize::from(byte)]
+}
+
+/// Which bytes some syntax allows.
+pub type ByteSet = [bool; 256];
+
+/// Letters, digits and the given bytes.
+pub const fn alphanumeric_and(others: &[u8]) -> ByteSet {
+    let mut set = [false; 256];
+    let mut byte = 0;
+    while byte < set.len() {
+        set[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut other = 0;
+    while other < others.len() {
+        set[others[other] as usize] = true;
+        other += 1;
+    }
+    set
+}
+
+/// The elements of a comma-separated list (RFC 9110 §5.6.1), blanks trimmed.
+pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let elements = value.split(|&b| b == b',').map(trim);
+    elements.filter(|element| !element.is_empty())
+}
+
+/// Without the blanks at both ends (RFC 9110 §5.6.3).
+pub fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// A number of plain digits; none where it is anything else, or exceeds 64 bits.
+pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |value, &b| {
+        let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
+        value.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+/// Appends a number in decimal, without the formatter and what it costs.
+pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[first..]);
+}
+
+/// Whether `bytes` are a host with or without a port (RFC 9110 §7.2). A comma, which the
+/// grammar allows, is refused: it is what a merged pair of Host fields looks like.
+pub fn is_host(bytes: &[u8]) -> bool {
+    let (host, port) = split_port(bytes);
+    let port_is_good = port.is_none_or(|port| {
+        port.iter().all(u8::is_ascii_digit)
+            && port.len() <= 5
+            && std::str::from_utf8(port).is_ok_and(|p| p.is_empty() || p.parse::<u16>().is_ok())
+    });
+    let host_is_good = match host {
+        [b'[', inner @ .., b']'] => {
+            std::str::from_utf8(inner).is_ok_and(|inner| inner.parse::<Ipv6Addr>().is_ok())
+        }
+        _ => is_reg_name(host),
+    };
+    port_is_good && host_is_good
+}
+
+/// Splits off what follows the last colon outside brackets.
+pub fn split_port(host: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match host.iter().rposition(|&b| b == b':' || b == b']') {
+        Some(at) if host[at] == b':' => (&host[..at], Some(&host[at + 1..])),
+        _ => (host, None),
+    }
+}
+
+fn is_reg_name(name: &[u8]) -> bool {
+    const PLAIN: ByteSet = alphanumeric_and(b"-._~!$&'()*+;=");
+    let mut rest = name;
+    while let [first, tail @ ..] = rest {
+        rest = match (first, tail) {
+            (&byte, _) if PLAIN[usize::from(byte)] => tail,
+            (b'%', [a, b, tail @ ..]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => tail,
+            _ => return false,
+        };
+    }
+    !name.is_empty()
+}
+
+/// Whether `bytes` are one protocol, with or without a version (RFC 9110 §7.8).
+pub fn is_protocol(bytes: &[u8]) -> bool {
+    let mut parts = bytes.splitn(2, |&b| b == b'/');
+    parts.all(is_token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        for number in [0, 7, 10, 200, 65_535, u64::MAX] {
+            let mut out = Vec::new();
+            push_number(&mut out, number);
+            assert_eq!(out, number.to_string().into_bytes());
+        }
+    }
+}

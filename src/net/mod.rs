@@ -1,0 +1,13 @@
+//! Bytes: readiness, sockets, TLS, splicing, buffers, deadlines.
+//!
+//! Owns how bytes move and how a thread waits for them. Knows nothing of messages. Uses no
+//! other room.
+
+pub mod buffer;
+pub mod deadline;
+pub mod reactor;
+pub mod socket;
+#[cfg(not(feature = "portable"))]
+pub mod splice;
+pub mod stream;
+pub mod tls;

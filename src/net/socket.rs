@@ -1,0 +1,319 @@
+//! One non-blocking TCP socket: what is there is taken at once, and a wait follows only
+//! when the kernel has nothing, or when a short read has just said so.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::task::{ready, Context, Poll};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SendFlags, SocketFlags};
+use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
+
+use crate::net::reactor::Source;
+
+pub use crate::net::reactor::Direction;
+
+/// A peer that vanished is noticed after 60 s of silence and six probes.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(6);
+
+/// Sets TCP_NODELAY and keepalive. What a listener accepts has the same.
+pub fn set_options(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)
+}
+
+/// A listening socket of this thread.
+pub struct Listener(Source<TcpListener>);
+
+impl Listener {
+    /// Takes over a non-blocking listening socket.
+    pub fn new(listener: TcpListener) -> io::Result<Listener> {
+        Ok(Listener(Source::new(listener)?))
+    }
+
+    /// Waits until there may be a client.
+    pub async fn readable(&self) {
+        poll_fn(|cx| self.0.poll_ready(Direction::Read, cx)).await;
+    }
+
+    /// Accepts a client; `WouldBlock` when there is none.
+    pub fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        match rustix::net::acceptfrom_with(self.0.get_ref(), flags) {
+            Ok((socket, Some(peer))) => {
+                Ok((socket.into(), peer.try_into().map_err(io::Error::from)?))
+            }
+            Ok((_, None)) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Err(error) => {
+                if error == Errno::AGAIN {
+                    self.0.would_block(Direction::Read);
+                }
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// Whether an error of accept concerns that one client only (accept(2)).
+pub fn is_momentary(error: &io::Error) -> bool {
+    use io::ErrorKind::*;
+    matches!(
+        error.kind(),
+        WouldBlock | Interrupted | ConnectionAborted | ConnectionReset
+    )
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // An inherited one stays open in other threads: the kernel would go on telling.
+        self.0.deregister();
+    }
+}
+
+/// A connected TCP socket of this thread.
+pub struct Socket {
+    source: Source<TcpStream>,
+    /// What the last operation that would have blocked is waiting for.
+    blocked_on: Cell<Direction>,
+}
+
+impl Socket {
+    /// Takes over a connected, non-blocking socket.
+    pub fn new(stream: TcpStream) -> io::Result<Socket> {
+        Ok(Socket {
+            source: Source::new(stream)?,
+            blocked_on: Cell::new(Direction::Read),
+        })
+    }
+
+    /// Connects to one address.
+    pub async fn connect(address: SocketAddr) -> io::Result<Socket> {
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let domain = Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, kind, Some(Protocol::TCP))?;
+        set_options(&socket)?;
+        let pending = match socket.connect(&address.into()) {
+            Ok(()) => false,
+            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => true,
+            Err(error) => return Err(error),
+        };
+        let socket = Socket::new(socket.into())?;
+        if pending {
+            socket.source.would_block(Direction::Write);
+            poll_fn(|cx| socket.source.poll_ready(Direction::Write, cx)).await;
+            if let Some(error) = socket.stream().take_error()? {
+                return Err(error);
+            }
+        }
+        Ok(socket)
+    }
+
+    fn stream(&self) -> &TcpStream {
+        self.source.get_ref()
+    }
+
+    /// Reads what is there; `WouldBlock` when nothing is.
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.attempt(Direction::Read, || {
+            let n = self.stream().read(buf)?;
+            if n < buf.len() {
+                self.source.ran_dry();
+            }
+            Ok(n)
+        })
+    }
+
+    /// Makes the next read ask the kernel.
+    pub fn look_again(&self) {
+        self.source.assume_readable();
+    }
+
+    /// Writes what fits; `WouldBlock` when nothing does.
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        self.attempt(Direction::Write, || self.stream().write(buf))
+    }
+
+    /// Writes what fits, behind which more follows at once: the kernel may wait for that.
+    pub fn try_write_part(&self, buf: &[u8]) -> io::Result<usize> {
+        self.attempt(Direction::Write, || {
+            let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+            Ok(rustix::net::send(self.stream(), buf, flags)?)
+        })
+    }
+
+    /// Writes all of `parts`, one behind the other, in as few calls as they fit in.
+    pub async fn write_all_vectored(&self, parts: [&[u8]; 2]) -> io::Result<()> {
+        let mut parts = parts.map(IoSlice::new);
+        let mut left = &mut parts[..];
+        // Passes over those that are empty.
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            let write = || self.stream().write_vectored(left);
+            match self.attempt(Direction::Write, write) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => IoSlice::advance_slices(&mut left, n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.ready(Direction::Write).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn attempt<T>(
+        &self,
+        direction: Direction,
+        mut operation: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<T> {
+        if self.source.is_ready(direction) {
+            let outcome = retry(&mut operation);
+            match &outcome {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.source.would_block(direction);
+                }
+                _ => return outcome,
+            }
+        }
+        self.blocked_on.set(direction);
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Whether the last operation that would have blocked waits for `direction`.
+    pub fn is_blocked_on(&self, direction: Direction) -> bool {
+        self.blocked_on.get() == direction
+    }
+
+    /// Waits for what the last operation that would have blocked needs.
+    pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.source.poll_ready(self.blocked_on.get(), cx));
+        Poll::Ready(Ok(()))
+    }
+
+    /// Moves what is there, at most `most` bytes, into a pipe with room for it.
+    #[cfg(not(feature = "portable"))]
+    pub fn try_splice_to(&self, pipe: &impl AsFd, most: usize) -> io::Result<usize> {
+        self.attempt(Direction::Read, || splice(self.stream(), pipe, most))
+    }
+
+    /// Moves what fits, at most `most` bytes, out of a pipe that holds as many.
+    #[cfg(not(feature = "portable"))]
+    pub fn try_splice_from(&self, pipe: &impl AsFd, most: usize) -> io::Result<usize> {
+        self.attempt(Direction::Write, || splice(pipe, self.stream(), most))
+    }
+
+    /// Waits until an attempt makes sense.
+    pub async fn ready(&self, direction: Direction) {
+        poll_fn(|cx| self.poll_ready(direction, cx)).await;
+    }
+
+    /// The same, as a poll.
+    pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
+        self.source.poll_ready(direction, cx)
+    }
+
+    /// Whether the thread was told of something to read, or had no reason to wait for that.
+    pub fn is_readable(&self) -> bool {
+        self.source.is_ready(Direction::Read)
+    }
+
+    /// Whether the peer was taking bytes when it was last tried.
+    pub fn is_writable(&self) -> bool {
+        self.source.is_ready(Direction::Write)
+    }
+
+    /// Waits until the connection is reset, while nobody reads from it.
+    pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.source.poll_broken(cx)
+    }
+
+    /// Waits until the peer will send no more, while nobody reads from it; tells whether it
+    /// has reset the connection.
+    pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        ready!(self.source.poll_hung_up(cx));
+        let error = self.stream().take_error().ok().flatten();
+        let reset = error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset);
+        Poll::Ready(reset)
+    }
+
+    /// The other end's address.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.stream().peer_addr()
+    }
+
+    /// Ends our sending side (FIN).
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        self.stream().shutdown(Shutdown::Write)
+    }
+
+    /// Makes closing abort the connection (RST), so that the peer sees it was cut short.
+    pub fn abort_on_close(&self) {
+        let _ = SockRef::from(self.stream()).set_linger(Some(Duration::ZERO));
+    }
+}
+
+#[cfg(not(feature = "portable"))]
+fn splice(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
+    use rustix::pipe::SpliceFlags;
+    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+    Ok(rustix::pipe::splice(from, None, to, None, most, flags)?)
+}
+
+fn retry<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::reactor::{block_on, tests::pair};
+
+    /// More than the kernel holds, so that calls end within each of the parts.
+    #[test]
+    fn parts_are_written_in_order_and_whole() {
+        for [a, b] in [[0, 0], [1, 0], [0, 7_000_000], [5_000_000, 6_000_000]] {
+            let (a, b) = (vec![b'a'; a], vec![b'b'; b]);
+            let (here, mut there) = pair();
+            let reader = std::thread::spawn(move || {
+                let mut all = Vec::new();
+                there.read_to_end(&mut all).map(|_| all)
+            });
+            let written = async {
+                let socket = Socket::new(here).expect("registered");
+                socket.write_all_vectored([&a, &b]).await
+            };
+            let written = block_on(written, || None).expect("the reactor runs");
+            written.expect("it is read");
+            let read = reader.join().expect("no panic").expect("it was closed");
+            assert!(read == [a, b].concat());
+        }
+    }
+
+    #[test]
+    fn accept_pauses_for_what_concerns_every_client() {
+        for (errno, momentary) in [
+            (Errno::CONNABORTED, true),
+            (Errno::INTR, true),
+            (Errno::AGAIN, true),
+            (Errno::MFILE, false),
+            (Errno::NFILE, false),
+            (Errno::NOBUFS, false),
+            (Errno::NOMEM, false),
+        ] {
+            assert_eq!(is_momentary(&errno.into()), momentary, "{errno:?}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! A byte stream to a peer, plain or TLS, and a stream together with its read buffer.
+//!
+//! Streams are used by shared reference, both directions from one task.
+
+use std::cell::RefCell;
+use std::future::{poll_fn, Future};
+use std::io::{self, Read, Write};
+use std::pin::Pin;
+use std::task::{ready, Context, Poll};
+
+use futures_lite::{AsyncRead, AsyncWrite};
+
+use crate::net::buffer::Buffer;
+use crate::net::socket::{Direction, Socket};
+use crate::net::tls::TlsStream;
+
+/// A connected byte stream.
+pub enum Stream {
+    /// TCP itself.
+    Plain(Socket),
+    /// TLS over another stream, which may itself be TLS (to a proxy).
+    Tls(RefCell<TlsStream>),
+}
+
+impl Stream {
+    /// Reads what is there; `WouldBlock` when nothing is, 0 at a clean end.
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.try_read(buf),
+            Stream::Tls(tls) => tls.borrow_mut().read(buf),
+        }
+    }
+
+    /// Writes what fits; `WouldBlock` when nothing does.
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.try_write(buf),
+            Stream::Tls(tls) => tls.borrow_mut().write(buf),
+        }
+    }
+
+    /// Writes what fits, behind which more follows at once.
+    pub fn try_write_part(&self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.try_write_part(buf),
+            Stream::Tls(_) => self.try_write(buf),
+        }
+    }
+
+    /// The socket, where there is nothing between it and the bytes.
+    pub fn plain(&self) -> Option<&Socket> {
+        match self {
+            Stream::Plain(socket) => Some(socket),
+            Stream::Tls(_) => None,
+        }
+    }
+
+    /// Uses the socket at the bottom.
+    pub fn with_socket<T>(&self, work: impl FnOnce(&Socket) -> T) -> T {
+        match self {
+            Stream::Plain(socket) => work(socket),
+            Stream::Tls(tls) => tls.borrow().get_ref().with_socket(work),
+        }
+    }
+
+    /// Waits for what the last operation that would have blocked needs.
+    pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with_socket(|socket| socket.poll_unblocked(cx))
+    }
+
+    fn poll_io<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut attempt: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            match attempt() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.poll_unblocked(cx))?;
+                }
+                outcome => return Poll::Ready(outcome),
+            }
+        }
+    }
+
+    /// Writes all of `bytes`.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let n = poll_fn(|cx| self.poll_io(cx, || self.try_write(bytes))).await?;
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    /// Ends our sending side: close_notify where there is TLS, then FIN.
+    pub async fn shutdown_write(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_shutdown_write(cx)).await
+    }
+
+    fn poll_shutdown_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Stream::Tls(tls) = self {
+            // A peer that is gone needs no goodbye.
+            let _ = ready!(self.poll_io(cx, || tls.borrow_mut().shutdown()));
+        }
+        Poll::Ready(self.with_socket(Socket::shutdown_write))
+    }
+
+    /// Whether the next read has to wait, unless the socket at the bottom is ready.
+    pub fn is_dry(&self) -> bool {
+        match self {
+            Stream::Plain(_) => true,
+            Stream::Tls(tls) => tls.borrow().is_dry(),
+        }
+    }
+
+    /// Whether the peer has sent nothing, not even an end or a part of a record, that was not
+    /// yet read. Asks the kernel: what the thread was last told may be older than what has
+    /// arrived. A stream that is not quiet may have lost a byte to the question.
+    pub fn is_quiet(&self) -> bool {
+        match self {
+            Stream::Plain(socket) => {
+                socket.look_again();
+                let asked = socket.try_read(&mut [0]);
+                matches!(asked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Stream::Tls(tls) => tls.borrow().is_quiet(Stream::is_quiet),
+        }
+    }
+
+    /// The same as far as the thread was told at its last look, without asking.
+    pub fn seems_quiet(&self) -> bool {
+        match self {
+            Stream::Plain(socket) => !socket.is_readable(),
+            Stream::Tls(tls) => tls.borrow().is_quiet(Stream::seems_quiet),
+        }
+    }
+}
+
+impl AsyncRead for &Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_io(cx, || self.try_read(buf))
+    }
+}
+
+impl AsyncWrite for &Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_io(cx, || self.try_write(buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Nothing is held back: TLS records are written whole or not at all.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_shutdown_write(cx)
+    }
+}
+
+/// A stream together with the bytes read from it and not yet used. Travels whole, so
+/// that no byte behind a head is ever lost.
+pub struct Connection {
+    /// Where bytes come from and go to.
+    pub stream: Stream,
+    /// Bytes received and not yet used.
+    pub received: Buffer,
+}
+
+impl Connection {
+    /// A stream from which nothing has been read.
+    pub fn new(stream: Stream) -> Connection {
+        Connection {
+            stream,
+            received: Buffer::default(),
+        }
+    }
+
+    /// Whether everything that the peer has sent was used.
+    pub fn is_quiet(&self) -> bool {
+        self.received.is_empty() && self.stream.is_quiet()
+    }
+
+    /// The same as far as the thread was told at its last look, without asking.
+    pub fn seems_quiet(&self) -> bool {
+        self.received.is_empty() && self.stream.seems_quiet()
+    }
+
+    /// Reads more bytes into `received`; 0 at the end.
+    pub fn fill(&mut self) -> impl Future<Output = io::Result<usize>> + '_ {
+        fill(&self.stream, &mut self.received)
+    }
+}
+
+/// Reads more bytes from `stream` into `received`; 0 at the end. Holds no storage while
+/// it waits with nothing unused. `received` must have room.
+// As in the relay: an async fn would hold each argument twice.
+pub fn fill<'a>(
+    stream: &'a Stream,
+    received: &'a mut Buffer,
+) -> impl Future<Output = io::Result<usize>> + 'a {
+    poll_fn(move |cx| loop {
+        if stream.is_dry() {
+            received.release();
+            ready!(stream.with_socket(|socket| socket.poll_ready(Direction::Read, cx)));
+        }
+        match stream.try_read(received.space()) {
+            Ok(n) => {
+                received.received(n);
+                return Poll::Ready(Ok(n));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                received.release();
+                ready!(stream.poll_unblocked(cx))?;
+            }
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    })
+}

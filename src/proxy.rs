@@ -1,0 +1,248 @@
+//! A proxy on the way to the upstream, as its URL names it.
+
+use std::fmt;
+
+use percent_encoding::percent_decode_str;
+
+use crate::authority::Authority;
+
+/// A proxy on the way. Displays as a URL with the password hidden.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// What it speaks.
+    pub scheme: Scheme,
+    /// Where it listens.
+    pub authority: Authority,
+    /// What it wants to know of us.
+    pub credentials: Option<Credentials>,
+}
+
+/// The scheme of a proxy URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// `socks5://`, and `socks5h://` alike: names are always resolved by the proxy.
+    Socks5,
+    /// `http://`
+    Http,
+    /// `https://`: HTTP over TLS to the proxy, whose certificate is verified.
+    Https,
+}
+
+/// A user and a password, decoded. Has no Debug or Display on purpose.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+impl Scheme {
+    fn parse(scheme: &str) -> Option<Scheme> {
+        match scheme.to_ascii_lowercase().as_str() {
+            "socks5" | "socks5h" => Some(Scheme::Socks5),
+            "http" => Some(Scheme::Http),
+            "https" => Some(Scheme::Https),
+            _ => None,
+        }
+    }
+
+    fn default_port(self) -> u16 {
+        match self {
+            Scheme::Socks5 => 1080,
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+
+    /// The scheme as it is written in a URL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheme::Socks5 => "socks5",
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
+impl Proxy {
+    /// Parses the URL of a SOCKS5 proxy; the scheme may be left out.
+    pub fn parse_socks5(url: &str) -> Result<Proxy, String> {
+        let proxy = Proxy::parse(url, Scheme::Socks5)?;
+        if proxy.scheme != Scheme::Socks5 {
+            return Err("a SOCKS proxy is socks5://[USER:PASS@]HOST[:PORT]".to_owned());
+        }
+        if let Some(Credentials { user, password }) = &proxy.credentials {
+            // RFC 1929 §2: one length byte each.
+            for (what, value) in [("user", user), ("password", password)] {
+                if !(1..=255).contains(&value.len()) {
+                    return Err(format!("the {what} must have 1 to 255 bytes for SOCKS5"));
+                }
+            }
+        }
+        Ok(proxy)
+    }
+
+    /// Parses the URL of an HTTP proxy; the scheme may be left out and is then `http`.
+    pub fn parse_http(url: &str) -> Result<Proxy, String> {
+        let proxy = Proxy::parse(url, Scheme::Http)?;
+        if proxy.scheme == Scheme::Socks5 {
+            return Err("an HTTP proxy is http[s]://[USER:PASS@]HOST[:PORT]".to_owned());
+        }
+        if let Some(Credentials { user, .. }) = &proxy.credentials {
+            // RFC 7617 §2: the first colon ends the user.
+            if user.contains(':') {
+                return Err("the user must not contain a colon for an HTTP proxy".to_owned());
+            }
+        }
+        Ok(proxy)
+    }
+
+    /// No error repeats any part of the URL: it may hold a password.
+    fn parse(url: &str, default_scheme: Scheme) -> Result<Proxy, String> {
+        let (scheme, rest) = match url.split_once("://") {
+            Some((scheme, rest)) => {
+                let known = Scheme::parse(scheme);
+                (known.ok_or("the scheme is not known")?, rest)
+            }
+            None => (default_scheme, url),
+        };
+        // RFC 3986 §3.2: a path, query or fragment ends the authority.
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if path.contains('@') {
+            return Err("write / ? and # in a password as %2F %3F and %23".to_owned());
+        }
+        if !matches!(path, "" | "/") {
+            return Err("a proxy URL has no path, query or fragment".to_owned());
+        }
+        let (userinfo, host) = match authority.rsplit_once('@') {
+            Some((userinfo, host)) => (Some(userinfo), host),
+            None => (None, authority),
+        };
+        let authority = Authority::parse_with_default(host, Some(scheme.default_port()))?;
+        let credentials = userinfo.map(Credentials::parse).transpose()?;
+        Ok(Proxy {
+            scheme,
+            authority,
+            credentials,
+        })
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://", self.scheme.name())?;
+        if let Some(credentials) = &self.credentials {
+            write!(f, "{}:***@", credentials.user.escape_debug())?;
+        }
+        write!(f, "{}", self.authority)
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Credentials {
+    /// Parses `USER:PASS` or `USER`, percent-encoded (RFC 3986 §3.2.1).
+    fn parse(userinfo: &str) -> Result<Credentials, String> {
+        let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
+        let decode = |what: &str, text: &str| {
+            check_escapes(text).ok_or_else(|| {
+                format!("a % in the {what} must be followed by two hex digits; write it as %25")
+            })?;
+            let decoded = percent_decode_str(text).decode_utf8();
+            let decoded = decoded.map_err(|_| format!("the {what} is not UTF-8 when decoded"))?;
+            if decoded.chars().any(char::is_control) {
+                return Err(format!("the {what} holds a control character"));
+            }
+            Ok(decoded.into_owned())
+        };
+        Ok(Credentials {
+            user: decode("user", user)?,
+            password: decode("password", password)?,
+        })
+    }
+}
+
+fn check_escapes(text: &str) -> Option<()> {
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(|&b| b == b'%') {
+        let digits = rest.get(at + 1..at + 3)?;
+        if !digits.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        rest = &rest[at + 3..];
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxy_urls() {
+        for (url, expected) in [
+            ("socks5://127.0.0.1:1080", "socks5://127.0.0.1:1080"),
+            ("socks5h://proxy.example", "socks5://proxy.example:1080"),
+            ("SOCKS5://proxy.example/", "socks5://proxy.example:1080"),
+            ("127.0.0.1:9050", "socks5://127.0.0.1:9050"),
+            ("u:p@[::1]", "socks5://u:***@[::1]:1080"),
+        ] {
+            let parsed = Proxy::parse_socks5(url).expect(url).to_string();
+            assert_eq!(parsed, expected, "{url}");
+        }
+        for (url, expected) in [
+            ("http://127.0.0.1:8118", "http://127.0.0.1:8118"),
+            ("proxy.example", "http://proxy.example:80"),
+            ("https://u@proxy.example", "https://u:***@proxy.example:443"),
+        ] {
+            let parsed = Proxy::parse_http(url).expect(url).to_string();
+            assert_eq!(parsed, expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn userinfo_ends_at_the_last_at_sign_and_is_then_decoded() {
+        for (url, user, password) in [
+            ("socks5://alice:s3cr%3At%40%2Fx@h", "alice", "s3cr:t@/x"),
+            ("socks5://alice:s3cr:t@x@h", "alice", "s3cr:t@x"),
+            ("socks5://al%20ice:%E5%AF%86@h", "al ice", "密"),
+        ] {
+            let credentials = Proxy::parse_socks5(url).expect(url).credentials;
+            let credentials = credentials.expect("the URL has userinfo");
+            assert_eq!(credentials.user, user, "{url}");
+            assert_eq!(credentials.password, password, "{url}");
+        }
+    }
+
+    #[test]
+    fn bad_proxy_urls_are_refused_without_repeating_them() {
+        for (url, words) in [
+            ("ftp://u:secret@h", "the scheme is not known"),
+            ("http://u:secret@h", "a SOCKS proxy is"),
+            ("socks5://u:secret@h/path", "a proxy URL has no path"),
+            ("socks5://u:secret/x@h", "write / ? and # in a password"),
+            ("socks5://h/x@secret", "write / ? and # in a password"),
+            ("socks5://u:secret@h:port", "the port must be"),
+            ("socks5://u:secret@h:+1", "the port must be"),
+            ("socks5://u:secret@", "the host is missing"),
+            ("socks5://secret@h", "the password must have 1 to 255"),
+            ("socks5://:secret@h", "the user must have 1 to 255"),
+            ("socks5://u:secret%zz@h", "a % in the password"),
+            ("socks5://u:secret%ff@h", "the password is not UTF-8"),
+            ("socks5://u:secret%0a@h", "the password holds a control"),
+        ] {
+            let error = Proxy::parse_socks5(url).expect_err(url);
+            assert!(error.starts_with(words), "{url}: {error}");
+            assert!(!error.contains("secret"), "{url}: {error}");
+        }
+        let long = format!("socks5://u:{}@h", "x".repeat(256));
+        assert!(Proxy::parse_socks5(&long).is_err());
+        assert!(Proxy::parse_http("http://a%3Ab:c@h").is_err());
+        assert!(Proxy::parse_http("socks5://h").is_err());
+    }
+}

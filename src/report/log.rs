@@ -1,0 +1,569 @@
+//! The log: one function per event, in either language or as JSON.
+
+use std::fmt::{self, Display};
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, Language, LogFormat, LogSettings, Verbosity};
+use crate::date;
+use crate::error::Error;
+use crate::net::reactor::now;
+use crate::report::json::{self, Value};
+use crate::report::stderr;
+use crate::route::steps::Steps;
+use crate::text::{Escaped, LONGEST_TEXT};
+
+pub use crate::report::stderr::flush_waiting;
+
+struct State {
+    settings: LogSettings,
+    to_journal: bool,
+}
+
+static STATE: OnceLock<State> = OnceLock::new();
+
+/// How important a line is, as a syslog priority (RFC 5424 §6.2.1).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Priority {
+    Error = 3,
+    Warning = 4,
+    Info = 6,
+    Debug = 7,
+}
+
+impl Priority {
+    fn name(self) -> &'static str {
+        match self {
+            Priority::Error => "error",
+            Priority::Warning => "warning",
+            Priority::Info => "info",
+            Priority::Debug => "debug",
+        }
+    }
+}
+
+/// Chooses language, format and verbosity, once, before the first line.
+pub fn init(settings: LogSettings) {
+    let to_journal = stderr::is_journal();
+    let _ = STATE.set(State {
+        settings,
+        to_journal,
+    });
+}
+
+fn state() -> &'static State {
+    const DEFAULT: State = State {
+        settings: LogSettings {
+            language: Language::Chinese,
+            format: LogFormat::Text,
+            verbosity: Verbosity::Normal,
+        },
+        to_journal: false,
+    };
+    STATE.get().unwrap_or(&DEFAULT)
+}
+
+fn enabled(priority: Priority) -> bool {
+    match state().settings.verbosity {
+        Verbosity::Quiet => priority == Priority::Error,
+        Verbosity::Normal => priority < Priority::Debug,
+        Verbosity::Verbose => true,
+    }
+}
+
+/// What an event is called in JSON, and its members there.
+type Event<'a> = (&'a str, &'a [(&'a str, Value<'a>)]);
+
+fn emit(
+    priority: Priority,
+    event: Event<'_>,
+    chinese: fmt::Arguments<'_>,
+    english: fmt::Arguments<'_>,
+) {
+    if enabled(priority) {
+        tell_dropped();
+        line(priority, event, chinese, english);
+    }
+}
+
+fn line(
+    priority: Priority,
+    (name, members): Event<'_>,
+    chinese: fmt::Arguments<'_>,
+    english: fmt::Arguments<'_>,
+) {
+    let State {
+        settings,
+        to_journal,
+    } = state();
+    stderr::line(|line| {
+        use fmt::Write;
+        // Writing to a String cannot fail.
+        if *to_journal {
+            let _ = write!(line, "<{}>", priority as u8);
+        }
+        if settings.format == LogFormat::Json {
+            line.push_str("{\"time\":\"");
+            date::stamp(line);
+            let _ = write!(line, "\",\"level\":\"{}\"", priority.name());
+            let _ = write!(line, ",\"event\":\"{name}\"");
+            for (name, value) in members {
+                let _ = write!(line, ",\"{name}\":");
+                json::write(line, *value);
+            }
+            line.push('}');
+            return;
+        }
+        if !to_journal {
+            date::stamp(line);
+            line.push(' ');
+        }
+        let _ = match settings.language {
+            Language::Chinese => line.write_fmt(chinese),
+            Language::English => line.write_fmt(english),
+        };
+    });
+}
+
+/// What the documented line of an event has no place for; JSON has.
+fn detail(chinese: fmt::Arguments<'_>, english: fmt::Arguments<'_>) {
+    if state().settings.format == LogFormat::Text {
+        emit(Priority::Debug, ("", &[]), chinese, english);
+    }
+}
+
+/// Says how many lines a reader that was too slow has cost, once it reads again.
+fn tell_dropped() {
+    let dropped = stderr::take_dropped();
+    if dropped > 0 {
+        line(
+            Priority::Warning,
+            ("dropped", &[("lines", Value::Number(dropped as u64))]),
+            format_args!("日志读取过慢，丢弃 {dropped} 行"),
+            format_args!("the log was not read: {dropped} lines dropped"),
+        );
+    }
+}
+
+/// Writes the thread's lines out, as far as the reader takes them without a wait. Gives
+/// the time after which to try again, if some are left.
+pub fn flush() -> Option<Duration> {
+    tell_dropped();
+    stderr::flush()
+}
+
+/// What the log calls one request, kept after its head is gone.
+pub struct Subject {
+    connection: u64,
+    method: Vec<u8>,
+    path: Vec<u8>,
+    start: Instant,
+}
+
+impl Subject {
+    /// For the requests of one connection, by its number.
+    pub fn new(connection: u64) -> Subject {
+        Subject {
+            connection,
+            method: Vec::new(),
+            path: Vec::new(),
+            start: now(),
+        }
+    }
+
+    /// Remembers method and path, no more of either than a line shows, and the time; the
+    /// query stays out of the log.
+    pub fn set(&mut self, method: &str, path: &str) {
+        self.start = now();
+        for (kept, text) in [
+            (&mut self.method, method),
+            (&mut self.path, without_query(path)),
+        ] {
+            let shown = text.len().min(LONGEST_TEXT + 1);
+            kept.clear();
+            kept.extend_from_slice(&text.as_bytes()[..shown]);
+        }
+    }
+
+    /// How long ago the request's head was there.
+    pub fn elapsed(&self) -> Duration {
+        now().saturating_duration_since(self.start)
+    }
+
+    fn members(&self) -> [(&'static str, Value<'_>); 3] {
+        [
+            ("connection", Value::Number(self.connection)),
+            ("method", Value::Bytes(&self.method)),
+            ("path", Value::Bytes(&self.path)),
+        ]
+    }
+}
+
+impl Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", Escaped(&self.method), Escaped(&self.path))
+    }
+}
+
+fn without_query(path: &str) -> &str {
+    path.split(['?', '#']).next().unwrap_or_default()
+}
+
+/// The addresses listened on, the upstream and the route, once at the start.
+pub fn started(addresses: &[SocketAddr], metrics: Option<SocketAddr>, config: &Config) {
+    for address in addresses {
+        emit(
+            Priority::Info,
+            ("listening", &[("address", Value::Shown(address))]),
+            format_args!("开始监听: {address}"),
+            format_args!("listening on {address}"),
+        );
+    }
+    if let Some(address) = metrics {
+        emit(
+            Priority::Info,
+            ("metrics", &[("address", Value::Shown(&address))]),
+            format_args!("指标: http://{address}/metrics"),
+            format_args!("metrics: http://{address}/metrics"),
+        );
+    }
+    let with_tls = config.tls.is_some();
+    let tls = if with_tls { " (TLS)" } else { "" };
+    let upstream = &config.upstream;
+    emit(
+        Priority::Info,
+        (
+            "upstream",
+            &[
+                ("address", Value::Shown(upstream)),
+                ("tls", Value::Flag(with_tls)),
+            ],
+        ),
+        format_args!("上游: {upstream}{tls}"),
+        format_args!("upstream: {upstream}{tls}"),
+    );
+    let route = &config.route;
+    emit(
+        Priority::Info,
+        ("route", &[("route", Value::Shown(route))]),
+        format_args!("路由: {route}"),
+        format_args!("route: {route}"),
+    );
+    if config.tls.as_ref().is_some_and(|tls| !tls.verify) {
+        emit(
+            Priority::Warning,
+            ("certificate_not_verified", &[]),
+            format_args!("未校验上游证书（--tls-verify 可启用校验）"),
+            format_args!("the upstream's certificate is not verified (--tls-verify does)"),
+        );
+    }
+}
+
+/// A request head has arrived on the connection of that number.
+pub fn request(connection: u64, method: &str, path: &str, host: &[u8]) {
+    // The two lines of every request cost nothing where they are not wanted.
+    if !enabled(Priority::Info) {
+        return;
+    }
+    let method = method.as_bytes();
+    let path = without_query(path).as_bytes();
+    let members = [
+        ("connection", Value::Number(connection)),
+        ("method", Value::Bytes(method)),
+        ("path", Value::Bytes(path)),
+        ("host", Value::Bytes(host)),
+    ];
+    let (method, path, host) = (Escaped(method), Escaped(path), Escaped(host));
+    emit(
+        Priority::Info,
+        ("request", &members),
+        format_args!("===收到请求开始=== {method} {path} (Host: {host})"),
+        format_args!("request: {method} {path} (Host: {host})"),
+    );
+}
+
+/// The request asks for an upgrade to `protocol`.
+pub fn upgrade_request(connection: u64, protocol: &str, path: &str, host: &[u8]) {
+    let path = without_query(path).as_bytes();
+    let members = [
+        ("connection", Value::Number(connection)),
+        ("protocol", Value::Text(protocol)),
+        ("path", Value::Bytes(path)),
+        ("host", Value::Bytes(host)),
+    ];
+    let (path, host) = (Escaped(path), Escaped(host));
+    emit(
+        Priority::Info,
+        ("upgrade_request", &members),
+        format_args!("{protocol} 请求: {path} (Host: {host})"),
+        format_args!("{protocol} request: {path} (Host: {host})"),
+    );
+}
+
+/// The upstream has switched protocols and the relay begins.
+pub fn upgraded(connection: u64, protocol: &str) {
+    let members = [
+        ("connection", Value::Number(connection)),
+        ("protocol", Value::Text(protocol)),
+    ];
+    emit(
+        Priority::Info,
+        ("upgraded", &members),
+        format_args!("{protocol} 连接建立，开始双向转发"),
+        format_args!("{protocol} connection established, relaying both ways"),
+    );
+}
+
+/// The relay is over, after so long, and carried so many bytes each way.
+pub fn upgrade_closed(
+    connection: u64,
+    protocol: &str,
+    after: Duration,
+    (to_upstream, to_downstream): (u64, u64),
+) {
+    let members = [
+        ("connection", Value::Number(connection)),
+        ("protocol", Value::Text(protocol)),
+        ("seconds", Value::Seconds(after)),
+        ("bytes_up", Value::Number(to_upstream)),
+        ("bytes_down", Value::Number(to_downstream)),
+    ];
+    emit(
+        Priority::Info,
+        ("upgrade_closed", &members),
+        format_args!("{protocol} 连接关闭"),
+        format_args!("{protocol} connection closed"),
+    );
+    let seconds = after.as_secs_f64();
+    detail(
+        format_args!(
+            "连接 {connection}: {seconds:.3} 秒内转发 {to_upstream} 字节到上游，\
+             {to_downstream} 字节到客户端"
+        ),
+        format_args!(
+            "connection {connection}: relayed {to_upstream} bytes up, {to_downstream} down \
+             in {seconds:.3} s"
+        ),
+    );
+}
+
+/// A response was delivered whole; `bytes` of body.
+pub fn request_done(subject: &Subject, status: u16, bytes: u64) {
+    if !enabled(Priority::Info) {
+        return;
+    }
+    let elapsed = subject.elapsed();
+    let [connection, method, path] = subject.members();
+    let members = [
+        connection,
+        method,
+        path,
+        ("status", Value::Number(status.into())),
+        ("bytes", Value::Number(bytes)),
+        ("seconds", Value::Seconds(elapsed)),
+    ];
+    emit(
+        Priority::Info,
+        ("request_done", &members),
+        format_args!("请求完成: {subject} -> {status} ({bytes} bytes)"),
+        format_args!("request done: {subject} -> {status} ({bytes} bytes)"),
+    );
+    let (connection, millis) = (subject.connection, millis(elapsed));
+    detail(
+        format_args!("连接 {connection}: {subject} -> {status}，用时 {millis} 毫秒"),
+        format_args!("connection {connection}: {subject} -> {status} in {millis} ms"),
+    );
+}
+
+/// The upstream gave no usable response; the client got `status`.
+pub fn request_failed(subject: &Subject, status: u16, error: &Error) {
+    let (stage, address, cause) = (error.stage.name(), &error.address, &error.in_full());
+    let [connection, method, path] = subject.members();
+    let members = [
+        connection,
+        method,
+        path,
+        ("status", Value::Number(status.into())),
+        ("stage", Value::Text(stage)),
+        ("address", Value::Text(address)),
+        ("cause", Value::Text(cause)),
+        ("seconds", Value::Seconds(subject.elapsed())),
+    ];
+    emit(
+        Priority::Error,
+        ("request_failed", &members),
+        format_args!("请求失败: {subject} -> {status} [{stage}] {address}: {cause}"),
+        format_args!("request failed: {subject} -> {status} [{stage}] {address}: {cause}"),
+    );
+}
+
+/// An exchange ended before its response did.
+pub fn request_aborted(subject: &Subject, cause: &str) {
+    let [connection, method, path] = subject.members();
+    let members = [
+        connection,
+        method,
+        path,
+        ("cause", Value::Text(cause)),
+        ("seconds", Value::Seconds(subject.elapsed())),
+    ];
+    emit(
+        Priority::Warning,
+        ("request_aborted", &members),
+        format_args!("请求中断: {subject}: {cause}"),
+        format_args!("request aborted: {subject}: {cause}"),
+    );
+}
+
+/// A client sent something that is not a request we forward.
+pub fn request_rejected(connection: u64, client: SocketAddr, status: u16, reason: &str) {
+    let members = [
+        ("connection", Value::Number(connection)),
+        ("client", Value::Shown(&client)),
+        ("status", Value::Number(status.into())),
+        ("cause", Value::Text(reason)),
+    ];
+    emit(
+        Priority::Warning,
+        ("request_rejected", &members),
+        format_args!("请求被拒绝: {client} -> {status} {reason}"),
+        format_args!("request rejected: {client} -> {status} {reason}"),
+    );
+}
+
+/// A client's connection was accepted.
+pub fn connection_opened(connection: u64, client: SocketAddr) {
+    let members = [
+        ("connection", Value::Number(connection)),
+        ("client", Value::Shown(&client)),
+    ];
+    emit(
+        Priority::Debug,
+        ("connection_opened", &members),
+        format_args!("连接 {connection}: 来自 {client}"),
+        format_args!("connection {connection}: from {client}"),
+    );
+}
+
+/// A client's connection is over.
+pub fn connection_closed(connection: u64, after: Duration) {
+    let seconds = after.as_secs_f64();
+    let members = [
+        ("connection", Value::Number(connection)),
+        ("seconds", Value::Seconds(after)),
+    ];
+    emit(
+        Priority::Debug,
+        ("connection_closed", &members),
+        format_args!("连接 {connection}: 关闭，历时 {seconds:.3} 秒"),
+        format_args!("connection {connection}: closed after {seconds:.3} s"),
+    );
+}
+
+/// An upstream connection was dialled for a request, in these steps.
+pub fn dialled(subject: &Subject, steps: &Steps) {
+    if !enabled(Priority::Debug) {
+        return;
+    }
+    let connection = subject.connection;
+    let total = steps.total();
+    let mut members = vec![
+        ("connection", Value::Number(connection)),
+        ("seconds", Value::Seconds(total)),
+    ];
+    members.extend(
+        steps
+            .taken()
+            .map(|(step, took)| (step.name(), Value::Seconds(took))),
+    );
+    let mut each = String::new();
+    for (step, took) in steps.taken() {
+        let separator = if each.is_empty() { "" } else { ", " };
+        each.push_str(&format!("{separator}{} {}", step.name(), millis(took)));
+    }
+    let total = millis(total);
+    emit(
+        Priority::Debug,
+        ("dialled", &members),
+        format_args!("连接 {connection}: 上游已连接，用时 {total} 毫秒 ({each})"),
+        format_args!("connection {connection}: upstream reached in {total} ms ({each})"),
+    );
+}
+
+/// Milliseconds, with one decimal.
+pub fn millis(time: Duration) -> impl Display {
+    struct Millis(f64);
+    impl Display for Millis {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{:.1}", self.0)
+        }
+    }
+    Millis(time.as_secs_f64() * 1e3)
+}
+
+/// Accepting pauses: descriptors or memory have run out.
+pub fn accept_paused(cause: &str) {
+    emit(
+        Priority::Error,
+        ("accept_paused", &[("cause", Value::Text(cause))]),
+        format_args!("暂停接受新连接: {cause}"),
+        format_args!("accepting paused: {cause}"),
+    );
+}
+
+/// A thread cannot serve at all.
+pub fn thread_failed(cause: &str) {
+    emit(
+        Priority::Error,
+        ("thread_failed", &[("cause", Value::Text(cause))]),
+        format_args!("线程无法工作: {cause}"),
+        format_args!("a thread cannot serve: {cause}"),
+    );
+}
+
+/// A signal asked the program to end.
+pub fn draining(signal: &str, within: Duration) {
+    let members = [
+        ("signal", Value::Text(signal)),
+        ("seconds", Value::Seconds(within)),
+    ];
+    emit(
+        Priority::Info,
+        ("draining", &members),
+        format_args!("收到 {signal}，不再接受新连接，最多等待 {within:?}"),
+        format_args!("{signal}: no new connections, finishing what is open within {within:?}"),
+    );
+}
+
+/// The program ends; so many connections were cut off.
+pub fn stopped(cut_off: usize) {
+    emit(
+        Priority::Info,
+        ("stopped", &[("cut_off", Value::Number(cut_off as u64))]),
+        format_args!("已停止，中断 {cut_off} 个连接"),
+        format_args!("stopped, {cut_off} connections cut off"),
+    );
+}
+
+/// The service manager could not be told.
+pub fn not_notified(cause: &str) {
+    emit(
+        Priority::Warning,
+        ("not_notified", &[("cause", Value::Text(cause))]),
+        format_args!("无法通知服务管理器: {cause}"),
+        format_args!("the service manager cannot be told: {cause}"),
+    );
+}
+
+/// One connection's task panicked; the others go on.
+pub fn panicked(message: &str) {
+    let members = [("cause", Value::Bytes(message.as_bytes()))];
+    let message = Escaped(message.as_bytes());
+    emit(
+        Priority::Error,
+        ("panicked", &members),
+        format_args!("内部错误: {message}"),
+        format_args!("internal error: {message}"),
+    );
+}

@@ -1,0 +1,170 @@
+//! A tunnel through an HTTP proxy: CONNECT (RFC 9110 §9.3.6).
+
+use std::io::Write;
+
+use base64::prelude::{Engine, BASE64_STANDARD};
+
+use crate::authority::Authority;
+use crate::error::{describe, Error, Stage};
+use crate::http::fields::no_fields;
+use crate::http::head::HeadError;
+use crate::http::read::read_head;
+use crate::http::response::check_start_line;
+use crate::net::stream::Connection;
+use crate::proxy::Credentials;
+use crate::text::Escaped;
+
+/// The largest answer, in bytes.
+const MAX_ANSWER_BYTES: usize = 16 * 1024;
+
+/// Interim answers before a final one; a proxy that sends more is not answering.
+const MAX_INTERIM: usize = 8;
+
+/// Asks the proxy at the other end of `connection` for a tunnel to `upstream`. What the
+/// proxy sent behind its answer stays in `connection`: it belongs to the upstream.
+pub async fn connect(
+    connection: &mut Connection,
+    upstream: &Authority,
+    credentials: Option<&Credentials>,
+) -> Result<(), Error> {
+    let request = request(upstream, credentials);
+    let sent = connection.stream.write_all(&request).await;
+    sent.map_err(|error| broken(describe(&error)))?;
+    for _ in 0..=MAX_INTERIM {
+        let length = read_answer(connection).await?;
+        let verdict = check_answer(&connection.received.bytes()[..length]);
+        connection.received.consume(length);
+        match verdict? {
+            Answer::Tunnel => return Ok(()),
+            Answer::Interim => {}
+        }
+    }
+    Err(broken(
+        "the proxy sends interim answers without end".to_owned(),
+    ))
+}
+
+async fn read_answer(connection: &mut Connection) -> Result<usize, Error> {
+    let too_large = || broken("the proxy's answer is too large".to_owned());
+    let length = read_head(
+        &connection.stream,
+        &mut connection.received,
+        check_start_line,
+    );
+    let length = length.await.map_err(|error| {
+        let cause = match error {
+            HeadError::Closed => "the proxy closed without an answer".to_owned(),
+            HeadError::Truncated => "the proxy closed in the middle of its answer".to_owned(),
+            HeadError::Malformed(reason) => format!("the proxy's answer is malformed: {reason}"),
+            HeadError::Version => "the proxy does not speak HTTP/1".to_owned(),
+            HeadError::StartLineTooLong | HeadError::TooLarge => return too_large(),
+            HeadError::Io(error) => describe(&error),
+        };
+        broken(cause)
+    })?;
+    match length {
+        ..=MAX_ANSWER_BYTES => Ok(length),
+        _ => Err(too_large()),
+    }
+}
+
+fn broken(cause: String) -> Error {
+    Error::new(Stage::ProxyConnect, "connection_terminated", cause)
+}
+
+fn request(upstream: &Authority, credentials: Option<&Credentials>) -> Vec<u8> {
+    let mut request = Vec::new();
+    // Writing to a Vec cannot fail.
+    let _ = write!(
+        request,
+        "CONNECT {upstream} HTTP/1.1\r\nHost: {upstream}\r\n"
+    );
+    if let Some(Credentials { user, password }) = credentials {
+        // RFC 7617 §2
+        let basic = BASE64_STANDARD.encode(format!("{user}:{password}"));
+        let _ = write!(request, "Proxy-Authorization: Basic {basic}\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    request
+}
+
+/// What a proxy said that did not refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// What follows belongs to the upstream.
+    Tunnel,
+    /// Another answer follows (RFC 9110 §15.2).
+    Interim,
+}
+
+/// Any 2xx is a tunnel, whatever its framing fields say; what is not interim is a refusal.
+pub fn check_answer(head: &[u8]) -> Result<Answer, Error> {
+    let mut fields = no_fields();
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let outcome = config.parse_response_with_uninit_headers(&mut parsed, head, &mut fields);
+    let (Ok(httparse::Status::Complete(_)), Some(status)) = (outcome, parsed.code) else {
+        return Err(broken("the proxy's answer is malformed".to_owned()));
+    };
+    let (stage, token) = match status {
+        200..=299 => return Ok(Answer::Tunnel),
+        100 | 102..=199 => return Ok(Answer::Interim),
+        // RFC 9110 §11.7.1 wants 407; tinyproxy says 401 to a wrong password.
+        401 | 407 => (Stage::ProxyAuth, "destination_unavailable"),
+        403 => (Stage::ProxyRefused, "destination_ip_prohibited"),
+        504 => (Stage::ProxyRefused, "connection_timeout"),
+        _ => (Stage::ProxyRefused, "destination_unavailable"),
+    };
+    let mut error = Error::new(stage, token, format!("CONNECT answered {status}"));
+    // It may name addresses.
+    error.said = Escaped(parsed.reason.unwrap_or_default().as_bytes()).to_string();
+    Err(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asks_with_host_and_basic() {
+        let upstream = Authority::parse("[2001:db8::1]:443").expect("valid");
+        let credentials = Credentials {
+            user: "alice".to_owned(),
+            password: "s3cr:t@/x".to_owned(),
+        };
+        let text = String::from_utf8(request(&upstream, Some(&credentials))).expect("ASCII");
+        assert_eq!(
+            text,
+            "CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n\
+             Proxy-Authorization: Basic YWxpY2U6czNjcjp0QC94\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn only_2xx_is_a_tunnel() {
+        for (head, expected) in [
+            (
+                "HTTP/1.0 200 Connection established\r\n\r\n",
+                Ok(Answer::Tunnel),
+            ),
+            (
+                "HTTP/1.1 299 x\r\nContent-Length: 5\r\n\r\n",
+                Ok(Answer::Tunnel),
+            ),
+            ("HTTP/1.1 200\r\n\r\n", Ok(Answer::Tunnel)),
+            ("HTTP/1.1 100 Continue\r\n\r\n", Ok(Answer::Interim)),
+            ("HTTP/1.1 103 Hints\r\nA: b\r\n\r\n", Ok(Answer::Interim)),
+            ("HTTP/1.1 407 Auth\r\n\r\n", Err(Stage::ProxyAuth)),
+            ("HTTP/1.1 401 Auth\r\n\r\n", Err(Stage::ProxyAuth)),
+            ("HTTP/1.1 403 Forbidden\r\n\r\n", Err(Stage::ProxyRefused)),
+            ("HTTP/1.1 302 Found\r\n\r\n", Err(Stage::ProxyRefused)),
+            ("HTTP/1.1 101 Switching\r\n\r\n", Err(Stage::ProxyRefused)),
+            ("HTTP/1.1 2000 OK\r\n\r\n", Err(Stage::ProxyConnect)),
+            ("HTTP/1.1 20 OK\r\n\r\n", Err(Stage::ProxyConnect)),
+            ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", Err(Stage::ProxyConnect)),
+        ] {
+            let answer = check_answer(head.as_bytes()).map_err(|error| error.stage);
+            assert_eq!(answer, expected, "{head:?}");
+        }
+    }
+}

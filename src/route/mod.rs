@@ -1,0 +1,11 @@
+//! The way to the upstream: names, connections, proxies' handshakes, TLS, and the
+//! connections that are kept.
+//!
+//! Owns which hop is asked for what, under one deadline. Leaves what is sent over the
+//! connection to `serve`. May use `cli`, `http`, `net`.
+
+pub mod dial;
+pub mod http_connect;
+pub mod pool;
+pub mod socks5;
+pub mod steps;

@@ -1,0 +1,147 @@
+//! Responses of our own: where a request is not forwarded, where the upstream gave none, and
+//! to those who watch the program.
+
+use std::io::Write;
+
+use crate::date::http_date;
+use crate::error::Error;
+use crate::http::request::{Rejection, Request};
+use crate::http::response::write_connection;
+
+/// To a request that is not forwarded.
+pub fn rejected(rejection: &Rejection) -> Vec<u8> {
+    let Rejection { status, reason } = rejection;
+    let answer = Answer {
+        status: *status,
+        error: Some("http_request_error"),
+        words: reason,
+        close: true,
+    };
+    answer.write(None)
+}
+
+/// In place of the upstream's (RFC 9110 §15.6.3, §15.6.5). `close` says that the connection
+/// ends behind it.
+pub fn gateway_error(error: &Error, request: &Request, close: bool) -> Vec<u8> {
+    let answer = Answer {
+        status: error.status(),
+        error: Some(error.token),
+        words: &error.to_string(),
+        close,
+    };
+    answer.write(Some(request))
+}
+
+/// To the question whether the program serves.
+pub fn health(request: &Request, draining: bool, close: bool) -> Vec<u8> {
+    let (status, words) = match draining {
+        false => (200, "serving"),
+        true => (503, "draining"),
+    };
+    let answer = Answer {
+        status,
+        error: None,
+        words,
+        close,
+    };
+    answer.write(Some(request))
+}
+
+/// To one who asks for the metrics and is told that there is no such page.
+pub fn not_found(request: &Request) -> Vec<u8> {
+    let answer = Answer {
+        status: 404,
+        error: None,
+        words: "the metrics are at /metrics",
+        close: true,
+    };
+    answer.write(Some(request))
+}
+
+/// The metrics, in Prometheus' text format.
+pub fn metrics(request: &Request, page: &str) -> Vec<u8> {
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    response(
+        200,
+        content_type,
+        "Cache-Control: no-store\r\n",
+        page,
+        true,
+        Some(request),
+    )
+}
+
+/// One line of text.
+struct Answer<'a> {
+    status: u16,
+    /// The error type of RFC 9209 §2.3, for what went wrong here.
+    error: Option<&'a str>,
+    words: &'a str,
+    close: bool,
+}
+
+impl Answer<'_> {
+    fn write(&self, request: Option<&Request>) -> Vec<u8> {
+        let body = format!("{} {}: {}\n", self.status, reason(self.status), self.words);
+        let field = match self.error {
+            Some(error) => format!("Proxy-Status: simple-proxy; error={error}\r\n"),
+            None => "Cache-Control: no-store\r\n".to_owned(),
+        };
+        let content_type = "text/plain; charset=utf-8";
+        response(
+            self.status,
+            content_type,
+            &field,
+            &body,
+            self.close,
+            request,
+        )
+    }
+}
+
+/// What could not be read as a request is answered as HTTP/1.1.
+fn response(
+    status: u16,
+    content_type: &str,
+    field: &str,
+    body: &str,
+    close: bool,
+    request: Option<&Request>,
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    // Writing to a Vec cannot fail.
+    let _ = write!(
+        out,
+        "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: {content_type}\r\n\
+         Content-Length: {}\r\n{field}",
+        reason(status),
+        http_date(),
+        body.len(),
+    );
+    match request {
+        Some(request) => write_connection(&mut out, request, close),
+        None => out.extend_from_slice(b"Connection: close\r\n"),
+    }
+    out.extend_from_slice(b"\r\n");
+    if !request.is_some_and(|request| request.is_head) {
+        out.extend_from_slice(body.as_bytes());
+    }
+    out
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        414 => "URI Too Long",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}

@@ -1,0 +1,249 @@
+//! The answering half of an exchange: interim responses, the final head, its body.
+
+use std::io;
+
+use crate::error::{describe, is_close, Error, Stage};
+use crate::http::body::{self, BodyError, Sink, Source};
+use crate::http::fields::no_fields;
+use crate::http::framing::Framing;
+use crate::http::head::HeadError;
+use crate::http::read::read_head;
+use crate::http::request::Request;
+use crate::http::response::{check_start_line, ResponseHead};
+use crate::net::buffer::{Buffer, Outgoing};
+use crate::net::deadline::Deadline;
+use crate::net::stream::Stream;
+use crate::report::log::Subject;
+use crate::serve::forward::{Failure, Progress};
+use crate::serve::worker::Worker;
+
+/// Interim responses before a final one; an upstream that sends more is not answering.
+const MAX_INTERIM: usize = 32;
+
+/// What the upstream gave.
+pub enum Answer {
+    /// A response, delivered whole.
+    Delivered {
+        /// Its status.
+        status: u16,
+        /// Its body's length.
+        bytes: u64,
+        /// Whether the upstream would go on.
+        upstream_persistent: bool,
+        /// Whether the client would, and may.
+        downstream_persistent: bool,
+    },
+    /// The upstream switches protocols, and the client was told.
+    Switched,
+}
+
+/// The answering half of an exchange.
+pub struct Answering<'a> {
+    /// What the connections of this thread share.
+    pub worker: &'a Worker,
+    /// What is known of the request.
+    pub request: &'a Request,
+    /// What the log calls it.
+    pub subject: &'a Subject,
+    /// The session's deadline.
+    pub deadline: &'a Deadline,
+    /// How far the attempt has come.
+    pub progress: &'a Progress,
+    /// Where the response comes from.
+    pub upstream: &'a Stream,
+    /// Where it goes.
+    pub downstream: &'a Stream,
+}
+
+/// What to do behind a response head, the head itself being ready to be sent.
+enum Next {
+    AnotherHead,
+    Switch,
+    Body {
+        status: u16,
+        framing: Framing,
+        downstream_framing: Framing,
+        upstream_persistent: bool,
+        downstream_persistent: bool,
+    },
+}
+
+impl Answering<'_> {
+    /// Reads heads until a final one, then delivers its body.
+    pub async fn run(self, received: &mut Buffer) -> Result<Answer, Failure> {
+        let mut out = Outgoing::new();
+        for _ in 0..=MAX_INTERIM {
+            let length = read_head(self.upstream, received, check_start_line).await;
+            self.progress.answered.set(!received.is_empty());
+            let length = length.map_err(|error| self.no_answer(error))?;
+            self.progress.answered.set(true);
+            self.deadline
+                .arm(self.worker.config.limits.response_timeout);
+            let next = self.take_head(&received.bytes()[..length], &mut out);
+            received.consume(length);
+            match next? {
+                Next::AnotherHead if out.is_empty() => {}
+                Next::AnotherHead => {
+                    self.deliver(&mut out).await?;
+                    // A final response of our own may still follow.
+                    self.progress.delivered.set(false);
+                }
+                Next::Switch => {
+                    self.deliver(&mut out).await?;
+                    return Ok(Answer::Switched);
+                }
+                Next::Body {
+                    status,
+                    framing,
+                    downstream_framing,
+                    upstream_persistent,
+                    downstream_persistent,
+                } => {
+                    let bytes = self.body(received, framing, downstream_framing, &mut out);
+                    return Ok(Answer::Delivered {
+                        status,
+                        bytes: bytes.await?,
+                        upstream_persistent,
+                        downstream_persistent,
+                    });
+                }
+            }
+        }
+        Err(self.not_understood("too many interim responses"))
+    }
+
+    /// Checks one head and writes what the client gets of it to `out`.
+    fn take_head(&self, head: &[u8], out: &mut Outgoing) -> Result<Next, Failure> {
+        let mut fields = no_fields();
+        let head = ResponseHead::parse(head, &mut fields, self.request);
+        let head = head.map_err(|problem| self.not_understood(&problem))?;
+        let via = self.worker.config.rewrite.forwarded;
+        if head.is_interim() {
+            // HTTP/1.0 knows none (RFC 9110 §15.2).
+            if self.request.minor == 1 {
+                head.write(out, self.request, false, via);
+                self.progress.continued.set(true);
+            }
+            return Ok(Next::AnotherHead);
+        }
+        let took = self.subject.elapsed();
+        self.worker.counters().response_head.observe(took);
+        if head.status == 101 {
+            let asked = self.request.upgrade.as_deref();
+            if !asked.is_some_and(|protocol| head.switches_to(protocol)) {
+                return Err(self.not_understood("101 without being asked for this protocol"));
+            }
+            if !self.progress.uploaded.get() {
+                return Err(self.not_understood("101 before the whole request"));
+            }
+            head.write(out, self.request, false, via);
+            return Ok(Next::Switch);
+        }
+        let downstream_framing = head.downstream_framing(self.request);
+        let downstream_persistent = self.request.persistent
+            && self.request.upgrade.is_none()
+            && self.progress.uploaded.get()
+            && downstream_framing != Framing::UntilClose
+            && !self.worker.timers.draining();
+        head.write(out, self.request, !downstream_persistent, via);
+        Ok(Next::Body {
+            status: head.status,
+            framing: head.framing,
+            downstream_framing,
+            upstream_persistent: head.persistent && self.request.upgrade.is_none(),
+            downstream_persistent,
+        })
+    }
+
+    async fn deliver(&self, out: &mut Outgoing) -> Result<(), Failure> {
+        self.progress.delivered.set(true);
+        let written = self.downstream.write_all(out).await;
+        out.clear();
+        written.map_err(|error| client_gone(&error))
+    }
+
+    async fn body(
+        &self,
+        received: &mut Buffer,
+        framing: Framing,
+        downstream_framing: Framing,
+        out: &mut Outgoing,
+    ) -> Result<u64, Failure> {
+        let timeout = self.worker.config.limits.response_timeout;
+        let source = Source {
+            stream: self.upstream,
+            received,
+            framing,
+        };
+        let sink = Sink {
+            stream: self.downstream,
+            pending: out,
+            framing: downstream_framing,
+            started: &self.progress.delivered,
+        };
+        let moved = |bytes| {
+            self.deadline.arm(timeout);
+            self.worker.counters().bytes_down.add(bytes);
+        };
+        let copied = body::copy(source, sink, moved).await;
+        copied.map_err(|error| {
+            let cause = match error {
+                BodyError::Malformed(reason) if !self.progress.delivered.get() => {
+                    return self.not_understood(reason)
+                }
+                BodyError::Malformed(reason) => format!("upstream: {reason}"),
+                BodyError::Truncated => {
+                    "the upstream closed in the middle of its response".to_owned()
+                }
+                BodyError::Source(error) => format!("upstream: {}", describe(&error)),
+                BodyError::Sink(error) => return client_gone(&error),
+            };
+            match downstream_framing {
+                Framing::UntilClose => Failure::Cut(cause),
+                _ => Failure::Broken(cause),
+            }
+        })
+    }
+
+    fn no_answer(&self, error: HeadError) -> Failure {
+        let (token, cause) = match error {
+            HeadError::Closed => (
+                "connection_terminated",
+                "the upstream closed without a response".to_owned(),
+            ),
+            HeadError::Truncated => (
+                "http_response_incomplete",
+                "the upstream closed in the middle of its response head".to_owned(),
+            ),
+            HeadError::Malformed(reason) => return self.not_understood(reason),
+            HeadError::Version => return self.not_understood("the upstream speaks no HTTP/1"),
+            HeadError::StartLineTooLong | HeadError::TooLarge => (
+                "http_response_header_section_size",
+                "the response head is too large".to_owned(),
+            ),
+            HeadError::Io(error) if is_close(&error) => {
+                let closed = format!("no response: {}", describe(&error));
+                ("connection_terminated", closed)
+            }
+            HeadError::Io(error) => ("http_response_incomplete", describe(&error)),
+        };
+        self.fail(token, cause)
+    }
+
+    fn not_understood(&self, problem: &str) -> Failure {
+        self.fail(
+            "http_protocol_error",
+            format!("the response is not valid: {problem}"),
+        )
+    }
+
+    fn fail(&self, token: &'static str, cause: String) -> Failure {
+        let upstream = &self.worker.config.upstream;
+        Failure::Upstream(Error::new(Stage::Response, token, cause).at(upstream))
+    }
+}
+
+/// The client can be told no more.
+pub fn client_gone(error: &io::Error) -> Failure {
+    Failure::Broken(format!("client: {}", describe(error)))
+}

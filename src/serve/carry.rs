@@ -1,0 +1,193 @@
+//! One direction of a relay: its bytes from what is left over to the end, the end that
+//! they are written to, and when they last moved.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_lite::AsyncWrite;
+
+use crate::error::is_close;
+use crate::net::deadline::Deadline;
+use crate::net::stream::Stream;
+use crate::report::metrics::Count;
+
+#[cfg(not(feature = "portable"))]
+pub use pooled::carry;
+#[cfg(feature = "portable")]
+pub use portable::carry;
+
+/// Whether and when bytes last moved.
+pub struct Movement<'a> {
+    /// Armed anew with each movement.
+    pub deadline: &'a Deadline,
+    /// How long nothing may move; zero is without limit.
+    pub rest: Cell<Duration>,
+}
+
+impl<'a> Movement<'a> {
+    /// Nothing may move for longer than `rest`.
+    pub fn new(deadline: &'a Deadline, rest: Duration) -> Movement<'a> {
+        Movement {
+            deadline,
+            rest: Cell::new(rest),
+        }
+    }
+
+    /// Bytes have moved.
+    pub fn happened(&self) {
+        if !self.rest.get().is_zero() {
+            self.deadline.arm(self.rest.get());
+        }
+    }
+}
+
+/// The writing end of a direction. Once its peer takes no more it swallows what comes, so
+/// that the source can still be read to its end.
+pub struct Outlet<'a> {
+    /// Where bytes go.
+    pub stream: &'a Stream,
+    /// Its peer takes no more.
+    pub gone: bool,
+    movement: &'a Movement<'a>,
+    count: &'a Count,
+    /// How many bytes it has taken.
+    pub carried: u64,
+}
+
+impl<'a> Outlet<'a> {
+    /// An outlet that has taken nothing yet. `count` is told of what it takes.
+    pub fn new(stream: &'a Stream, movement: &'a Movement<'a>, count: &'a Count) -> Outlet<'a> {
+        Outlet {
+            stream,
+            gone: false,
+            movement,
+            count,
+            carried: 0,
+        }
+    }
+
+    /// Counts bytes that were written.
+    pub fn took(&mut self, bytes: usize) {
+        self.movement.happened();
+        self.carried += bytes as u64;
+        self.count.add(bytes as u64);
+    }
+}
+
+impl AsyncWrite for Outlet<'_> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.gone {
+            match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+                Poll::Ready(Err(error)) if is_close(&error) => self.gone = true,
+                Poll::Ready(Ok(n)) => {
+                    self.took(n);
+                    return Poll::Ready(Ok(n));
+                }
+                outcome => return outcome,
+            }
+        }
+        self.movement.happened();
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(feature = "portable")]
+mod portable {
+    use std::io;
+
+    use futures_lite::io::copy;
+
+    use super::Outlet;
+    use crate::net::buffer::Buffer;
+    use crate::net::stream::Stream;
+
+    /// The plain way, wherever there is nothing better.
+    pub async fn carry(
+        from: &Stream,
+        received: &mut Buffer,
+        sink: &mut Outlet<'_>,
+    ) -> io::Result<()> {
+        copy(received.bytes(), &mut *sink).await?;
+        received.consume(received.len());
+        received.release();
+        copy(from, sink).await.map(drop)
+    }
+}
+
+#[cfg(not(feature = "portable"))]
+mod pooled {
+    use std::future::Future;
+    use std::io;
+
+    use futures_lite::AsyncWriteExt;
+
+    use super::Outlet;
+    use crate::error::is_close;
+    use crate::net::buffer::{Buffer, LARGE};
+    use crate::net::reactor::{next_turn, share};
+    use crate::net::splice::{transfer, Failure, Stop};
+    use crate::net::stream::{fill, Stream};
+
+    /// So many full reads on end are bulk.
+    const BULK: usize = 2;
+
+    /// Copies through a buffer that is held only while bytes move, and hands over to
+    /// splice while they come in bulk between two plain sockets.
+    #[allow(clippy::manual_async_fn)]
+    pub fn carry<'a, 's>(
+        from: &'a Stream,
+        received: &'a mut Buffer,
+        sink: &'a mut Outlet<'s>,
+    ) -> impl Future<Output = io::Result<()>> + use<'a, 's> {
+        async move {
+            let mut full_reads = 0;
+            let mut since_turn = 0;
+            loop {
+                if !received.is_empty() {
+                    sink.write_all(received.bytes()).await?;
+                    received.consume(received.len());
+                }
+                if let (BULK.., false, Some(source), Some(plain)) =
+                    (full_reads, sink.gone, from.plain(), sink.stream.plain())
+                {
+                    received.release();
+                    full_reads = 0;
+                    let transfer = transfer(source, plain, u64::MAX, |n| sink.took(n));
+                    match Box::pin(transfer).await {
+                        Ok(Stop::Quiet) => {}
+                        Ok(Stop::Ended | Stop::Done) => return Ok(()),
+                        Err(Failure::Source(error)) => return Err(error),
+                        Err(Failure::Sink(error)) if is_close(&error) => sink.gone = true,
+                        Err(Failure::Sink(error)) => return Err(error),
+                    }
+                }
+                let n = fill(from, received).await?;
+                match n {
+                    0 => return Ok(()),
+                    LARGE => full_reads += 1,
+                    _ => full_reads = 0,
+                }
+                since_turn += n;
+                if since_turn >= share() {
+                    since_turn = 0;
+                    next_turn().await;
+                }
+            }
+        }
+    }
+}

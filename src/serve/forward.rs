@@ -1,0 +1,290 @@
+//! One exchange: the request goes upstream while the response is already awaited, then
+//! the connections are kept, closed, or handed on as a tunnel.
+
+use std::cell::Cell;
+use std::future::{poll_fn, Future};
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+
+use crate::config::Limits;
+use crate::error::{describe, Error, Stage};
+use crate::http::body::{self, BodyError, Sink, Source};
+use crate::http::framing::Framing;
+use crate::http::request::{Rejection, Request};
+use crate::net::buffer::Outgoing;
+use crate::net::deadline::{Deadline, TimedOut};
+use crate::net::socket::Socket;
+use crate::net::stream::{Connection, Stream};
+use crate::report::log::{self, Subject};
+use crate::route::steps::Steps;
+use crate::serve::answering::{client_gone, Answer, Answering};
+use crate::serve::worker::Worker;
+
+/// What became of a request that was answered.
+pub enum Outcome {
+    /// The response was delivered whole.
+    Delivered {
+        /// Its status.
+        status: u16,
+        /// Its body's length.
+        bytes: u64,
+        /// Whether the client's connection can go on.
+        persistent: bool,
+        /// Whether the whole request was read, so that nothing more of it is coming.
+        request_read: bool,
+    },
+    /// The upstream switched protocols, the client has been told, and this connection
+    /// carries the new one.
+    Switched(Connection),
+}
+
+/// What became of a request that was not.
+#[derive(Debug)]
+pub enum Failure {
+    /// The upstream gave no response; nothing was delivered.
+    Upstream(Error),
+    /// The client broke its own request; nothing was delivered.
+    Request(Rejection),
+    /// The exchange broke off where no status can be sent any more; why, in words.
+    Broken(String),
+    /// The same, behind a part of a response whose end only the connection's end would
+    /// tell: that end must be a reset.
+    Cut(String),
+}
+
+/// One request on its way.
+pub struct Exchange<'a> {
+    /// What the connections of this thread share.
+    pub worker: &'a Worker,
+    /// What is known of the request.
+    pub request: &'a Request,
+    /// Its head as it goes upstream.
+    pub head: &'a mut Outgoing,
+    /// The name that TLS is made for.
+    pub server_name: &'a str,
+    /// The session's deadline.
+    pub deadline: &'a Deadline,
+    /// What the log calls it.
+    pub subject: &'a Subject,
+}
+
+/// How far the current attempt has come.
+#[derive(Default)]
+pub struct Progress {
+    /// The request was sent whole.
+    pub uploaded: Cell<bool>,
+    /// The client was told to go on, or went on without.
+    pub continued: Cell<bool>,
+    /// Bytes of a response have arrived.
+    pub answered: Cell<bool>,
+    /// A part of a response may have been delivered.
+    pub delivered: Cell<bool>,
+}
+
+impl Exchange<'_> {
+    /// Sends the request and delivers the response. Tries again on a fresh connection,
+    /// once, when a reused one turns out to be closed and nothing can have happened twice.
+    pub async fn run(mut self, downstream: &mut Connection) -> Result<Outcome, Failure> {
+        if self.request.upgrade.is_none() {
+            let may_be_sent_twice = self.request.is_idempotent && !self.has_body();
+            let pooled = self.worker.pool.take(self.server_name, may_be_sent_twice);
+            let counters = self.worker.counters();
+            match pooled {
+                Some(_) => counters.pool_hits.add(1),
+                None => counters.pool_misses.add(1),
+            }
+            if let Some(upstream) = pooled {
+                let progress = Progress::default();
+                let outcome = self.attempt(upstream, downstream, &progress).await;
+                let answered = progress.answered.get();
+                match outcome {
+                    Err(Failure::Upstream(error))
+                        if may_be_sent_twice && !answered && !error.timed_out => {}
+                    outcome => return outcome,
+                }
+            }
+        }
+        let steps = Steps::begin();
+        let dialer = &self.worker.dialer;
+        let upstream = dialer.dial(self.server_name, self.deadline, &steps).await;
+        let upstream = upstream.map_err(Failure::Upstream)?;
+        self.worker.counters().dial.observe(steps.total());
+        log::dialled(self.subject, &steps);
+        self.attempt(upstream, downstream, &Progress::default())
+            .await
+    }
+
+    fn has_body(&self) -> bool {
+        !matches!(self.request.framing, Framing::None | Framing::Length(0))
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.worker.config.limits
+    }
+
+    /// One try over one upstream connection. The response timeout begins anew whenever
+    /// something moves.
+    async fn attempt(
+        &mut self,
+        mut upstream: Connection,
+        downstream: &mut Connection,
+        progress: &Progress,
+    ) -> Result<Outcome, Failure> {
+        let timeout = self.limits().response_timeout;
+        let deadline = self.deadline;
+        let exchanged = deadline.limit(timeout, self.exchange(&mut upstream, downstream, progress));
+        let answer = match exchanged.await {
+            Ok(answer) => answer?,
+            Err(TimedOut) => {
+                let is_taking = upstream.stream.with_socket(Socket::is_writable);
+                // A client that was promised a 100 rightly waits for it.
+                let may_send = !self.request.expects_continue || progress.continued.get();
+                let client_owes = !progress.uploaded.get() && is_taking && may_send;
+                return Err(match (progress.delivered.get(), client_owes) {
+                    (true, _) => Failure::Cut(format!("nothing moved for {timeout:?}")),
+                    (false, true) => Failure::Request(Rejection {
+                        status: 408,
+                        reason: "the request body did not arrive in time",
+                    }),
+                    (false, false) => Failure::Upstream(
+                        Error::timed_out(Stage::Response, timeout).at(&self.worker.config.upstream),
+                    ),
+                });
+            }
+        };
+        Ok(match answer {
+            Answer::Switched => Outcome::Switched(upstream),
+            Answer::Delivered {
+                status,
+                bytes,
+                upstream_persistent,
+                downstream_persistent,
+            } => {
+                // Surplus bytes answer nobody: such a connection is never used again.
+                if upstream_persistent && progress.uploaded.get() && upstream.received.is_empty() {
+                    upstream.received.release();
+                    self.worker.pool.put(upstream, self.server_name);
+                }
+                Outcome::Delivered {
+                    status,
+                    bytes,
+                    persistent: downstream_persistent && progress.uploaded.get(),
+                    request_read: progress.uploaded.get(),
+                }
+            }
+        })
+    }
+
+    /// Uploads and answers at once: an upstream may answer before it has read everything.
+    async fn exchange(
+        &mut self,
+        upstream: &mut Connection,
+        downstream: &mut Connection,
+        progress: &Progress,
+    ) -> Result<Answer, Failure> {
+        let timeout = self.limits().response_timeout;
+        let counters = self.worker.counters();
+        let Connection {
+            stream: upstream,
+            received: from_upstream,
+        } = upstream;
+        let Connection {
+            stream: downstream,
+            received: from_downstream,
+        } = downstream;
+        let client: &Stream = downstream;
+        let answering = Answering {
+            worker: self.worker,
+            request: self.request,
+            subject: self.subject,
+            deadline: self.deadline,
+            progress,
+            upstream,
+            downstream,
+        };
+        let deadline = self.deadline;
+        let uploading = async {
+            if !self.has_body() {
+                // The head stays whole for a second try.
+                upstream
+                    .write_all(self.head)
+                    .await
+                    .map_err(BodyError::Sink)?;
+            } else {
+                // A request with a body is never sent twice, however far it came.
+                let started = Cell::default();
+                let source = Source {
+                    stream: downstream,
+                    received: from_downstream,
+                    framing: self.request.framing,
+                };
+                let sink = Sink {
+                    stream: upstream,
+                    pending: self.head,
+                    framing: self.request.framing,
+                    started: &started,
+                };
+                let moved = |bytes| {
+                    deadline.arm(timeout);
+                    progress
+                        .continued
+                        .set(progress.continued.get() || bytes > 0);
+                    counters.bytes_up.add(bytes);
+                };
+                body::copy(source, sink, moved).await?;
+            }
+            progress.uploaded.set(true);
+            Ok(())
+        };
+        let mut uploading = pin!(uploading);
+        let mut answering = pin!(answering.run(from_upstream));
+        let mut upload_ended = false;
+        poll_fn(|cx| {
+            if !upload_ended {
+                match uploading.as_mut().poll(cx) {
+                    Poll::Pending => {}
+                    Poll::Ready(Ok(())) => upload_ended = true,
+                    // The upstream takes no more; it may have said why.
+                    Poll::Ready(Err(BodyError::Sink(_))) => upload_ended = true,
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(Err(broken_request(error, progress)))
+                    }
+                }
+            }
+            if let Poll::Ready(answer) = answering.as_mut().poll(cx) {
+                return Poll::Ready(answer);
+            }
+            // A client that is gone frees the upstream at once. While it still uploads, the
+            // upload sees it.
+            let is_gone = upload_ended
+                && client
+                    .with_socket(|socket| socket.poll_broken(cx))
+                    .is_ready();
+            match is_gone {
+                true => {
+                    let reset = io::ErrorKind::ConnectionReset.into();
+                    Poll::Ready(Err(client_gone(&reset)))
+                }
+                false => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+fn broken_request(error: BodyError, progress: &Progress) -> Failure {
+    match error {
+        BodyError::Malformed(reason) if !progress.delivered.get() => Failure::Request(Rejection {
+            status: 400,
+            reason,
+        }),
+        BodyError::Malformed(reason) => Failure::Broken(reason.to_owned()),
+        BodyError::Truncated => {
+            Failure::Broken("the client closed in the middle of its request".to_owned())
+        }
+        BodyError::Source(error) | BodyError::Sink(error) => {
+            Failure::Broken(format!("client: {}", describe(&error)))
+        }
+    }
+}

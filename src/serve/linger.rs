@@ -1,0 +1,54 @@
+//! How a connection is closed without losing what is still on its way to the peer.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use crate::net::buffer::LARGE;
+use crate::net::deadline::Deadline;
+use crate::net::reactor::next_turn;
+use crate::net::stream::Connection;
+use crate::serve::carry::Movement;
+use crate::serve::worker::Worker;
+
+/// Once one direction has ended, how long the other may rest.
+pub const FINISH_IDLE: Duration = Duration::from_secs(10);
+
+/// How long what a client still sends is read once nothing is to come for it any more.
+const LINGER_TOTAL: Duration = Duration::from_secs(15);
+
+/// Ends a connection behind its last byte: our side is shut down, then what the client
+/// still sends is read and discarded for a while. Closing at once would reset the
+/// connection and destroy what the client has not yet read.
+pub async fn linger(worker: &Worker, mut connection: Connection, deadline: &Deadline) {
+    let movement = Movement::new(deadline, FINISH_IDLE);
+    let rest = async {
+        connection.stream.shutdown_write().await?;
+        loop {
+            let n = connection.received.len();
+            connection.received.consume(n);
+            if n == LARGE {
+                // One that floods never lets it wait.
+                next_turn().await;
+            }
+            if connection.fill().await? == 0 {
+                return Ok(());
+            }
+            movement.happened();
+        }
+    };
+    finish(worker, &movement, rest, LINGER_TOTAL).await;
+}
+
+/// Lets what is left of a connection's other direction end, within bounds.
+pub async fn finish(
+    worker: &Worker,
+    movement: &Movement<'_>,
+    rest: impl Future<Output = io::Result<()>>,
+    in_all: Duration,
+) {
+    movement.rest.set(FINISH_IDLE);
+    let total = Deadline::new(&worker.timers);
+    let bounded = movement.deadline.limit(FINISH_IDLE, rest);
+    let _ = total.limit(in_all, bounded).await;
+}

@@ -1,0 +1,21 @@
+//! Serving: threads accept clients, read their requests, and forward them or relay behind
+//! them, until the drain.
+//!
+//! Data flows one way: `server` accepts, `session` reads a head, `forward` sends the request
+//! and delivers the response, `relay` carries what follows an upgrade. Leaves the way to the
+//! upstream to `route` and the syntax of messages to `http`. May use every room below it:
+//! `report`, `route`, `cli`, `http`, `net`.
+
+pub mod answer;
+pub mod answering;
+pub mod carry;
+pub mod contain;
+pub mod forward;
+pub mod linger;
+pub mod listen;
+pub mod notify;
+pub mod relay;
+pub mod scrape;
+pub mod server;
+pub mod session;
+pub mod worker;

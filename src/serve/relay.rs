@@ -1,0 +1,219 @@
+//! The relay of two streams: left-over bytes first, then a race of two copies.
+
+use std::future::{poll_fn, Future};
+use std::io::{
+    self,
+    ErrorKind::{BrokenPipe, UnexpectedEof},
+};
+use std::pin::{pin, Pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_lite::future;
+
+use crate::net::buffer::Buffer;
+use crate::net::deadline::{Deadline, TimedOut};
+use crate::net::socket::Socket;
+use crate::net::stream::{Connection, Stream};
+use crate::serve::carry::{carry, Movement, Outlet};
+use crate::serve::linger::{finish, FINISH_IDLE};
+use crate::serve::worker::Worker;
+
+/// Once one direction has ended, how long the other may go on in all. Unit tests have less
+/// time.
+const FINISH_TOTAL: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
+
+/// What a relay carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Bytes from the client to the upstream.
+    pub to_upstream: u64,
+    /// Bytes from the upstream to the client.
+    pub to_downstream: u64,
+}
+
+/// Carries bytes both ways until both directions have ended, or one has and the other
+/// does not end in time, or nothing moves for the tunnel timeout, or either side resets.
+pub async fn relay(
+    worker: &Worker,
+    downstream: &mut Connection,
+    upstream: &mut Connection,
+) -> Carried {
+    let deadline = &Deadline::new(&worker.timers);
+    let movement = Movement::new(deadline, worker.config.limits.tunnel_timeout);
+    let counters = worker.counters();
+    let mut to_upstream = Outlet::new(&upstream.stream, &movement, &counters.bytes_up);
+    let mut to_downstream = Outlet::new(&downstream.stream, &movement, &counters.bytes_down);
+    {
+        let up = direction(
+            &downstream.stream,
+            &mut downstream.received,
+            &mut to_upstream,
+        );
+        let down = direction(&upstream.stream, &mut upstream.received, &mut to_downstream);
+        let (mut up, mut down) = (pin!(up), pin!(down));
+        let race = first(up.as_mut(), down.as_mut());
+        let stuck = poll_fn(|cx| {
+            if let Poll::Ready(end) = poll_stuck(cx, &downstream.stream, &upstream.stream) {
+                return Poll::Ready(end);
+            }
+            poll_stuck(cx, &upstream.stream, &downstream.stream)
+        });
+        let race = future::or(race, stuck);
+        let mut end = deadline.limit(movement.rest.get(), race).await;
+        // What comes after the race is rare, and boxed to keep an idle relay small.
+        if let Ok(End::Stuck) = end {
+            // What was sent before that end is delivered for as long as it is taken.
+            movement.rest.set(FINISH_IDLE);
+            let race = first(up.as_mut(), down.as_mut());
+            end = Box::pin(deadline.limit(FINISH_IDLE, race)).await;
+        }
+        match end {
+            Ok(End::Up(Ok(()))) => Box::pin(finish(worker, &movement, down, FINISH_TOTAL)).await,
+            Ok(End::Down(Ok(()))) => Box::pin(finish(worker, &movement, up, FINISH_TOTAL)).await,
+            // A reset ends both at once; so does a relay at rest.
+            Ok(_) | Err(TimedOut) => {}
+        }
+    }
+    Carried {
+        to_upstream: to_upstream.carried,
+        to_downstream: to_downstream.carried,
+    }
+}
+
+/// How a relay comes to its end.
+enum End {
+    /// The direction to the upstream has ended.
+    Up(io::Result<()>),
+    /// The direction to the client has.
+    Down(io::Result<()>),
+    /// One side has sent its last, and the other takes nothing.
+    Stuck,
+    /// The same, but it has reset the connection.
+    Reset,
+}
+
+/// Waits until one of the two directions has ended.
+fn first<'d, D: Future<Output = io::Result<()>>>(
+    up: Pin<&'d mut D>,
+    down: Pin<&'d mut D>,
+) -> impl Future<Output = End> + use<'d, D> {
+    let up = async move { End::Up(up.await) };
+    future::race(up, async move { End::Down(down.await) })
+}
+
+/// Waits until `from` has ended while `to` takes nothing: nobody reads from `from` then, and
+/// nobody else would notice.
+fn poll_stuck(cx: &mut Context<'_>, from: &Stream, to: &Stream) -> Poll<End> {
+    if to.with_socket(Socket::is_writable) {
+        // The one who finds that it is not polls this again.
+        return Poll::Pending;
+    }
+    let hung_up = from.with_socket(|socket| socket.poll_hung_up(cx));
+    hung_up.map(|reset| if reset { End::Reset } else { End::Stuck })
+}
+
+/// Carries one direction to its end and then shuts down the sink's writing side.
+// A block in a function, here and elsewhere: an async fn would hold each argument twice.
+#[allow(clippy::manual_async_fn)]
+fn direction<'a, 's>(
+    from: &'a Stream,
+    received: &'a mut Buffer,
+    sink: &'a mut Outlet<'s>,
+) -> impl Future<Output = io::Result<()>> + use<'a, 's> {
+    async move {
+        match carry(from, received, sink).await {
+            // Closed, and our own bytes came too late for it: what it had sent was read.
+            // So is TLS that ends without close_notify: the protocol inside knows better.
+            Err(error) if matches!(error.kind(), BrokenPipe | UnexpectedEof) => {}
+            Err(error) => return Err(error),
+            Ok(()) => {}
+        }
+        // A sink that is gone needs no end.
+        let _ = sink.stream.shutdown_write().await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+    use std::thread;
+
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::cli::resolve::{resolve, Command};
+    use crate::net::reactor::block_on;
+    use crate::report::metrics::Registry;
+    use crate::route::dial::Dialer;
+
+    fn worker() -> Worker {
+        let args = ["-d", "-u", "127.0.0.1:1"].map(OsString::from);
+        let Ok(Command::Serve(config)) = resolve(args, |_| None) else {
+            panic!("these settings are good")
+        };
+        let config = Arc::new(*config);
+        let dialer = Dialer::new(config.clone()).expect("no TLS is wanted");
+        Worker::new(config, dialer, Registry::new(1), 0)
+    }
+
+    /// A connection of the proxy's, and its peer, with small buffers between them if wanted.
+    fn pair(small: bool) -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        let address = listener.local_addr().expect("bound");
+        if small {
+            let listening = SockRef::from(&listener);
+            listening.set_recv_buffer_size(4096).expect("a socket");
+        }
+        let here = TcpStream::connect(address).expect("it listens");
+        let (there, _) = listener.accept().expect("it was connected");
+        here.set_nonblocking(true).expect("a socket");
+        if small {
+            let sending = SockRef::from(&here);
+            sending.set_send_buffer_size(4096).expect("a socket");
+        }
+        let stream = Stream::Plain(Socket::new(here).expect("the thread has a reactor"));
+        (Connection::new(stream), there)
+    }
+
+    /// All of it, however slowly; the bounds are for the other direction.
+    #[test]
+    fn a_slow_reader_gets_what_was_sent_before_the_end() {
+        const LENGTH: usize = 300_000;
+        let worker = worker();
+        let relaying = async {
+            let (mut downstream, mut client) = pair(true);
+            let (mut upstream, mut server) = pair(false);
+            let reading = thread::spawn(move || {
+                let mut got = 0;
+                let mut room = [0; 8192];
+                loop {
+                    thread::sleep(Duration::from_millis(100));
+                    match client.read(&mut room) {
+                        Ok(0) => return got,
+                        Ok(n) => got += n,
+                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                        Err(error) => panic!("after {got} bytes: {error}"),
+                    }
+                }
+            });
+            server.write_all(&[7; LENGTH]).expect("it is taken");
+            drop(server);
+            let carried = relay(&worker, &mut downstream, &mut upstream).await;
+            drop(downstream);
+            let read = smol::unblock(|| reading.join().expect("it reads to the end")).await;
+            (carried.to_downstream, read)
+        };
+        let sweep = async {
+            worker.timers.sweep().await;
+            unreachable!("the sweep never ends")
+        };
+        let done = block_on(future::or(relaying, sweep), || None);
+        let expected = (LENGTH as u64, LENGTH);
+        assert_eq!(done.expect("the reactor runs"), expected);
+    }
+}

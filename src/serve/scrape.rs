@@ -1,0 +1,87 @@
+//! The port that the metrics are read from.
+
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_io::Timer;
+use smol::lock::Semaphore;
+use smol::LocalExecutor;
+
+use crate::http::fields::no_fields;
+use crate::http::read::read_head;
+use crate::http::request::{check_start_line, Rejection, RequestHead};
+use crate::net::deadline::{Deadline, TimedOut};
+use crate::net::socket::{is_momentary, Listener, Socket};
+use crate::net::stream::{Connection, Stream};
+use crate::serve::answer;
+use crate::serve::contain::contained;
+use crate::serve::linger::linger;
+use crate::serve::worker::Worker;
+
+/// Readers at once; more wait.
+const AT_ONCE: usize = 16;
+
+/// How long accepting pauses when descriptors have run out.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers whoever comes, one request each, for as long as the thread.
+pub async fn serve(executor: Weak<LocalExecutor<'static>>, worker: Rc<Worker>, listener: Listener) {
+    let permits = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        listener.readable().await;
+        let permit = permits.acquire_arc().await;
+        let accepted = listener.try_accept();
+        match accepted.and_then(|(stream, _)| Socket::new(stream)) {
+            Ok(socket) => {
+                let answering = answer(worker.clone(), Connection::new(Stream::Plain(socket)));
+                let answering = async move {
+                    let _ = contained(answering).await;
+                    drop(permit);
+                };
+                if let Some(executor) = executor.upgrade() {
+                    executor.spawn(answering).detach();
+                }
+            }
+            Err(error) if is_momentary(&error) => {}
+            Err(_) => {
+                Timer::after(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn answer(worker: Rc<Worker>, mut connection: Connection) {
+    let deadline = Deadline::new(&worker.timers);
+    let patience = worker.config.limits.head_timeout;
+    let Connection { stream, received } = &mut connection;
+    let head = read_head(stream, received, check_start_line);
+    let response = match deadline.limit(patience, head).await {
+        Ok(Ok(length)) => {
+            let response = response(&worker, &received.bytes()[..length]);
+            received.consume(length);
+            response.unwrap_or_else(|rejection| answer::rejected(&rejection))
+        }
+        Ok(Err(error)) => match Option::<Rejection>::from(error) {
+            Some(rejection) => answer::rejected(&rejection),
+            None => return,
+        },
+        Err(TimedOut) => return,
+    };
+    let written = deadline.limit(patience, connection.stream.write_all(&response));
+    if let Ok(Ok(())) = written.await {
+        linger(&worker, connection, &deadline).await;
+    }
+}
+
+fn response(worker: &Worker, head: &[u8]) -> Result<Vec<u8>, Rejection> {
+    let mut fields = no_fields();
+    let head = RequestHead::parse(head, &mut fields, &[])?;
+    let path = head.target.split('?').next();
+    Ok(match (head.method, path) {
+        ("GET" | "HEAD", Some("/metrics")) => {
+            answer::metrics(&head.request, &worker.registry.render())
+        }
+        _ => answer::not_found(&head.request),
+    })
+}

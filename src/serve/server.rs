@@ -1,0 +1,350 @@
+//! The threads, their accept loops, the limit on connections, and the drain at the end.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{mpsc, Arc};
+use std::task::{Poll, Waker};
+use std::thread;
+use std::time::Duration;
+
+use async_io::Timer;
+use futures_lite::{future, Future};
+use smol::channel::{self, Receiver};
+use smol::lock::{Semaphore, SemaphoreGuardArc};
+use smol::LocalExecutor;
+
+use crate::config::Config;
+use crate::error::describe;
+use crate::net::reactor::{self, next_turn};
+use crate::net::socket::{is_momentary, Listener, Socket};
+use crate::net::stream::{Connection, Stream};
+use crate::report::log;
+use crate::report::metrics::Registry;
+use crate::route::dial::Dialer;
+use crate::serve::contain::contained;
+use crate::serve::scrape;
+use crate::serve::session;
+use crate::serve::worker::Worker;
+
+/// How long accepting pauses when descriptors or memory have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Clients accepted on end before others get their turn.
+const IN_A_ROW: usize = 64;
+
+/// Tasks run on end before the thread looks at its sockets.
+const TASKS_IN_A_ROW: usize = 200;
+
+/// How much longer than the drain timeout the threads may take to end.
+const OVERDUE: Duration = Duration::from_secs(2);
+
+/// What all threads share.
+struct Shared {
+    config: Arc<Config>,
+    dialer: Dialer,
+    registry: Registry,
+    /// One permit per client that may be served at once.
+    permits: Arc<Semaphore>,
+    /// Numbers the connections in the log.
+    accepted: AtomicU64,
+    /// Connections that were still open when their thread ended.
+    cut_off: AtomicUsize,
+}
+
+/// Serves on `listeners`, one thread for each group of them, and metrics on a listener of
+/// their own; calls `ready` when all of them do. Goes on until `shutdown` resolves to the
+/// reason; then finishes what is open, for at most the drain timeout.
+pub fn run(
+    config: Arc<Config>,
+    dialer: Dialer,
+    listeners: Vec<Vec<TcpListener>>,
+    mut metrics: Option<TcpListener>,
+    ready: impl FnOnce(),
+    shutdown: impl Future<Output = &'static str>,
+) -> io::Result<()> {
+    let most = config.limits.max_connections.unwrap_or(usize::MAX >> 4);
+    let drain_timeout = config.limits.drain_timeout;
+    let shared = Arc::new(Shared {
+        config,
+        dialer,
+        registry: Registry::new(listeners.len()),
+        permits: Arc::new(Semaphore::new(most)),
+        accepted: AtomicU64::new(0),
+        cut_off: AtomicUsize::new(0),
+    });
+    // Closing the channel is the signal to drain.
+    let (alive, draining) = channel::bounded::<()>(1);
+    let mut running = 0;
+    let (report, reports) = mpsc::channel();
+    let (end, ends) = mpsc::channel::<()>();
+    for (n, listeners) in listeners.into_iter().enumerate() {
+        let (shared, draining, report) = (shared.clone(), draining.clone(), report.clone());
+        let sockets = Sockets {
+            clients: listeners,
+            metrics: metrics.take(),
+        };
+        let thread = thread::Builder::new().name(format!("worker-{n}"));
+        let end = end.clone();
+        thread.spawn(move || {
+            serve(shared, n, sockets, draining, report);
+            // Told by its going, however the thread ends.
+            drop(end);
+        })?;
+        running += 1;
+    }
+    drop((draining, report, end));
+    for _ in 0..running {
+        // A thread that panicked before it could report has said so.
+        reports.recv().map_err(io::Error::other)??;
+    }
+    ready();
+    let reason = async_io::block_on(shutdown);
+    log::draining(reason, drain_timeout);
+    log::flush_waiting();
+    drop(alive);
+    // Nothing is ever sent: an error is that all threads have ended, or that one does not.
+    let _ = ends.recv_timeout(drain_timeout.saturating_add(OVERDUE));
+    log::stopped(shared.cut_off.load(Ordering::Relaxed));
+    log::flush_waiting();
+    Ok(())
+}
+
+/// What one thread listens on.
+struct Sockets<T> {
+    clients: Vec<T>,
+    metrics: Option<T>,
+}
+
+impl Sockets<TcpListener> {
+    /// Registers them with the thread.
+    fn register(self) -> io::Result<Sockets<Listener>> {
+        let clients = self.clients.into_iter().map(Listener::new);
+        Ok(Sockets {
+            clients: clients.collect::<io::Result<_>>()?,
+            metrics: self.metrics.map(Listener::new).transpose()?,
+        })
+    }
+}
+
+/// One thread's life.
+fn serve(
+    shared: Arc<Shared>,
+    number: usize,
+    sockets: Sockets<TcpListener>,
+    draining: Receiver<()>,
+    report: mpsc::Sender<io::Result<()>>,
+) {
+    #[cfg(not(feature = "portable"))]
+    crate::net::splice::allow(shared.config.limits.pipes);
+    // The other end waits for as many reports as there are threads.
+    let sockets = match sockets.register() {
+        Ok(sockets) => {
+            let _ = report.send(Ok(()));
+            drop(report);
+            sockets
+        }
+        Err(error) => {
+            let _ = report.send(Err(error));
+            return;
+        }
+    };
+    let executor = Rc::new(LocalExecutor::new());
+    let config = shared.config.clone();
+    let worker = Worker::new(
+        config.clone(),
+        shared.dialer.clone(),
+        shared.registry.clone(),
+        number,
+    );
+    let acceptor = Acceptor {
+        worker: Rc::new(worker),
+        executor: executor.clone(),
+        open: Rc::default(),
+        shared: shared.clone(),
+    };
+    let (open, worker) = (acceptor.open.clone(), acceptor.worker.clone());
+    executor.spawn(sweep(worker.clone())).detach();
+    if let Some(listener) = sockets.metrics {
+        // A task that kept its executor would keep it, and all that is in it, for ever.
+        let scraping = scrape::serve(Rc::downgrade(&executor), worker.clone(), listener);
+        executor.spawn(scraping).detach();
+    }
+    let acceptor = Rc::new(acceptor);
+    let accepting: Vec<_> = sockets
+        .clients
+        .into_iter()
+        .map(|listener| {
+            let accepting = acceptor.clone().accept_all(listener, draining.clone());
+            executor.spawn(accepting)
+        })
+        .collect();
+    drop(acceptor);
+    let counted = open.clone();
+    let over = Rc::new(Cell::new(false));
+    let ended = over.clone();
+    let life = async move {
+        for task in accepting {
+            task.await;
+        }
+        worker.timers.drain();
+        let out_of_time = async {
+            Timer::after(config.limits.drain_timeout).await;
+        };
+        future::or(counted.none(), out_of_time).await;
+        ended.set(true);
+    };
+    executor.spawn(life).detach();
+    if let Err(error) = reactor::block_on(run_tasks(&executor, &over), log::flush) {
+        log::thread_failed(&describe(&error));
+    }
+    shared
+        .cut_off
+        .fetch_add(open.count.get(), Ordering::Relaxed);
+    // What is cut off has last words, too.
+    drop(executor);
+    log::flush_waiting();
+}
+
+/// Runs the tasks of `executor` until one of them says that it is over. `Executor::run` would
+/// also look for tasks of other threads, at each step.
+async fn run_tasks(executor: &LocalExecutor<'_>, over: &Cell<bool>) {
+    loop {
+        for _ in 0..TASKS_IN_A_ROW {
+            if over.get() {
+                return;
+            }
+            executor.tick().await;
+        }
+        future::yield_now().await;
+    }
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    future::or(worker.timers.sweep(), worker.pool.sweep()).await;
+}
+
+/// The connections that a thread has open.
+#[derive(Default)]
+struct Open {
+    count: Cell<usize>,
+    emptied: Cell<Option<Waker>>,
+}
+
+impl Open {
+    async fn none(&self) {
+        poll_fn(|cx| {
+            if self.count.get() == 0 {
+                return Poll::Ready(());
+            }
+            self.emptied.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// One open connection; its end counts, however it comes.
+struct Ticket {
+    open: Rc<Open>,
+    _permit: SemaphoreGuardArc,
+}
+
+impl Ticket {
+    fn new(open: &Rc<Open>, permit: SemaphoreGuardArc) -> Ticket {
+        open.count.set(open.count.get() + 1);
+        Ticket {
+            open: open.clone(),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.open.count.set(self.open.count.get() - 1);
+        if self.open.count.get() == 0 {
+            if let Some(waker) = self.open.emptied.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// What accepting needs.
+struct Acceptor {
+    shared: Arc<Shared>,
+    executor: Rc<LocalExecutor<'static>>,
+    worker: Rc<Worker>,
+    open: Rc<Open>,
+}
+
+impl Acceptor {
+    /// Accepts until the channel closes, and then those whom the kernel has already
+    /// greeted: closing the socket would reset them.
+    async fn accept_all(self: Rc<Acceptor>, listener: Listener, draining: Receiver<()>) {
+        let drained = async {
+            // Nothing is ever sent: an error is the channel closing.
+            let _ = draining.recv().await;
+        };
+        future::or(drained, self.accept_forever(&listener)).await;
+        while let Some(permit) = self.shared.permits.try_acquire_arc() {
+            match listener.try_accept() {
+                Ok((stream, peer)) => {
+                    let _ = self.spawn_session(stream, peer, permit);
+                }
+                Err(_) => break,
+            }
+        }
+    }
+
+    async fn accept_forever(&self, listener: &Listener) {
+        let mut paused = false;
+        let mut in_a_row = 0;
+        loop {
+            if in_a_row == IN_A_ROW {
+                in_a_row = 0;
+                next_turn().await;
+            }
+            // The permit is taken only for a client that is there, so that no thread
+            // holds one while another's clients wait.
+            listener.readable().await;
+            let permit = self.shared.permits.acquire_arc().await;
+            let accepted = listener.try_accept();
+            match accepted.and_then(|(stream, peer)| self.spawn_session(stream, peer, permit)) {
+                Ok(()) => {
+                    paused = false;
+                    in_a_row += 1;
+                }
+                Err(error) if is_momentary(&error) => in_a_row = 0,
+                Err(error) => {
+                    if !std::mem::replace(&mut paused, true) {
+                        log::accept_paused(&describe(&error));
+                    }
+                    Timer::after(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Serves a client. An error concerns every client: no more sockets can be watched.
+    fn spawn_session(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: SemaphoreGuardArc,
+    ) -> io::Result<()> {
+        let stream = Stream::Plain(Socket::new(stream)?);
+        // An IPv4 client of a dual-stack socket is one of IPv4.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let number = 1 + self.shared.accepted.fetch_add(1, Ordering::Relaxed);
+        let ticket = Ticket::new(&self.open, permit);
+        let (worker, connection) = (self.worker.clone(), Connection::new(stream));
+        let serving = session::serve(worker, connection, peer, number, ticket);
+        self.executor.spawn(contained(serving)).detach();
+        Ok(())
+    }
+}

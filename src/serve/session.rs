@@ -1,0 +1,423 @@
+//! One client connection: read a head, forward it or relay behind it, and go on for as
+//! long as both sides like.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Instant;
+
+use futures_lite::future;
+
+use crate::http::fields::no_fields;
+use crate::http::framing::Framing;
+use crate::http::head::HeadError;
+use crate::http::read::{read_head, skip_empty_lines};
+use crate::http::request::{check_start_line, Protocol, Rejection, Request, RequestHead};
+use crate::net::buffer::Outgoing;
+use crate::net::deadline::{Deadline, TimedOut};
+use crate::net::reactor::{next_turn, now};
+use crate::net::socket::Socket;
+use crate::net::stream::Connection;
+use crate::report::log::{self, Subject};
+use crate::report::metrics::{Counters, Method};
+use crate::serve::answer;
+use crate::serve::forward::{Exchange, Failure, Outcome};
+use crate::serve::linger::linger;
+use crate::serve::relay::relay;
+use crate::serve::worker::Worker;
+
+/// Serves one client until its connection ends, and then gives up the ticket. `number`
+/// names it in the log.
+// Each stage is boxed, and gone with its buffers before the next begins: a connection
+// costs its current stage, and an idle tunnel the relay's state alone.
+pub fn serve<T>(
+    worker: Rc<Worker>,
+    connection: Connection,
+    peer: SocketAddr,
+    number: u64,
+    ticket: T,
+) -> impl Future<Output = ()> {
+    log::connection_opened(number, peer);
+    worker.counters().connections.add(1);
+    let session = Session {
+        deadline: Deadline::new(&worker.timers),
+        worker: worker.clone(),
+        peer,
+        number,
+        subject: Subject::new(number),
+        method: Method::OTHER,
+        server_name: String::new(),
+    };
+    let session = Box::pin(session.run(connection));
+    let closing = Closing {
+        number,
+        start: Instant::now(),
+        worker,
+        _ticket: ticket,
+    };
+    async move {
+        // Dropped last, as all that the block only borrows.
+        let _until_the_end = &closing;
+        let mut session = session;
+        if let Some(mut tunnel) = session.as_mut().await {
+            drop(session);
+            tunnel.as_mut().await;
+        }
+    }
+}
+
+/// Tells of a connection's end, however it comes.
+struct Closing<T> {
+    number: u64,
+    start: Instant,
+    worker: Rc<Worker>,
+    _ticket: T,
+}
+
+impl<T> Drop for Closing<T> {
+    fn drop(&mut self) {
+        self.worker.counters().connections_closed.add(1);
+        log::connection_closed(self.number, self.start.elapsed());
+    }
+}
+
+/// What follows an upgrade.
+type Tunnel = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Relays two connections that `protocol` now runs over, and closes them.
+#[allow(clippy::manual_async_fn)]
+fn tunnel(
+    worker: Rc<Worker>,
+    number: u64,
+    mut downstream: Connection,
+    mut upstream: Connection,
+    protocol: Protocol,
+) -> impl Future<Output = ()> {
+    async move {
+        let name = protocol.name();
+        log::upgraded(number, name);
+        let (start, counters) = (Instant::now(), worker.counters());
+        counters.upgrades.add(1);
+        let open = OpenUpgrade(counters);
+        let carried = relay(&worker, &mut downstream, &mut upstream).await;
+        drop(open);
+        let carried = (carried.to_upstream, carried.to_downstream);
+        log::upgrade_closed(number, name, start.elapsed(), carried);
+        // Where one side was reset, the other may still be reading what it was sent.
+        let one = linger_alone(&worker, downstream);
+        let other = linger_alone(&worker, upstream);
+        Box::pin(future::zip(one, other)).await;
+    }
+}
+
+/// Counts an upgrade's end, however it comes.
+struct OpenUpgrade<'a>(&'a Counters);
+
+impl Drop for OpenUpgrade<'_> {
+    fn drop(&mut self) {
+        self.0.upgrades_closed.add(1);
+    }
+}
+
+async fn linger_alone(worker: &Worker, connection: Connection) {
+    let deadline = Deadline::new(&worker.timers);
+    linger(worker, connection, &deadline).await;
+}
+
+struct Session {
+    worker: Rc<Worker>,
+    peer: SocketAddr,
+    number: u64,
+    deadline: Deadline,
+    /// What the log calls the current request.
+    subject: Subject,
+    /// What the metrics call it.
+    method: Method,
+    /// The name that TLS is made for.
+    server_name: String,
+}
+
+/// A request that was read and checked.
+enum Arrived {
+    /// With its head as it goes upstream.
+    Forward(Request, Outgoing),
+    /// The question whether the program serves.
+    Health(Request),
+}
+
+/// How a client connection goes on behind one request.
+enum Then {
+    /// With the next request.
+    NextRequest,
+    /// The client expects nothing more, and everything it sent was read.
+    Close,
+    /// The client may still be sending, or hopes to go on.
+    Linger,
+    /// The client must see that what it got is not whole.
+    Reset,
+}
+
+impl Session {
+    /// Serves request after request; gives the tunnel that the last one became, if any.
+    async fn run(mut self, mut connection: Connection) -> Option<Tunnel> {
+        let mut first = true;
+        loop {
+            let arrived = self.next_request(&mut connection, first).await;
+            first = false;
+            let (request, mut head) = match arrived {
+                Ok(Some(Arrived::Forward(request, head))) => (request, head),
+                Ok(Some(Arrived::Health(request))) => {
+                    let draining = self.worker.timers.draining();
+                    // A body is not read.
+                    let whole = request.framing == Framing::None;
+                    let close = draining || !request.persistent || !whole;
+                    let response = answer::health(&request, draining, close);
+                    if !self.send(&connection, &response).await {
+                        return None;
+                    }
+                    // It never had to wait for anybody.
+                    next_turn().await;
+                    if close {
+                        linger(&self.worker, connection, &self.deadline).await;
+                        return None;
+                    }
+                    continue;
+                }
+                Ok(None) => return None,
+                Err(rejection) => {
+                    let response = self.reject(Method::OTHER, &rejection);
+                    if self.send(&connection, &response).await {
+                        linger(&self.worker, connection, &self.deadline).await;
+                    }
+                    return None;
+                }
+            };
+            let exchange = Exchange {
+                worker: &self.worker,
+                request: &request,
+                head: &mut head,
+                server_name: &self.server_name,
+                deadline: &self.deadline,
+                subject: &self.subject,
+            };
+            let outcome = exchange.run(&mut connection).await;
+            let then = match outcome {
+                Ok(Outcome::Switched(upstream)) => {
+                    self.worker.counters().request(self.method, 101);
+                    let asked = "only what was asked for is a switch";
+                    let protocol = request.upgrade.expect(asked);
+                    let worker = self.worker;
+                    let tunnel = tunnel(worker, self.number, connection, upstream, protocol);
+                    return Some(Box::pin(tunnel));
+                }
+                Ok(Outcome::Delivered {
+                    status,
+                    bytes,
+                    persistent,
+                    request_read,
+                }) => {
+                    log::request_done(&self.subject, status, bytes);
+                    self.worker.counters().request(self.method, status);
+                    match (persistent, request.persistent) {
+                        (true, _) => Then::NextRequest,
+                        (false, false) if request_read => Then::Close,
+                        (false, _) => Then::Linger,
+                    }
+                }
+                Err(failure) => self.fail(&connection, &request, failure).await,
+            };
+            match then {
+                Then::NextRequest => {}
+                Then::Close if connection.is_quiet() => return None,
+                Then::Reset => {
+                    connection.stream.with_socket(Socket::abort_on_close);
+                    return None;
+                }
+                Then::Close | Then::Linger => {
+                    linger(&self.worker, connection, &self.deadline).await;
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Waits for a request, checks it, and gives it with its head as it goes upstream.
+    /// None when the client is gone, was idle for too long, or the thread drains.
+    async fn next_request(
+        &mut self,
+        connection: &mut Connection,
+        first: bool,
+    ) -> Result<Option<Arrived>, Rejection> {
+        let limits = &self.worker.config.limits;
+        let mut head_timeout = limits.head_timeout;
+        // What ends one request does not begin the next.
+        if let Err(error) = skip_empty_lines(&mut connection.received, &mut 0) {
+            return no_request(error);
+        }
+        if connection.received.is_empty() {
+            let start = now();
+            let patience = if first {
+                head_timeout
+            } else {
+                limits.keepalive_timeout
+            };
+            let arrival = self.deadline.limit_or_drain(patience, begin(connection));
+            match arrival.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return no_request(error),
+                Err(TimedOut) => return Ok(None),
+            }
+            if first {
+                head_timeout = head_timeout.saturating_sub(now().saturating_duration_since(start));
+                head_timeout = head_timeout.max(std::time::Duration::from_millis(1));
+            }
+        }
+        let Connection { stream, received } = &mut *connection;
+        let head = read_head(stream, received, check_start_line);
+        let length = match self.deadline.limit(head_timeout, head).await {
+            Ok(Ok(length)) => length,
+            Ok(Err(error)) => return no_request(error),
+            Err(TimedOut) => {
+                return Err(Rejection {
+                    status: 408,
+                    reason: "the request head did not arrive in time",
+                })
+            }
+        };
+        let taken = self.take_head(&received.bytes()[..length]);
+        received.consume(length);
+        received.release();
+        taken.map(Some)
+    }
+
+    /// Checks one head, tells the log, and writes the head that goes upstream.
+    fn take_head(&mut self, bytes: &[u8]) -> Result<Arrived, Rejection> {
+        let config = &self.worker.config;
+        let mut fields = no_fields();
+        let head = RequestHead::parse(bytes, &mut fields, &config.rewrite.upgrades)?;
+        if config.health_path.as_deref() == Some(&*head.target)
+            && matches!(head.method, "GET" | "HEAD")
+        {
+            // Not in the log: it is asked all the time.
+            return Ok(Arrived::Health(head.request));
+        }
+        let host = head.host.unwrap_or_default();
+        log::request(self.number, head.method, &head.target, host);
+        if let Some(protocol) = &head.request.upgrade {
+            log::upgrade_request(self.number, protocol.name(), &head.target, host);
+        }
+        self.subject.set(head.method, &head.target);
+        self.method = Method::of(head.method);
+        self.server_name.clear();
+        self.worker.dialer.server_name(host, &mut self.server_name);
+        let mut out = Outgoing::new();
+        head.write(
+            &mut out,
+            &config.rewrite,
+            self.peer.ip(),
+            &self.worker.default_host,
+        );
+        Ok(Arrived::Forward(head.request, out))
+    }
+
+    /// Tells the log of a request that is not forwarded, or not to its end, and gives the
+    /// response to it.
+    fn reject(&self, method: Method, rejection: &Rejection) -> Vec<u8> {
+        let Rejection { status, reason } = *rejection;
+        log::request_rejected(self.number, self.peer, status, reason);
+        self.worker.counters().request(method, status);
+        answer::rejected(rejection)
+    }
+
+    /// Tells the client, where it can still be told, and the log.
+    async fn fail(&self, connection: &Connection, request: &Request, failure: Failure) -> Then {
+        let counters = self.worker.counters();
+        let (response, then) = match failure {
+            Failure::Broken(cause) => {
+                counters.aborted.add(1);
+                log::request_aborted(&self.subject, &cause);
+                return Then::Linger;
+            }
+            Failure::Cut(cause) => {
+                counters.aborted.add(1);
+                log::request_aborted(&self.subject, &cause);
+                return Then::Reset;
+            }
+            Failure::Request(rejection) => (self.reject(self.method, &rejection), Then::Linger),
+            Failure::Upstream(error) => {
+                counters.upstream_failed(error.stage);
+                counters.request(self.method, error.status());
+                log::request_failed(&self.subject, error.status(), &error);
+                let goes_on = request.persistent
+                    && request.upgrade.is_none()
+                    && request.framing == Framing::None
+                    && !self.worker.timers.draining();
+                let then = if goes_on {
+                    Then::NextRequest
+                } else {
+                    Then::Linger
+                };
+                (answer::gateway_error(&error, request, !goes_on), then)
+            }
+        };
+        // A failure may come without a wait.
+        next_turn().await;
+        match self.send(connection, &response).await {
+            true => then,
+            false => Then::Reset,
+        }
+    }
+
+    /// Sends a response of our own; false when the client does not take it in time.
+    async fn send(&self, connection: &Connection, response: &[u8]) -> bool {
+        let sending = connection.stream.write_all(response);
+        let timeout = self.worker.config.limits.head_timeout;
+        matches!(self.deadline.limit(timeout, sending).await, Ok(Ok(())))
+    }
+}
+
+/// Waits for the first byte of a request. Empty lines before it are none (RFC 9112 §2.2).
+async fn begin(connection: &mut Connection) -> Result<(), HeadError> {
+    let mut skipped = 0;
+    loop {
+        match connection.fill().await {
+            Ok(1..) => {}
+            Ok(0) => return Err(HeadError::Closed),
+            Err(error) => return Err(HeadError::Io(error)),
+        }
+        skip_empty_lines(&mut connection.received, &mut skipped)?;
+        if !connection.received.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// A rejection where there is somebody left to tell.
+fn no_request(error: HeadError) -> Result<Option<Arrived>, Rejection> {
+    Option::<Rejection>::from(error).map_or(Ok(None), Err)
+}
+
+// The portable relay is larger.
+#[cfg(all(test, not(feature = "portable")))]
+mod tests {
+    use super::*;
+
+    /// What one connection costs beside its buffers and sockets.
+    #[test]
+    fn a_connection_is_small() {
+        fn size<F>(
+            _: impl FnOnce(Rc<Worker>, Connection, SocketAddr, u64, [usize; 2]) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        fn tunnel_size<F>(
+            _: impl FnOnce(Rc<Worker>, u64, Connection, Connection, Protocol) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        let (task, tunnel) = (size(serve), tunnel_size(tunnel));
+        assert!(task <= 128, "{task} bytes for a task");
+        assert!(tunnel <= 728, "{tunnel} bytes for a tunnel");
+    }
+}

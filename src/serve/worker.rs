@@ -1,0 +1,47 @@
+//! What the connections of one thread share.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::net::deadline::Timers;
+use crate::report::metrics::{Counters, Registry};
+use crate::route::dial::Dialer;
+use crate::route::pool::Pool;
+
+/// The settings, the route, and the thread's own pool and deadlines.
+pub struct Worker {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// Makes upstream connections.
+    pub dialer: Dialer,
+    /// Keeps upstream connections.
+    pub pool: Pool,
+    /// The thread's deadlines.
+    pub timers: Rc<Timers>,
+    /// Host for a request that came without one.
+    pub default_host: String,
+    /// What every thread counts.
+    pub registry: Registry,
+    thread: usize,
+}
+
+impl Worker {
+    /// The worker of a thread, by its number, with nothing open.
+    pub fn new(config: Arc<Config>, dialer: Dialer, registry: Registry, thread: usize) -> Worker {
+        Worker {
+            default_host: config.default_host(),
+            dialer,
+            pool: Pool::new(config.limits.idle_upstreams),
+            timers: Rc::default(),
+            config,
+            registry,
+            thread,
+        }
+    }
+
+    /// What this thread counts.
+    pub fn counters(&self) -> &Counters {
+        self.registry.of_thread(self.thread)
+    }
+}

@@ -1,0 +1,66 @@
+//! The rooms of the library: each uses only those below it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// From the top floor down; what is in no room is plain data, and uses plain data alone.
+const ROOMS: [&str; 8] = [
+    "check", "serve", "report", "route", "cli", "http", "net", DATA,
+];
+const DATA: &str = "plain data";
+
+fn floor(room: &str) -> usize {
+    let found = ROOMS.iter().position(|known| *known == room);
+    found.unwrap_or(ROOMS.len() - 1)
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The rooms and files that a source names behind `crate::`, tests aside.
+fn used(source: &str) -> impl Iterator<Item = &str> {
+    let code = source
+        .split("\n#[cfg(test)]\nmod ")
+        .next()
+        .unwrap_or(source);
+    code.split("crate::").skip(1).map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        &rest[..end.unwrap_or(rest.len())]
+    })
+}
+
+pub fn use_only_those_below_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    assert!(files.len() > 40, "the sources are in {root:?}");
+    let mut problems = Vec::new();
+    for path in &files {
+        let name = path.strip_prefix(&root).expect("below the root");
+        let mut parts = name.iter().map(|part| part.to_str().expect("UTF-8"));
+        let (first, in_room) = (parts.next().expect("a name"), parts.next().is_some());
+        if matches!(first, "main.rs" | "lib.rs") {
+            continue;
+        }
+        let room = if in_room { first } else { DATA };
+        assert!(ROOMS.contains(&room), "{room} is a room without a floor");
+        let source = fs::read_to_string(path).expect("a source");
+        for other in used(&source) {
+            if floor(other) < floor(room) {
+                problems.push(format!(
+                    "{}: {room} uses {other}, which is above it",
+                    name.display()
+                ));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
