@@ -4,6 +4,7 @@
 mod check;
 mod completions;
 mod documents;
+mod door;
 mod drain;
 mod faults;
 mod http;
@@ -128,6 +129,8 @@ fn main() {
             keepalive_is_set_on_both_legs,
             a_drain_under_load_cuts_nothing_that_was_begun,
             many_tls_handshakes_at_once_hold_nobody_up;
+        door:
+            a_flood_behind_a_reset_holds_nobody_up;
         strict:
             content_length_with_transfer_encoding,
             content_lengths,

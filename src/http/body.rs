@@ -5,8 +5,8 @@ use std::io::{self, Write};
 
 use crate::http::chunks::{Decoder, Step};
 use crate::http::framing::Framing;
+use crate::net::budget::Budget;
 use crate::net::buffer::{Buffer, LARGE};
-use crate::net::reactor::{next_turn, share};
 #[cfg(not(feature = "portable"))]
 use crate::net::splice;
 use crate::net::stream::{fill, Stream};
@@ -67,13 +67,12 @@ pub async fn copy(
     let mut decoder = Decoder::new(framing);
     let mut copied = 0;
     let mut told = 0;
-    let mut since_turn = 0;
+    let mut budget = Budget::default();
     loop {
         while !received.is_empty() && !decoder.is_done() {
             let step = decoder.advance(received.bytes());
             let Step { used, data } = step.map_err(BodyError::Malformed)?;
             copied += data as u64;
-            since_turn += used;
             sink.push(&received.bytes()[used - data..used]).await?;
             received.consume(used);
         }
@@ -85,10 +84,7 @@ pub async fn copy(
         sink.flush().await?;
         progress(copied - told);
         told = copied;
-        if since_turn >= share() {
-            since_turn = 0;
-            next_turn().await;
-        }
+        budget.turn().await;
         #[cfg(not(feature = "portable"))]
         if let (Some(left @ SPLICED..), Some(source), Some(plain)) =
             (decoder.length_left(), from.plain(), sink.stream.plain())
@@ -118,7 +114,10 @@ pub async fn copy(
                 return Ok(copied);
             }
             Ok(0) => return Err(BodyError::Truncated),
-            Ok(_) => progress(0),
+            Ok(n) => {
+                budget.draw(n);
+                progress(0);
+            }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 return Err(BodyError::Truncated)
             }

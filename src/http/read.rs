@@ -2,6 +2,7 @@
 
 use crate::config::MAX_HEAD_BYTES;
 use crate::http::head::{CheckStartLine, HeadError, Scan};
+use crate::net::budget::Budget;
 use crate::net::buffer::Buffer;
 use crate::net::stream::{fill, Stream};
 
@@ -14,6 +15,7 @@ pub async fn read_head(
 ) -> Result<usize, HeadError> {
     let mut scan = Scan::default();
     let mut skipped = 0;
+    let mut budget = Budget::default();
     // Before a request an empty line is skipped, before a response it is an error.
     let skips = check_start_line(b"").is_ok();
     loop {
@@ -29,10 +31,11 @@ pub async fn read_head(
                 };
             }
         }
+        budget.turn().await;
         match fill(stream, received).await {
             Ok(0) if received.is_empty() => return Err(HeadError::Closed),
             Ok(0) => return Err(HeadError::Truncated),
-            Ok(_) => {}
+            Ok(n) => budget.draw(n),
             Err(error) => return Err(HeadError::Io(error)),
         }
     }

@@ -3,6 +3,7 @@
 //! Owns how bytes move and how a thread waits for them. Knows nothing of messages. Uses no
 //! other room.
 
+pub mod budget;
 pub mod buffer;
 pub mod deadline;
 pub mod reactor;

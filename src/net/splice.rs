@@ -8,7 +8,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::config::MAX_PIPES;
-use crate::net::reactor::{next_turn, share};
+use crate::net::budget::Budget;
+use crate::net::reactor::share;
 use crate::net::socket::{Direction, Socket};
 
 /// What a pipe holds. Larger ones measured no better.
@@ -115,12 +116,12 @@ pub async fn transfer(
     mut moved: impl FnMut(usize),
 ) -> Result<Stop, Failure> {
     let mut left = most;
+    let mut budget = Budget::default();
     loop {
         let Some(pipe) = Pipe::take() else {
             return Ok(Stop::Quiet);
         };
         let mut burst = 0;
-        let mut since_turn = 0;
         let stop = loop {
             let portion = PIPE_BYTES.min(share());
             let wanted = usize::try_from(left).map_or(portion, |left| left.min(portion));
@@ -148,11 +149,8 @@ pub async fn transfer(
                 break Some(Stop::Done);
             }
             burst += taken;
-            since_turn += taken;
-            if since_turn >= share() {
-                since_turn = 0;
-                next_turn().await;
-            }
+            budget.draw(taken);
+            budget.turn().await;
         };
         pipe.give_back();
         match stop {

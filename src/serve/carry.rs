@@ -109,10 +109,14 @@ impl AsyncWrite for Outlet<'_> {
 #[cfg(feature = "portable")]
 mod portable {
     use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
 
     use futures_lite::io::copy;
+    use futures_lite::AsyncWrite;
 
     use super::Outlet;
+    use crate::net::budget::Budget;
     use crate::net::buffer::Buffer;
     use crate::net::stream::Stream;
 
@@ -125,7 +129,43 @@ mod portable {
         copy(received.bytes(), &mut *sink).await?;
         received.consume(received.len());
         received.release();
+        let sink = InTurn {
+            sink,
+            budget: Budget::default(),
+        };
         copy(from, sink).await.map(drop)
+    }
+
+    /// An outlet that lets others have their turn: `copy` does not by itself.
+    struct InTurn<'a, 's> {
+        sink: &'a mut Outlet<'s>,
+        budget: Budget,
+    }
+
+    impl AsyncWrite for InTurn<'_, '_> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            if self.budget.is_used_up() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let written = Pin::new(&mut *self.sink).poll_write(cx, bytes);
+            if let Poll::Ready(Ok(n)) = written {
+                self.budget.draw(n);
+            }
+            written
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut *self.sink).poll_flush(cx)
+        }
+
+        fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut *self.sink).poll_close(cx)
+        }
     }
 }
 
@@ -138,8 +178,8 @@ mod pooled {
 
     use super::Outlet;
     use crate::error::is_close;
+    use crate::net::budget::Budget;
     use crate::net::buffer::{Buffer, LARGE};
-    use crate::net::reactor::{next_turn, share};
     use crate::net::splice::{transfer, Failure, Stop};
     use crate::net::stream::{fill, Stream};
 
@@ -156,7 +196,7 @@ mod pooled {
     ) -> impl Future<Output = io::Result<()>> + use<'a, 's> {
         async move {
             let mut full_reads = 0;
-            let mut since_turn = 0;
+            let mut budget = Budget::default();
             loop {
                 if !received.is_empty() {
                     sink.write_all(received.bytes()).await?;
@@ -182,11 +222,8 @@ mod pooled {
                     LARGE => full_reads += 1,
                     _ => full_reads = 0,
                 }
-                since_turn += n;
-                if since_turn >= share() {
-                    since_turn = 0;
-                    next_turn().await;
-                }
+                budget.draw(n);
+                budget.turn().await;
             }
         }
     }

@@ -4,9 +4,8 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use crate::net::buffer::LARGE;
+use crate::net::budget::Budget;
 use crate::net::deadline::Deadline;
-use crate::net::reactor::next_turn;
 use crate::net::stream::Connection;
 use crate::serve::carry::Movement;
 use crate::serve::worker::Worker;
@@ -24,16 +23,15 @@ pub async fn linger(worker: &Worker, mut connection: Connection, deadline: &Dead
     let movement = Movement::new(deadline, FINISH_IDLE);
     let rest = async {
         connection.stream.shutdown_write().await?;
+        let mut budget = Budget::default();
         loop {
-            let n = connection.received.len();
-            connection.received.consume(n);
-            if n == LARGE {
-                // One that floods never lets it wait.
-                next_turn().await;
-            }
-            if connection.fill().await? == 0 {
+            connection.received.consume(connection.received.len());
+            budget.turn().await;
+            let n = connection.fill().await?;
+            if n == 0 {
                 return Ok(());
             }
+            budget.draw(n);
             movement.happened();
         }
     };

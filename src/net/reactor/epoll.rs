@@ -14,14 +14,13 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{eventfd, EventfdFlags, Timespec};
 use slab::Slab;
 
-use super::Direction;
+use super::{Direction, SMALLEST_SHARE};
 
 /// Events taken from the kernel at once.
 const BATCH: usize = 256;
 
 /// What all together may move in a turn, and the bounds of one's part in it.
 const ALL_SHARES: usize = 8 * 1024 * 1024;
-const SMALLEST_SHARE: usize = 64 * 1024;
 const LARGEST_SHARE: usize = 1024 * 1024;
 
 /// Names the eventfd among the sources.

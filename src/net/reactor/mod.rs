@@ -15,6 +15,9 @@ pub use epoll::{block_on, looks, next_turn, now, share, Source};
 #[cfg(feature = "portable")]
 pub use portable::{block_on, looks, next_turn, now, share, Source};
 
+/// The smallest share of a turn, however many there are.
+pub const SMALLEST_SHARE: usize = 64 * 1024;
+
 /// What a socket may be ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
