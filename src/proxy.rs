@@ -6,7 +6,8 @@ use percent_encoding::percent_decode_str;
 
 use crate::authority::Authority;
 
-/// A proxy on the way. Displays as a URL with the password hidden.
+/// A proxy on the way. Displays as a URL with the password hidden, or the user where there
+/// is no password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
     /// What it speaks.
@@ -20,7 +21,8 @@ pub struct Proxy {
 /// The scheme of a proxy URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
-    /// `socks5://`, and `socks5h://` alike: names are always resolved by the proxy.
+    /// `socks5://`, and `socks5h://` and `socks://` alike: names are always resolved by the
+    /// proxy.
     Socks5,
     /// `http://`
     Http,
@@ -40,7 +42,7 @@ pub struct Credentials {
 impl Scheme {
     fn parse(scheme: &str) -> Option<Scheme> {
         match scheme.to_ascii_lowercase().as_str() {
-            "socks5" | "socks5h" => Some(Scheme::Socks5),
+            "socks5" | "socks5h" | "socks" => Some(Scheme::Socks5),
             "http" => Some(Scheme::Http),
             "https" => Some(Scheme::Https),
             _ => None,
@@ -73,11 +75,13 @@ impl Proxy {
             return Err("a SOCKS proxy is socks5://[USER:PASS@]HOST[:PORT]".to_owned());
         }
         if let Some(Credentials { user, password }) = &proxy.credentials {
-            // RFC 1929 §2: one length byte each.
-            for (what, value) in [("user", user), ("password", password)] {
-                if !(1..=255).contains(&value.len()) {
-                    return Err(format!("the {what} must have 1 to 255 bytes for SOCKS5"));
-                }
+            // RFC 1929 §2: one length byte each. A password of no bytes is what Tor and
+            // proxies that know their users by a key expect.
+            if !(1..=255).contains(&user.len()) {
+                return Err("the user must have 1 to 255 bytes for SOCKS5".to_owned());
+            }
+            if password.len() > 255 {
+                return Err("the password must have at most 255 bytes for SOCKS5".to_owned());
             }
         }
         Ok(proxy)
@@ -132,8 +136,11 @@ impl Proxy {
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://", self.scheme.name())?;
-        if let Some(credentials) = &self.credentials {
-            write!(f, "{}:***@", credentials.user.escape_debug())?;
+        match &self.credentials {
+            // A user without a password is the secret itself.
+            Some(credentials) if credentials.password.is_empty() => f.write_str("***@")?,
+            Some(credentials) => write!(f, "{}:***@", credentials.user.escape_debug())?,
+            None => {}
         }
         write!(f, "{}", self.authority)
     }
@@ -191,6 +198,15 @@ mod tests {
             ("SOCKS5://proxy.example/", "socks5://proxy.example:1080"),
             ("127.0.0.1:9050", "socks5://127.0.0.1:9050"),
             ("u:p@[::1]", "socks5://u:***@[::1]:1080"),
+            ("socks://proxy.example", "socks5://proxy.example:1080"),
+            (
+                "socks5://key@proxy.example",
+                "socks5://***@proxy.example:1080",
+            ),
+            (
+                "socks5://key:@proxy.example",
+                "socks5://***@proxy.example:1080",
+            ),
         ] {
             let parsed = Proxy::parse_socks5(url).expect(url).to_string();
             assert_eq!(parsed, expected, "{url}");
@@ -198,7 +214,8 @@ mod tests {
         for (url, expected) in [
             ("http://127.0.0.1:8118", "http://127.0.0.1:8118"),
             ("proxy.example", "http://proxy.example:80"),
-            ("https://u@proxy.example", "https://u:***@proxy.example:443"),
+            ("https://u@proxy.example", "https://***@proxy.example:443"),
+            ("https://u:@proxy.example", "https://***@proxy.example:443"),
         ] {
             let parsed = Proxy::parse_http(url).expect(url).to_string();
             assert_eq!(parsed, expected, "{url}");
@@ -210,6 +227,8 @@ mod tests {
         for (url, user, password) in [
             ("socks5://alice:s3cr%3At%40%2Fx@h", "alice", "s3cr:t@/x"),
             ("socks5://alice:s3cr:t@x@h", "alice", "s3cr:t@x"),
+            ("socks5://key@h", "key", ""),
+            ("socks5://key:@h", "key", ""),
             ("socks5://al%20ice:%E5%AF%86@h", "al ice", "密"),
         ] {
             let credentials = Proxy::parse_socks5(url).expect(url).credentials;
@@ -230,7 +249,6 @@ mod tests {
             ("socks5://u:secret@h:port", "the port must be"),
             ("socks5://u:secret@h:+1", "the port must be"),
             ("socks5://u:secret@", "the host is missing"),
-            ("socks5://secret@h", "the password must have 1 to 255"),
             ("socks5://:secret@h", "the user must have 1 to 255"),
             ("socks5://u:secret%zz@h", "a % in the password"),
             ("socks5://u:secret%ff@h", "the password is not UTF-8"),

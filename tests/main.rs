@@ -51,6 +51,7 @@ fn main() {
         route:
             direct_and_dual_stack,
             socks5_sends_addresses_as_addresses_and_names_as_names,
+            socks5_answers_that_curl_takes_are_taken,
             connect_sends_host_and_basic,
             connect_through_a_tls_proxy,
             bytes_behind_the_proxys_answer_belong_to_the_upstream,

@@ -100,18 +100,86 @@ pub fn socks5_sends_addresses_as_addresses_and_names_as_names() {
     }
 }
 
+/// What a proxy was told for a login: the user and the password (RFC 1929 §2).
+fn socks_login(client: &mut Client) -> [Vec<u8>; 2] {
+    assert_eq!(client.exactly(1), [1]);
+    [(); 2].map(|()| {
+        let length = client.exactly(1)[0];
+        client.exactly(length.into())
+    })
+}
+
+pub fn socks5_answers_that_curl_takes_are_taken() {
+    let names: Vec<Vec<u8>> = [&b""[..], b"\xff\xfe", &[0x80; 255]]
+        .map(|name| [&[3, name.len() as u8], name, &[0, 80]].concat())
+        .to_vec();
+    let address = vec![1, 0, 0, 0, 0, 0, 0];
+    for (login, start, bound) in [
+        (5, [5, 0, 0], &address),
+        (0, [5, 0, 0], &address),
+        (1, [5, 0, 1], &address),
+        (1, [5, 0, 255], &names[1]),
+        (1, [5, 0, 0], &names[0]),
+        (1, [5, 0, 0], &names[1]),
+        (1, [5, 0, 0], &names[2]),
+    ] {
+        let answer = [&start[..], bound].concat();
+        for (userinfo, told) in [
+            ("key@", ["key", ""]),
+            ("key:@", ["key", ""]),
+            ("alice:s3cr:t@", ["alice", "s3cr:t"]),
+        ] {
+            let sent = answer.clone();
+            let socks = origin(move |mut client| {
+                assert_eq!(client.exactly(4), [5, 2, 0, 2]);
+                client.send_bytes(&[5, 2]);
+                assert_eq!(socks_login(&mut client), told.map(str::as_bytes));
+                client.send_bytes(&[login, 0]);
+                client.exactly(10);
+                // The upstream's first bytes come with the proxy's last ones.
+                client.send_bytes(&[&sent[..], ok("early").as_bytes()].concat());
+                client.head();
+            });
+            let url = format!("socks://{userinfo}{socks}");
+            let proxy = Proxy::start(&["-u", "127.0.0.1:8000", "-s", &url]);
+            assert_eq!(proxy.get("/").text(), "early", "{login} {answer:?}");
+            let log = proxy.log.text();
+            assert!(!log.contains("key") && !log.contains("s3cr"), "{log}");
+        }
+    }
+}
+
+/// A SOCKS5 proxy that selects `method` and then does what `script` says.
+fn selecting_socks(method: u8, script: impl Fn(&mut Client) + Send + Sync + 'static) -> SocketAddr {
+    origin(move |mut client| {
+        let greeting = client.exactly(2);
+        client.exactly(greeting[1].into());
+        client.send_bytes(&[5, method]);
+        script(&mut client);
+    })
+}
+
 pub fn connect_sends_host_and_basic() {
     for (upstream, url, expected) in [
         (
             "no-such.invalid:8000",
             "",
-            "CONNECT no-such.invalid:8000 HTTP/1.1\r\nHost: no-such.invalid:8000\r\n\r\n",
+            concat!(
+                "CONNECT no-such.invalid:8000 HTTP/1.1\r\nHost: no-such.invalid:8000\r\n",
+                "User-Agent: simple-proxy/",
+                env!("CARGO_PKG_VERSION"),
+                "\r\n\r\n"
+            ),
         ),
         (
             "[::1]:8000",
             "alice:s3cr%3At%40%2Fx@",
-            "CONNECT [::1]:8000 HTTP/1.1\r\nHost: [::1]:8000\r\n\
-             Proxy-Authorization: Basic YWxpY2U6czNjcjp0QC94\r\n\r\n",
+            concat!(
+                "CONNECT [::1]:8000 HTTP/1.1\r\nHost: [::1]:8000\r\n",
+                "User-Agent: simple-proxy/",
+                env!("CARGO_PKG_VERSION"),
+                "\r\nProxy-Authorization: Basic YWxpY2U6czNjcjp0QC94\r\n\r\n"
+            ),
         ),
     ] {
         let (report, seen_by_proxy) = reports();
@@ -269,6 +337,10 @@ pub fn every_failure_is_a_status_a_stage_and_a_cause() {
         client.exactly((*user.last().unwrap()).into());
         client.send_bytes(&[1, 1]);
     });
+    let wants_password_unasked = selecting_socks(2, |_| {});
+    let wants_kerberos_unasked = selecting_socks(1, |_| {});
+    // As `ssh -D` does when it cannot reach the target.
+    let closes_behind_the_request = selecting_socks(0, |client| drop(client.exactly(10)));
     let mut cases: Vec<(Vec<String>, u16, &str, String)> = Vec::new();
     let mut case = |args: &[&str], status: u16, token: &'static str, words: &str| {
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
@@ -318,6 +390,21 @@ pub fn every_failure_is_a_status_a_stage_and_a_cause() {
             wants_password.to_string(),
             "destination_unavailable",
             "[proxy-auth] {}: the proxy wants a user name and a password",
+        ),
+        (
+            wants_password_unasked.to_string(),
+            "destination_unavailable",
+            "[proxy-auth] {}: the proxy wants a user name and a password",
+        ),
+        (
+            wants_kerberos_unasked.to_string(),
+            "destination_unavailable",
+            "[proxy-auth] {}: the proxy chose a way to log in that was not offered",
+        ),
+        (
+            closes_behind_the_request.to_string(),
+            "connection_terminated",
+            "[proxy-refused] {}: the proxy closed without a reply to the SOCKS5 request",
         ),
         (
             format!("u:secret@{wrong_password}"),

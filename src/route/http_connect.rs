@@ -20,6 +20,9 @@ const MAX_ANSWER_BYTES: usize = 16 * 1024;
 /// Interim answers before a final one; a proxy that sends more is not answering.
 const MAX_INTERIM: usize = 8;
 
+/// Some proxies refuse a request that does not tell its sender (RFC 9110 §10.1.5).
+const USER_AGENT: &str = concat!("simple-proxy/", env!("CARGO_PKG_VERSION"));
+
 /// Asks the proxy at the other end of `connection` for a tunnel to `upstream`. What the
 /// proxy sent behind its answer stays in `connection`: it belongs to the upstream.
 pub async fn connect(
@@ -77,7 +80,7 @@ fn request(upstream: &Authority, credentials: Option<&Credentials>) -> Vec<u8> {
     // Writing to a Vec cannot fail.
     let _ = write!(
         request,
-        "CONNECT {upstream} HTTP/1.1\r\nHost: {upstream}\r\n"
+        "CONNECT {upstream} HTTP/1.1\r\nHost: {upstream}\r\nUser-Agent: {USER_AGENT}\r\n"
     );
     if let Some(Credentials { user, password }) = credentials {
         // RFC 7617 §2
@@ -135,8 +138,11 @@ mod tests {
         let text = String::from_utf8(request(&upstream, Some(&credentials))).expect("ASCII");
         assert_eq!(
             text,
-            "CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n\
-             Proxy-Authorization: Basic YWxpY2U6czNjcjp0QC94\r\n\r\n"
+            format!(
+                "CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n\
+                 User-Agent: {USER_AGENT}\r\n\
+                 Proxy-Authorization: Basic YWxpY2U6czNjcjp0QC94\r\n\r\n"
+            )
         );
     }
 

@@ -1,17 +1,24 @@
 //! The SOCKS5 handshake (RFC 1928, RFC 1929) through `async_socks5`, and what its
 //! failures mean in words.
+//!
+//! `async_socks5` refuses answers that curl and proxychains take and real proxies give: a
+//! login answered with another version than 1, a reserved byte that is not 0, a bound name
+//! that is not UTF-8. Nothing is decided by these bytes, so the adapter below it, which is
+//! needed for tokio's traits anyway, replaces them by what the RFCs say, by their place in
+//! the answer. The handshake itself stays the crate's.
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{ready, Context, Poll};
 
-use async_socks5::{AddrKind, Auth, UnsuccessfulReply};
+use async_socks5::{AddrKind, Auth, AuthMethod, UnsuccessfulReply};
 use futures_lite::{AsyncRead, AsyncWrite};
 use tokio::io::ReadBuf;
 
 use crate::authority::{Authority, Host};
-use crate::error::{describe, Error, Stage};
+use crate::error::{describe, is_close, Error, Stage};
 use crate::net::stream::Stream;
 use crate::proxy::Credentials;
 
@@ -31,12 +38,26 @@ pub async fn connect(
     let mut stream = TokioIo {
         stream,
         unsent: Vec::new(),
+        answers: Answers::default(),
     };
     match async_socks5::connect(&mut stream, destination, auth).await {
         Ok(_) => Ok(()),
+        Err(async_socks5::Error::Io(error))
+            if is_close(&error) && stream.answers.awaits_reply() =>
+        {
+            Err(Error::new(
+                Stage::ProxyRefused,
+                UNANSWERED,
+                "the proxy closed without a reply to the SOCKS5 request",
+            ))
+        }
         Err(error) => Err(explain(error, credentials.is_some())),
     }
 }
+
+/// The token of a request that the proxy closed on without a reply: `ssh -D` does so when it
+/// cannot reach the target, and so does a proxy that dies.
+pub(super) const UNANSWERED: &str = "connection_terminated";
 
 fn explain(error: async_socks5::Error, with_credentials: bool) -> Error {
     use async_socks5::Error::*;
@@ -63,7 +84,10 @@ fn explain(error: async_socks5::Error, with_credentials: bool) -> Error {
         NoAcceptableMethods if with_credentials => {
             auth("the proxy offers no way to log in that is known here")
         }
-        NoAcceptableMethods => auth("the proxy wants a user name and a password"),
+        // Some select it although it was not offered.
+        NoAcceptableMethods | InvalidAuthMethod(AuthMethod::UsernamePassword) => {
+            auth("the proxy wants a user name and a password")
+        }
         InvalidAuthMethod(_) => auth("the proxy chose a way to log in that was not offered"),
         Response(reply) => refusal(reply),
         WrongVersion => not_socks("it answered with version 4"),
@@ -97,6 +121,7 @@ fn refusal(reply: UnsuccessfulReply) -> Error {
 struct TokioIo<'a> {
     stream: &'a mut Stream,
     unsent: Vec<u8>,
+    answers: Answers,
 }
 
 impl TokioIo<'_> {
@@ -117,9 +142,12 @@ impl tokio::io::AsyncRead for TokioIo<'_> {
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_send(cx))?;
         let space = buf.initialize_unfilled();
-        Pin::new(&mut &*self.stream)
-            .poll_read(cx, space)
-            .map_ok(|n| buf.advance(n))
+        let n = ready!(Pin::new(&mut &*self.stream).poll_read(cx, space))?;
+        for byte in &mut space[..n] {
+            self.answers.correct(byte);
+        }
+        buf.advance(n);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -142,9 +170,92 @@ impl tokio::io::AsyncWrite for TokioIo<'_> {
     }
 }
 
+/// Where the proxy's next byte stands in its answers, of which the bytes that decide nothing
+/// are replaced by what the RFCs want.
+#[derive(Default)]
+struct Answers {
+    answer: Answer,
+    /// The byte's place in that answer.
+    at: usize,
+    /// The places of the bytes of a bound name.
+    name: Range<usize>,
+}
+
+/// The answers of a proxy, in their order.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Answer {
+    /// The version and the way to log in (RFC 1928 §3).
+    #[default]
+    Selection,
+    /// The version of the login and its outcome (RFC 1929 §2).
+    Login,
+    /// Version, reply, reserved byte, bound address and port (RFC 1928 §6).
+    Reply,
+}
+
+impl Answers {
+    /// Whether the request was sent and nothing came back for it.
+    fn awaits_reply(&self) -> bool {
+        self.answer == Answer::Reply && self.at == 0
+    }
+
+    fn correct(&mut self, byte: &mut u8) {
+        let at = self.at;
+        self.at += 1;
+        match (self.answer, at) {
+            (Answer::Selection, 1) => {
+                self.at = 0;
+                self.answer = match byte {
+                    2 => Answer::Login,
+                    _ => Answer::Reply,
+                };
+            }
+            // Some answer with the version of SOCKS.
+            (Answer::Login, 0) => *byte = 1,
+            (Answer::Login, 1) => {
+                self.at = 0;
+                self.answer = Answer::Reply;
+            }
+            (Answer::Reply, 2) => *byte = 0,
+            (Answer::Reply, 3) if *byte == 3 => self.name = 5..5,
+            (Answer::Reply, 4) if self.name.start == 5 => self.name.end += usize::from(*byte),
+            (Answer::Reply, at) if self.name.contains(&at) && !byte.is_ascii() => *byte = b'?',
+            _ => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_that_decide_nothing_are_replaced_and_no_others() {
+        for (from, to) in [
+            (&b"\x05\x00"[..], &b"\x05\x00"[..]),
+            (b"\x05\xff", b"\x05\xff"),
+            (b"\x04\x00", b"\x04\x00"),
+            (b"\x05\x02\x05\x00", b"\x05\x02\x01\x00"),
+            (b"\x05\x02\x05\x05", b"\x05\x02\x01\x05"),
+            (
+                b"\x05\x00\x05\x00\x01\x01\xff\xff\xff\xff\xff\xff",
+                b"\x05\x00\x05\x00\x00\x01\xff\xff\xff\xff\xff\xff",
+            ),
+            (
+                b"\x05\x02\x05\x00\x05\x00\x01\x03\x03a\xffb\xff\xff\xff",
+                b"\x05\x02\x01\x00\x05\x00\x00\x03\x03a?b\xff\xff\xff",
+            ),
+            (
+                b"\x05\x00\x05\x00\x00\x03\x00\xff\xff",
+                b"\x05\x00\x05\x00\x00\x03\x00\xff\xff",
+            ),
+        ] {
+            let mut answers = Answers::default();
+            let mut corrected = from.to_vec();
+            corrected.iter_mut().for_each(|byte| answers.correct(byte));
+            assert_eq!(corrected, to, "{from:?}");
+        }
+    }
 
     #[test]
     fn every_reply_has_its_own_words() {
