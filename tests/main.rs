@@ -1,6 +1,7 @@
 //! End-to-end tests over the real binary, one file per topic. Run by libtest-mimic, in
 //! which a test whose real peer is not installed is shown and counted as ignored.
 
+mod bound;
 mod check;
 mod completions;
 mod documents;
@@ -99,6 +100,17 @@ fn main() {
             a_reset_ends_both_sides,
             an_idle_relay_is_closed_when_asked,
             a_relay_of_which_one_side_has_ended_rests_for_ten_seconds;
+        bound:
+            who_has_logged_in_is_nobody_else,
+            a_request_between_two_steps_of_a_login_is_nobodys,
+            a_websocket_opens_behind_a_login,
+            an_upgrade_with_bytes_behind_it_is_closed_by_401,
+            the_upstreams_end_is_the_clients,
+            the_clients_end_is_the_upstreams,
+            an_answer_that_closes_closes_both,
+            a_login_over_tls_is_for_one_name,
+            many_logins_at_once_and_strangers_between,
+            an_offer_alone_binds_nothing;
         drain:
             sigterm_finishes_what_is_open,
             sigterm_ends_idle_connections_and_relays_in_time,

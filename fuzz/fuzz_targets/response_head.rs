@@ -83,6 +83,7 @@ fuzz_target!(|data: &[u8]| {
         is_head: asked.is_head,
         expects_continue: false,
         is_idempotent: true,
+        binds_connection: false,
         upgrade: asked.upgrade.then_some(Protocol::WebSocket),
     };
     let Some(range) = find_head_in_any_split(&bytes, check_start_line, input.splits) else {

@@ -228,6 +228,7 @@ fn request_of(is_head: bool, upgrade: bool) -> Request {
         is_head,
         expects_continue: false,
         is_idempotent: true,
+        binds_connection: false,
         upgrade: upgrade.then_some(Protocol::WebSocket),
     }
 }

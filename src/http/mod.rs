@@ -4,6 +4,7 @@
 //! to others whom a message comes from and where it goes. May use `net`, to read a head and
 //! copy a body.
 
+pub mod authentication;
 pub mod body;
 pub mod chunks;
 pub mod connection;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use crate::config::Rewrite;
+use crate::http::authentication::names_connection_scheme;
 use crate::http::connection::ConnectionOptions;
 use crate::http::fields::{content_length, is_chunked, values, write_field, Fields, Header};
 use crate::http::framing::Framing;
@@ -25,6 +26,8 @@ pub struct Request {
     pub expects_continue: bool,
     /// Whether sending it twice does what sending it once does (RFC 9110 §9.2.2).
     pub is_idempotent: bool,
+    /// Whether it authenticates the connection that it goes on, not only itself.
+    pub binds_connection: bool,
     /// The protocol to switch to, when it is asked for and may pass.
     pub upgrade: Option<Protocol>,
 }
@@ -185,6 +188,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
                     method,
                     "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"
                 ),
+                binds_connection: names_connection_scheme(fields, "authorization"),
                 upgrade,
             },
             method,

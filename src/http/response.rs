@@ -2,6 +2,7 @@
 //! never disagree with us about where a response ends.
 
 use crate::config::MAX_FIELDS;
+use crate::http::authentication::names_connection_scheme;
 use crate::http::connection::ConnectionOptions;
 use crate::http::fields::{content_length, is_chunked, values, write_field, Fields, Header};
 use crate::http::framing::Framing;
@@ -100,6 +101,11 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
                 .next()
                 .is_some_and(|p| p.eq_ignore_ascii_case(protocol.as_bytes()))
             && protocols.next().is_none()
+    }
+
+    /// Whether it asks for authentication that holds for the connection (RFC 4559 §4).
+    pub fn offers_connection_scheme(&self) -> bool {
+        self.status == 401 && names_connection_scheme(self.fields, "www-authenticate")
     }
 
     /// How the body is framed for the client (RFC 9112 §6.1: HTTP/1.0 knows no chunks).
@@ -230,6 +236,7 @@ mod tests {
             is_head,
             expects_continue: false,
             is_idempotent: true,
+            binds_connection: false,
             upgrade: None,
         }
     }

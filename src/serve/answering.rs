@@ -49,6 +49,8 @@ pub struct Answering<'a> {
     pub deadline: &'a Deadline,
     /// How far the attempt has come.
     pub progress: &'a Progress,
+    /// The client had sent nothing behind the head when the exchange began.
+    pub client_waits: bool,
     /// Where the response comes from.
     pub upstream: &'a Stream,
     /// Where it goes.
@@ -141,7 +143,8 @@ impl Answering<'_> {
         }
         let downstream_framing = head.downstream_framing(self.request);
         let downstream_persistent = self.request.persistent
-            && self.request.upgrade.is_none()
+            && (self.request.upgrade.is_none() || self.goes_on_to_authenticate(&head))
+            && (!self.progress.bound || head.persistent)
             && self.progress.uploaded.get()
             && downstream_framing != Framing::UntilClose
             && !self.worker.timers.draining();
@@ -150,9 +153,19 @@ impl Answering<'_> {
             status: head.status,
             framing: head.framing,
             downstream_framing,
-            upstream_persistent: head.persistent && self.request.upgrade.is_none(),
+            upstream_persistent: head.persistent
+                && (self.request.upgrade.is_none() || self.progress.bound),
             downstream_persistent,
         })
+    }
+
+    /// Whether the client may repeat a refused upgrade on the same connection, as it must for
+    /// authentication that holds for the connection. What it has sent behind its head would be
+    /// taken for that repetition, so there must be nothing.
+    fn goes_on_to_authenticate(&self, head: &ResponseHead<'_, '_>) -> bool {
+        let authenticates = head.status == 401
+            && (head.offers_connection_scheme() || self.request.binds_connection);
+        authenticates && self.client_waits && self.downstream.is_quiet()
     }
 
     async fn deliver(&self, out: &mut Outgoing) -> Result<(), Failure> {

@@ -19,6 +19,7 @@ use crate::net::stream::{Connection, Stream};
 use crate::report::log::{self, Subject};
 use crate::route::steps::Steps;
 use crate::serve::answering::{client_gone, Answer, Answering};
+use crate::serve::bound::Bound;
 use crate::serve::worker::Worker;
 
 /// What became of a request that was answered.
@@ -44,6 +45,10 @@ pub enum Outcome {
 pub enum Failure {
     /// The upstream gave no response; nothing was delivered.
     Upstream(Error),
+    /// The kept connection had ended before the request could reach the upstream on it; why,
+    /// in words. Nothing was delivered, and a client whose connection is closed without a
+    /// response may repeat the request (RFC 9112 §9.3.1).
+    Raced(&'static str),
     /// The client broke its own request; nothing was delivered.
     Request(Rejection),
     /// The exchange broke off where no status can be sent any more; why, in words.
@@ -63,6 +68,8 @@ pub struct Exchange<'a> {
     pub head: &'a mut Outgoing,
     /// The name that TLS is made for.
     pub server_name: &'a str,
+    /// The upstream connection that the client has authenticated, if any.
+    pub bound: &'a mut Option<Box<Bound>>,
     /// The session's deadline.
     pub deadline: &'a Deadline,
     /// What the log calls it.
@@ -72,6 +79,9 @@ pub struct Exchange<'a> {
 /// How far the current attempt has come.
 #[derive(Default)]
 pub struct Progress {
+    /// The upstream connection is this client's alone: it has authenticated it, or does so by
+    /// this request.
+    pub bound: bool,
     /// The request was sent whole.
     pub uploaded: Cell<bool>,
     /// The client was told to go on, or went on without.
@@ -86,6 +96,21 @@ impl Exchange<'_> {
     /// Sends the request and delivers the response. Tries again on a fresh connection,
     /// once, when a reused one turns out to be closed and nothing can have happened twice.
     pub async fn run(mut self, downstream: &mut Connection) -> Result<Outcome, Failure> {
+        let server_name = self.server_name;
+        if let Some(bound) = self.bound.take_if(|bound| bound.is_for(server_name)) {
+            let ended = Failure::Raced("the authenticated upstream connection has ended");
+            let upstream = bound.take().ok_or(ended)?;
+            let progress = Progress {
+                bound: true,
+                ..Progress::default()
+            };
+            return self.attempt(upstream, downstream, &progress).await;
+        }
+        let binds = self.request.binds_connection;
+        let begin = || Progress {
+            bound: binds,
+            ..Progress::default()
+        };
         if self.request.upgrade.is_none() {
             let may_be_sent_twice = self.request.is_idempotent && !self.has_body();
             let pooled = self.worker.pool.take(self.server_name, may_be_sent_twice);
@@ -95,7 +120,7 @@ impl Exchange<'_> {
                 None => counters.pool_misses.add(1),
             }
             if let Some(upstream) = pooled {
-                let progress = Progress::default();
+                let progress = begin();
                 let outcome = self.attempt(upstream, downstream, &progress).await;
                 let answered = progress.answered.get();
                 match outcome {
@@ -111,8 +136,7 @@ impl Exchange<'_> {
         let upstream = upstream.map_err(Failure::Upstream)?;
         self.worker.counters().dial.observe(steps.total());
         log::dialled(self.subject, &steps);
-        self.attempt(upstream, downstream, &Progress::default())
-            .await
+        self.attempt(upstream, downstream, &begin()).await
     }
 
     fn has_body(&self) -> bool {
@@ -161,15 +185,29 @@ impl Exchange<'_> {
                 upstream_persistent,
                 downstream_persistent,
             } => {
+                let mut persistent = downstream_persistent && progress.uploaded.get();
                 // Surplus bytes answer nobody: such a connection is never used again.
-                if upstream_persistent && progress.uploaded.get() && upstream.received.is_empty() {
+                let keeps =
+                    upstream_persistent && progress.uploaded.get() && upstream.received.is_empty();
+                if progress.bound {
+                    // Neither of the two connections outlives the other.
+                    persistent &= keeps;
+                }
+                if keeps {
                     upstream.received.release();
-                    self.worker.pool.put(upstream, self.server_name);
+                    match (progress.bound, persistent) {
+                        (true, true) => {
+                            let bound = Bound::new(upstream, self.server_name);
+                            *self.bound = Some(Box::new(bound));
+                        }
+                        (true, false) => {}
+                        (false, _) => self.worker.pool.put(upstream, self.server_name),
+                    }
                 }
                 Outcome::Delivered {
                     status,
                     bytes,
-                    persistent: downstream_persistent && progress.uploaded.get(),
+                    persistent,
                     request_read: progress.uploaded.get(),
                 }
             }
@@ -194,12 +232,14 @@ impl Exchange<'_> {
             received: from_downstream,
         } = downstream;
         let client: &Stream = downstream;
+        let client_waits = from_downstream.is_empty();
         let answering = Answering {
             worker: self.worker,
             request: self.request,
             subject: self.subject,
             deadline: self.deadline,
             progress,
+            client_waits,
             upstream,
             downstream,
         };

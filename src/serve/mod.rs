@@ -8,6 +8,7 @@
 
 pub mod answer;
 pub mod answering;
+pub mod bound;
 pub mod carry;
 pub mod contain;
 pub mod forward;

@@ -22,6 +22,7 @@ use crate::net::stream::Connection;
 use crate::report::log::{self, Subject};
 use crate::report::metrics::{Counters, Method};
 use crate::serve::answer;
+use crate::serve::bound::Bound;
 use crate::serve::forward::{Exchange, Failure, Outcome};
 use crate::serve::linger::linger;
 use crate::serve::relay::relay;
@@ -48,6 +49,7 @@ pub fn serve<T>(
         subject: Subject::new(number),
         method: Method::OTHER,
         server_name: String::new(),
+        bound: None,
     };
     let session = Box::pin(session.run(connection));
     let closing = Closing {
@@ -136,6 +138,8 @@ struct Session {
     method: Method,
     /// The name that TLS is made for.
     server_name: String,
+    /// The upstream connection that the client has authenticated.
+    bound: Option<Box<Bound>>,
 }
 
 /// A request that was read and checked.
@@ -179,6 +183,7 @@ impl Session {
                     // It never had to wait for anybody.
                     next_turn().await;
                     if close {
+                        self.bound = None;
                         linger(&self.worker, connection, &self.deadline).await;
                         return None;
                     }
@@ -187,17 +192,20 @@ impl Session {
                 Ok(None) => return None,
                 Err(rejection) => {
                     let response = self.reject(Method::OTHER, &rejection);
+                    self.bound = None;
                     if self.send(&connection, &response).await {
                         linger(&self.worker, connection, &self.deadline).await;
                     }
                     return None;
                 }
             };
+            let was_bound = self.bound.is_some();
             let exchange = Exchange {
                 worker: &self.worker,
                 request: &request,
                 head: &mut head,
                 server_name: &self.server_name,
+                bound: &mut self.bound,
                 deadline: &self.deadline,
                 subject: &self.subject,
             };
@@ -225,8 +233,15 @@ impl Session {
                         (false, _) => Then::Linger,
                     }
                 }
-                Err(failure) => self.fail(&connection, &request, failure).await,
+                Err(failure) => {
+                    let unbound = was_bound && self.bound.is_none();
+                    self.fail(&connection, &request, failure, unbound).await
+                }
             };
+            if !matches!(then, Then::NextRequest) {
+                // It ends with the client's, which may linger.
+                self.bound = None;
+            }
             match then {
                 Then::NextRequest => {}
                 Then::Close if connection.is_quiet() => return None,
@@ -262,7 +277,8 @@ impl Session {
             } else {
                 limits.keepalive_timeout
             };
-            let arrival = self.deadline.limit_or_drain(patience, begin(connection));
+            let begun = begin(connection, self.bound.as_deref());
+            let arrival = self.deadline.limit_or_drain(patience, begun);
             match arrival.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return no_request(error),
@@ -331,9 +347,21 @@ impl Session {
     }
 
     /// Tells the client, where it can still be told, and the log.
-    async fn fail(&self, connection: &Connection, request: &Request, failure: Failure) -> Then {
+    /// `unbound` says that the upstream connection which the client had authenticated is gone.
+    async fn fail(
+        &self,
+        connection: &Connection,
+        request: &Request,
+        failure: Failure,
+        unbound: bool,
+    ) -> Then {
         let counters = self.worker.counters();
         let (response, then) = match failure {
+            Failure::Raced(cause) => {
+                counters.aborted.add(1);
+                log::request_aborted(&self.subject, cause);
+                return Then::Close;
+            }
             Failure::Broken(cause) => {
                 counters.aborted.add(1);
                 log::request_aborted(&self.subject, &cause);
@@ -352,6 +380,7 @@ impl Session {
                 let goes_on = request.persistent
                     && request.upgrade.is_none()
                     && request.framing == Framing::None
+                    && !unbound
                     && !self.worker.timers.draining();
                 let then = if goes_on {
                     Then::NextRequest
@@ -378,10 +407,21 @@ impl Session {
 }
 
 /// Waits for the first byte of a request. Empty lines before it are none (RFC 9112 §2.2).
-async fn begin(connection: &mut Connection) -> Result<(), HeadError> {
+/// With the end of `bound` the client's connection is over, too.
+async fn begin(connection: &mut Connection, bound: Option<&Bound>) -> Result<(), HeadError> {
     let mut skipped = 0;
     loop {
-        match connection.fill().await {
+        let arrived = match bound {
+            None => connection.fill().await,
+            Some(bound) => {
+                let ended = async {
+                    bound.ended().await;
+                    Ok(0)
+                };
+                future::or(connection.fill(), ended).await
+            }
+        };
+        match arrived {
             Ok(1..) => {}
             Ok(0) => return Err(HeadError::Closed),
             Err(error) => return Err(HeadError::Io(error)),
