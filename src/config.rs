@@ -10,6 +10,8 @@ use native_tls::Certificate;
 use crate::authority::Authority;
 use crate::proxy::Proxy;
 
+pub use crate::language::Language;
+
 /// Everything the program was told.
 pub struct Config {
     /// Where to listen.
@@ -133,15 +135,6 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// How much is said.
     pub verbosity: Verbosity,
-}
-
-/// The language of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Language {
-    /// The documented lines.
-    Chinese,
-    /// One English line for each.
-    English,
 }
 
 /// The form of log lines.

@@ -1,4 +1,5 @@
-//! Text that a peer chose, made safe for a terminal and for a log.
+//! Text for a terminal: what a peer chose, made safe for it and for a log, and words in lines
+//! of its width.
 
 use std::fmt::{self, Write as _};
 
@@ -41,9 +42,90 @@ pub fn is_unsafe_in_a_line(c: char) -> bool {
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// The columns of a terminal that no line for people exceeds.
+pub const COLUMNS: usize = 80;
+
+/// Writes words in lines of at most [`COLUMNS`], where they let it, and ends the last one.
+/// The first line goes on at column `start`, the others begin at `indent`. A no-break space
+/// is written as a blank at which no line ends; between Chinese characters a line may end
+/// without one.
+pub fn wrap(out: &mut impl fmt::Write, text: &str, start: usize, indent: usize) -> fmt::Result {
+    let mut column = start;
+    let mut is_first = true;
+    for word in text.split(' ') {
+        let mut blank = usize::from(!is_first);
+        for piece in pieces(word) {
+            let width = width(piece);
+            if !is_first && column + blank + width > COLUMNS {
+                write!(out, "\n{:indent$}", "")?;
+                column = indent;
+                blank = 0;
+            }
+            write!(out, "{:blank$}{}", "", piece.replace('\u{a0}', " "))?;
+            column += blank + width;
+            blank = 0;
+            is_first = false;
+        }
+    }
+    writeln!(out)
+}
+
+/// The parts of a word between which a line may end.
+fn pieces(word: &str) -> impl Iterator<Item = &str> {
+    let mut rest = word;
+    std::iter::from_fn(move || {
+        let mut before = rest.chars().next()?;
+        let mut chars = rest.char_indices().skip(1);
+        let end = chars.find_map(|(at, c)| {
+            let may_end = (is_wide(before) || is_wide(c))
+                && !"，。；：、？！）」”…".contains(c)
+                && !"（「“".contains(before);
+            before = c;
+            may_end.then_some(at)
+        });
+        let (piece, others) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = others;
+        Some(piece)
+    })
+}
+
+/// The columns that a text takes on a terminal.
+pub fn width(text: &str) -> usize {
+    text.chars().map(|c| 1 + usize::from(is_wide(c))).sum()
+}
+
+/// Whether a character takes two columns (UAX #11: the wide ones of Chinese text).
+fn is_wide(c: char) -> bool {
+    matches!(c, '\u{1100}'..='\u{115f}' | '\u{2e80}'..='\u{a4cf}' | '\u{ac00}'..='\u{d7a3}')
+        || matches!(c, '\u{f900}'..='\u{faff}' | '\u{fe30}'..='\u{fe6f}' | '\u{ff00}'..='\u{ff60}')
+        || matches!(c, '\u{ffe0}'..='\u{ffe6}' | '\u{1f300}'..='\u{1faff}' | '\u{20000}'..='\u{3fffd}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_stay_within_the_terminal() {
+        let wrapped = |text: &str| {
+            let mut out = String::new();
+            wrap(&mut out, text, 0, 2).unwrap();
+            out
+        };
+        let long = "word ".repeat(40);
+        let text = wrapped(long.trim_end());
+        assert!(text.lines().all(|line| width(line) <= COLUMNS), "{text}");
+        assert_eq!(text.split_whitespace().count(), 40);
+        assert!(text.lines().skip(1).all(|line| line.starts_with("  w")));
+        let text = wrapped(&"上游，TLS。".repeat(20));
+        assert!(text.lines().all(|line| width(line) <= COLUMNS), "{text}");
+        assert!(
+            !text.contains("\n  ，") && !text.contains("\n  。"),
+            "{text}"
+        );
+        let kept = format!("{} [env:\u{a0}LISTEN_PORT]", "a".repeat(70));
+        assert_eq!(wrapped(&kept).lines().nth(1), Some("  [env: LISTEN_PORT]"));
+    }
 
     #[test]
     fn what_a_peer_chose_cannot_forge_a_line() {

@@ -47,7 +47,7 @@ pub fn settings_are_shown_with_their_sources() {
     checked.fits_a_terminal();
     checked.has(&format!("upstream-host {upstream} --upstream-host"));
     checked.has("listen-port 8080 LISTEN_PORT");
-    checked.has("bind every address default");
+    checked.has("bind all addresses default");
     checked.has("http-proxy none default");
     checked.has("forwarded on --forwarded");
     checked.has("verbose on --verbose");
@@ -57,14 +57,11 @@ pub fn settings_are_shown_with_their_sources() {
 }
 
 pub fn every_setting_is_shown() {
-    use argh::ArgsInfo;
+    use simple_proxy::cli::flags::{flags, Group};
     let upstream = answering(|_| ok("fine")).to_string();
     let checked = check(&["-u", &upstream], &[]);
-    let others = ["--help", "--version", "--check", "--check-path"];
-    let info = simple_proxy::cli::args::Args::get_args_info();
-    let flags = info.flags.iter().map(|flag| flag.long);
-    for flag in flags.filter(|flag| !others.contains(flag)) {
-        let name = format!("  {} ", &flag[2..]);
+    for flag in flags().filter(|flag| flag.group != Group::Other) {
+        let (flag, name) = (flag.long, format!("  {} ", flag.name()));
         let shown = checked.text.lines().any(|line| line.starts_with(&name));
         assert!(shown, "{flag} is not in:\n{}", checked.text);
     }
@@ -268,7 +265,7 @@ pub fn broken_routes_are_named() {
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(2));
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(told.starts_with("simple-proxy: --check-path: goes with --check\n"));
+    assert!(told.starts_with("simple-proxy: --check-path: requires --check\n"));
 }
 
 pub fn json_is_one_object() {

@@ -9,10 +9,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use argh::{ArgsInfo, FlagInfoKind};
 use libtest_mimic::Trial;
-use simple_proxy::cli::args::Args;
+use simple_proxy::cli::flags::{self, Kind, Offer};
 use simple_proxy::cli::resolve::resolve;
+use simple_proxy::language::Language;
 
 use crate::support::Folder;
 
@@ -26,7 +26,7 @@ const FILES: [(&str, Generator); 3] = [
 ];
 
 /// The first lines of each file, behind what its shell wants first.
-const NOTE: &str = "# Made by `make completions` from the table of flags in src/cli.rs.\n";
+const NOTE: &str = "# Made by `make completions` from the table of flags in src/cli/flags.rs.\n";
 
 /// What a shell offers for an option's value.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,14 +37,6 @@ enum Values {
     Files,
     Words(&'static [&'static str]),
 }
-
-/// The options whose values can be told beforehand.
-const KNOWN_VALUES: [(&str, Values); 4] = [
-    ("--tls", Values::Words(&["auto", "on", "off"])),
-    ("--tls-ca", Values::Files),
-    ("--log-lang", Values::Words(&["zh", "en"])),
-    ("--log-format", Values::Words(&["text", "json"])),
-];
 
 /// One row of the table, as the shells need it.
 struct Flag {
@@ -67,28 +59,26 @@ impl Flag {
 }
 
 fn flags() -> Vec<Flag> {
-    let info = Args::get_args_info();
-    let flags = info.flags.iter().filter(|flag| !flag.hidden).map(|flag| {
-        let (metavar, values) = match &flag.kind {
-            FlagInfoKind::Switch => (String::new(), Values::Switch),
-            FlagInfoKind::Option { arg_name } => {
-                let known = KNOWN_VALUES.iter().find(|(name, _)| *name == flag.long);
-                let values = known.map_or(Values::Any, |(_, values)| *values);
-                (arg_name.to_uppercase(), values)
-            }
-        };
+    let flags = flags::flags().map(|flag| Flag {
+        short: flag.short,
+        long: flag.long.to_owned(),
+        metavar: flag.metavar.to_owned(),
+        values: match (flag.kind, flag.values) {
+            // The value of such a one is never a word of its own.
+            (Kind::Switch | Kind::Optional, _) => Values::Switch,
+            (_, Offer::Nothing) => Values::Any,
+            (_, Offer::Files) => Values::Files,
+            (_, Offer::Words(words)) => Values::Words(words),
+        },
         // The first clause; the rest is for --help.
-        let about = flag.description.split(" [env:").next().unwrap_or_default();
-        let about = about.split("; ").next().unwrap_or_default();
-        Flag {
-            // argh lists the long trigger of its help only.
-            short: flag.short.or((flag.long == "--help").then_some('h')),
-            long: flag.long.to_owned(),
-            metavar,
-            values,
-            about: about.to_owned(),
-            repeatable: flag.description.contains("may be repeated"),
-        }
+        about: flag
+            .help
+            .say(Language::English)
+            .split("; ")
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+        repeatable: flag.kind == Kind::Repeatable,
     });
     flags.collect()
 }

@@ -3,8 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use argh::ArgsInfo;
-use simple_proxy::cli::args::Args;
+use simple_proxy::cli::flags;
 
 const MANUAL: &str = include_str!("../man/simple-proxy.1");
 const README: &str = include_str!("../README.md");
@@ -59,7 +58,7 @@ pub fn every_flag_and_variable_is_documented() {
     assert_eq!(
         variables.collect::<BTreeSet<_>>(),
         BTreeSet::from(VARIABLES),
-        "the variables that --help names"
+        "the variables that the documents know"
     );
     assert_eq!(flags_of_the_manual(), flags, "OPTIONS of the manual page");
     for (readme, text) in [("README", README), ("README.zh-CN", README_ZH)] {
@@ -126,21 +125,13 @@ pub fn promised_log_lines_are_documented() {
     }
 }
 
-/// From argh's own table; the variable stands at the end of a description.
+/// From its table.
 fn flags_of_the_program() -> BTreeSet<Flag> {
-    let info = Args::get_args_info();
-    let flags = info.flags.iter().map(|flag| {
-        // argh lists the long trigger of its help only.
-        let short = if flag.long == "--help" {
-            Some('h')
-        } else {
-            flag.short
-        };
-        let short = short.map(|letter| format!("-{letter}"));
-        let variable = flag.description.split_once("[env: ");
+    let flags = flags::flags().map(|flag| {
+        let short = flag.short.map(|letter| format!("-{letter}"));
         Flag {
             names: short.into_iter().chain([flag.long.to_owned()]).collect(),
-            variable: variable.map(|(_, rest)| rest.trim_end_matches(']').to_owned()),
+            variable: flag.variable.map(str::to_owned),
         }
     });
     flags.collect()

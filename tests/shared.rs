@@ -17,6 +17,8 @@ pub fn cleaned(mut command: Command) -> Command {
     ] {
         command.env_remove(name);
     }
+    // The language of help, errors and `--check`.
+    command.env("LC_ALL", "C.UTF-8");
     // An answer that is lost on the way to the resolver must not take all the time there is.
     command.env("RES_OPTIONS", "timeout:2 attempts:2");
     command

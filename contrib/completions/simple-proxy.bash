@@ -1,5 +1,5 @@
 # bash completion for simple-proxy
-# Made by `make completions` from the table of flags in src/cli.rs.
+# Made by `make completions` from the table of flags in src/cli/flags.rs.
 
 _simple_proxy() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} words

@@ -5,9 +5,11 @@ use std::fmt::{self, Write as _};
 use crate::check::certificate::Inspection;
 use crate::check::walk::{Line, Walk};
 use crate::cli::settings::Setting;
+use crate::config::Language;
 use crate::error::Error;
 use crate::report::json::{self, Value};
 use crate::report::log::millis;
+use crate::text::wrap;
 
 /// What a check found, and why it failed if it did.
 pub struct Report<'a> {
@@ -28,6 +30,7 @@ impl fmt::Display for Report<'_> {
             source,
         } in self.settings
         {
+            let value = value.say(Language::English);
             writeln!(f, "  {name:<18} {value:<38} {source}")?;
         }
         let Walk {
@@ -59,28 +62,11 @@ impl fmt::Display for Report<'_> {
             None => writeln!(f, "all is well"),
             Some(error) => {
                 let (stage, address, cause) = (error.stage.name(), &error.address, error.in_full());
-                wrap(f, &format!("failed: [{stage}] {address}: {cause}"))?;
-                wrap(f, &format!("try: {}", error.advice(config)))
+                wrap(f, &format!("failed: [{stage}] {address}: {cause}"), 0, 2)?;
+                wrap(f, &format!("try: {}", error.advice(config)), 0, 2)
             }
         }
     }
-}
-
-/// Writes words in lines of at most 80 columns, where they let it.
-fn wrap(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    let mut column = 0;
-    for word in text.split(' ') {
-        let width = word.chars().count();
-        if column > 0 && column + 1 + width > 80 {
-            write!(f, "\n  {word}")?;
-            column = 2 + width;
-        } else {
-            let blank = if column > 0 { " " } else { "" };
-            write!(f, "{blank}{word}")?;
-            column += blank.len() + width;
-        }
-    }
-    writeln!(f)
 }
 
 impl Report<'_> {
@@ -97,7 +83,7 @@ impl Report<'_> {
                  }| {
                     [
                         ("name", Value::Text(name)),
-                        ("value", Value::Text(value)),
+                        ("value", Value::Text(value.say(Language::English))),
                         ("source", Value::Text(source)),
                     ]
                 },

@@ -1,9 +1,13 @@
 //! The command line and the environment: what was typed becomes a `Config`, or one line that
 //! names the source and the problem.
 //!
-//! Owns flags, variables, defaults and their validation, and the settings as they are shown.
+//! Owns flags, variables, defaults and their validation, the help, and the settings as they
+//! are shown. `flags` is the table that all of these come from.
 //! Leaves what they mean to `config.rs`. May use `http` (syntax) and `net`.
 
 pub mod args;
+pub mod flags;
+pub mod help;
 pub mod resolve;
 pub mod settings;
+pub mod values;

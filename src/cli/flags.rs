@@ -1,0 +1,465 @@
+//! The table of flags: everything that the program knows of a flag stands in its entry.
+//
+// To add a flag: add an entry to the table at the end of this file (its kind, the type of its
+// field in `Settings`, the function that reads one value, then metavariable, default, group
+// and the help in both languages); give the type the trait `Shown` in `settings.rs` if it has
+// none; hand the value to its field of `Config` in `resolve.rs`; add a row to the manual page
+// and to both READMEs and a line to the CHANGELOG; run `make completions`. Help, variables,
+// `--check` and the tests that compare the documents follow from the entry.
+
+use argh::FromArgs;
+
+use crate::authority::Authority;
+use crate::cli::args::Usage;
+use crate::cli::settings::{Given, Shown, Value};
+use crate::cli::values::*;
+use crate::config::{Language, LogFormat};
+use crate::language::{Text, Words};
+use crate::proxy::Proxy;
+
+/// One flag, as it is written and told.
+#[derive(Debug)]
+pub struct Flag {
+    /// With its hyphens: `--upstream-host`.
+    pub long: &'static str,
+    /// The letter behind a single hyphen.
+    pub short: Option<char>,
+    /// What is written behind it.
+    pub kind: Kind,
+    /// What the value is called in help and documents, in capitals.
+    pub metavar: &'static str,
+    /// A variable without the program's prefix that sets it, too.
+    pub variable: Option<&'static str>,
+    /// What holds when it is not given.
+    pub default: Default,
+    /// The values that a shell can offer.
+    pub values: Offer,
+    /// The heading of the help that it stands under.
+    pub group: Group,
+    /// What it does: a phrase that begins in lower case, the first clause for completions.
+    pub help: Text,
+}
+
+/// What is written behind a flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing.
+    Switch,
+    /// One value; of several the last wins.
+    Single,
+    /// One value; several are collected.
+    Repeatable,
+    /// Nothing, or `=` and a value.
+    Optional,
+}
+
+/// What holds when a flag is not given.
+#[derive(Debug)]
+pub enum Default {
+    /// Nothing: it must be given.
+    Required,
+    /// This value, read as if it were given.
+    Value(&'static str),
+    /// What these words say.
+    Words(Text),
+}
+
+/// What a shell can offer for a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// Nothing.
+    Nothing,
+    /// The names of files.
+    Files,
+    /// One of these words.
+    Words(&'static [&'static str]),
+}
+
+/// A heading of the help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// The addresses of both sides.
+    Addresses,
+    /// How the upstream is reached.
+    Route,
+    /// TLS to the upstream.
+    Tls,
+    /// What becomes of a request.
+    Requests,
+    /// Times and sizes.
+    Limits,
+    /// What an operator watches.
+    Monitoring,
+    /// What is done instead of serving.
+    Other,
+}
+
+impl Group {
+    /// Every group, in the order of the help.
+    pub const ALL: [Group; 7] = [
+        Group::Addresses,
+        Group::Route,
+        Group::Tls,
+        Group::Requests,
+        Group::Limits,
+        Group::Monitoring,
+        Group::Other,
+    ];
+
+    /// The heading.
+    pub fn title(self) -> Text {
+        match self {
+            Group::Addresses => Text::new("Addresses", "地址"),
+            Group::Route => Text::new("Route to the upstream", "到上游的路由"),
+            Group::Tls => Text::new("TLS to the upstream", "到上游的 TLS"),
+            Group::Requests => Text::new("Requests", "请求"),
+            Group::Limits => Text::new("Limits", "限制"),
+            Group::Monitoring => Text::new("Log and monitoring", "日志与监控"),
+            Group::Other => Text::new("Other", "其他"),
+        }
+    }
+}
+
+impl Flag {
+    /// What an entry need not say.
+    const BASE: Flag = Flag {
+        long: "",
+        short: None,
+        kind: Kind::Switch,
+        metavar: "",
+        variable: None,
+        default: Default::Value("off"),
+        values: Offer::Nothing,
+        group: Group::Other,
+        help: Text::new("", ""),
+    };
+
+    /// Whether a value stands in the next word.
+    pub fn takes_value(&self) -> bool {
+        matches!(self.kind, Kind::Single | Kind::Repeatable)
+    }
+
+    /// Its name without the hyphens.
+    pub fn name(&self) -> &'static str {
+        &self.long[2..]
+    }
+}
+
+const fn hyphens<const N: usize>(name: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut at = 0;
+    while at < N {
+        let byte = name.as_bytes()[at];
+        bytes[at] = if byte == b'_' { b'-' } else { byte };
+        at += 1;
+    }
+    bytes
+}
+
+/// Makes of the entries: `Args`, which argh fills; `FLAGS`, the table; `Settings`, a field
+/// for each with its value read.
+macro_rules! flags {
+    ($(
+        $kind:ident $name:ident: $type:ty = $read:path {
+            en: $english:literal,
+            zh: $chinese:literal,
+            $($member:ident: $value:expr,)*
+        }
+    )*) => {
+        /// The command line as argh takes it apart: each flag with its values, in order. A
+        /// switch has one, as in the environment, and argh can never refuse, and so repeat,
+        /// a value given twice.
+        #[derive(FromArgs)]
+        pub(crate) struct Args {
+            $(#[argh(option)] $name: Vec<String>,)*
+        }
+
+        impl Args {
+            /// The values of each flag, in the order of the table.
+            pub(crate) fn values(self) -> Vec<Vec<String>> {
+                vec![$(self.$name,)*]
+            }
+        }
+
+        /// Every flag but `--help`, in the order of the documents.
+        pub(crate) static TABLE: &[Flag] = &[$(
+            Flag {
+                long: {
+                    const NAME: &str = concat!("--", stringify!($name));
+                    const BYTES: [u8; NAME.len()] = hyphens(NAME);
+                    match std::str::from_utf8(&BYTES) {
+                        Ok(name) => name,
+                        Err(_) => "",
+                    }
+                },
+                kind: Kind::$kind,
+                help: Text::new($english, $chinese),
+                $($member: $value,)*
+                ..Flag::BASE
+            },
+        )*];
+
+        /// The settings that were given, or hold by default, each read and checked alone.
+        pub struct Settings {
+            $(
+                #[doc = $english]
+                pub $name: $type,
+            )*
+        }
+
+        impl Settings {
+            /// Reads the values of each flag, which are in the order of the table.
+            pub(crate) fn read(given: &[Vec<Given>]) -> Result<Settings, Usage> {
+                let mut rows = TABLE.iter().zip(given);
+                Ok(Settings {
+                    $($name: {
+                        let (flag, given) = rows.next().expect("a list for each flag");
+                        Value::read(flag, given, $read)?
+                    },)*
+                })
+            }
+
+            /// Each value as it is shown, in the order of the table; none for one that is
+            /// absent, for which the words of its default stand.
+            pub(crate) fn shown(&self) -> Vec<Option<Words>> {
+                vec![$(Shown::shown(&self.$name),)*]
+            }
+        }
+    };
+}
+
+/// Every flag, `--help` first.
+pub fn flags() -> impl Iterator<Item = &'static Flag> {
+    [&HELP].into_iter().chain(TABLE)
+}
+
+/// It is answered before the others are looked at.
+static HELP: Flag = Flag {
+    long: "--help",
+    short: Some('h'),
+    help: Text::new("print this help and exit", "显示本帮助并退出"),
+    ..Flag::BASE
+};
+
+flags! {
+    Single upstream_host: Authority = upstream {
+        en: "where every request goes; port 443 means TLS",
+        zh: "所有请求的目的地；端口 443 表示 TLS",
+        short: Some('u'),
+        metavar: "HOST:PORT",
+        variable: Some("UPSTREAM_HOST"),
+        default: Default::Required,
+        group: Group::Addresses,
+    }
+    Single listen_port: u16 = port {
+        en: "port to listen on; 0 takes any free one",
+        zh: "监听端口；0 表示任一空闲端口",
+        short: Some('p'),
+        metavar: "PORT",
+        variable: Some("LISTEN_PORT"),
+        default: Default::Value("80"),
+        group: Group::Addresses,
+    }
+    Single bind: Option<std::net::IpAddr> = bind_address {
+        en: "address to listen on",
+        zh: "监听地址",
+        short: Some('b'),
+        metavar: "ADDRESS",
+        default: Default::Words(Text::new("all addresses", "所有地址")),
+        group: Group::Addresses,
+    }
+    Single socks_proxy: Option<Proxy> = socks5_proxy {
+        en: "SOCKS5 proxy, socks5://[USER:PASS@]HOST[:1080]; it resolves the names",
+        zh: "SOCKS5 代理，socks5://[USER:PASS@]HOST[:1080]；域名由它解析",
+        short: Some('s'),
+        metavar: "URL",
+        variable: Some("SOCKS_PROXY"),
+        default: Default::Words(Text::new("none", "无")),
+        group: Group::Route,
+    }
+    Single http_proxy: Option<Proxy> = http_proxy {
+        en: "HTTP proxy, http[s]://[USER:PASS@]HOST[:PORT]; it is asked to CONNECT",
+        zh: "HTTP 代理，http[s]://[USER:PASS@]HOST[:PORT]；使用 CONNECT",
+        metavar: "URL",
+        variable: Some("HTTP_PROXY"),
+        default: Default::Words(Text::new("none", "无")),
+        group: Group::Route,
+    }
+    Single https_proxy: Option<Proxy> = http_proxy {
+        en: "HTTP proxy that is preferred when the upstream speaks TLS",
+        zh: "上游使用 TLS 时优先采用的 HTTP 代理",
+        metavar: "URL",
+        variable: Some("HTTPS_PROXY"),
+        default: Default::Words(Text::new("none", "无")),
+        group: Group::Route,
+    }
+    Switch direct: bool = switch {
+        en: "use no proxy, whatever the environment says",
+        zh: "不使用代理，忽略环境变量中的代理",
+        short: Some('d'),
+        group: Group::Route,
+    }
+    Single tls: Option<bool> = tls_mode {
+        en: "TLS to the upstream: auto (on port 443), on or off",
+        zh: "到上游的 TLS：auto（端口 443 时启用）、on 或 off",
+        metavar: "MODE",
+        values: Offer::Words(&["auto", "on", "off"]),
+        default: Default::Value("auto"),
+        group: Group::Tls,
+    }
+    Single tls_name: Option<String> = dns_name {
+        en: "server name sent in TLS, and checked by --tls-verify",
+        zh: "TLS 握手中发送的服务器名称，--tls-verify 也校验它",
+        metavar: "NAME",
+        default: Default::Words(Text::new("as the upstream is named", "上游的名称")),
+        group: Group::Tls,
+    }
+    Switch tls_verify: bool = switch {
+        en: "refuse an upstream certificate that is not valid",
+        zh: "上游证书无效时拒绝连接",
+        group: Group::Tls,
+    }
+    Single tls_ca: Option<Roots> = roots {
+        en: "PEM file of root certificates to trust beside the system's",
+        zh: "除系统根证书外还信任的根证书（PEM 文件）",
+        metavar: "FILE",
+        values: Offer::Files,
+        default: Default::Words(Text::new("the system's alone", "仅系统的根证书")),
+        group: Group::Tls,
+    }
+    Single host_header: Option<String> = host {
+        en: "send this Host instead of the client's",
+        zh: "发送此 Host，而不是客户端的 Host",
+        metavar: "NAME",
+        default: Default::Words(Text::new("the client's", "客户端的 Host")),
+        group: Group::Requests,
+    }
+    Repeatable upgrade: Vec<String> = upgrade_token {
+        en: "also let this Upgrade token through; may be repeated",
+        zh: "另外放行的 Upgrade 协议名；可重复",
+        metavar: "TOKEN",
+        default: Default::Words(Text::new("websocket", "websocket")),
+        group: Group::Requests,
+    }
+    Switch forwarded: bool = switch {
+        en: "add X-Forwarded-For, -Host and -Proto, and Via",
+        zh: "添加 X-Forwarded-For、-Host、-Proto 和 Via",
+        group: Group::Requests,
+    }
+    Single connect_timeout: std::time::Duration = time_above_zero {
+        en: "time to resolve, connect and complete the handshakes",
+        zh: "解析、连接和各次握手总共的时限",
+        metavar: "SECONDS",
+        default: Default::Value("10"),
+        group: Group::Limits,
+    }
+    Single head_timeout: std::time::Duration = time_above_zero {
+        en: "time for a client to send a request head",
+        zh: "客户端发完一个请求头的时限",
+        metavar: "SECONDS",
+        default: Default::Value("30"),
+        group: Group::Limits,
+    }
+    Single response_timeout: std::time::Duration = time {
+        en: "time for the upstream to begin its response, and for a stalled body; 0 is never",
+        zh: "上游开始响应的时限，正文停滞时亦然；0 表示不限",
+        metavar: "SECONDS",
+        default: Default::Value("300"),
+        group: Group::Limits,
+    }
+    Single keepalive_timeout: std::time::Duration = time_above_zero {
+        en: "time that an idle client connection is kept",
+        zh: "空闲的客户端连接保留的时间",
+        metavar: "SECONDS",
+        default: Default::Value("75"),
+        group: Group::Limits,
+    }
+    Single tunnel_timeout: std::time::Duration = time {
+        en: "time after which an idle WebSocket is closed; 0 is never",
+        zh: "空闲的 WebSocket 在此时间后关闭；0 表示不关闭",
+        metavar: "SECONDS",
+        default: Default::Value("0"),
+        group: Group::Limits,
+    }
+    Single drain_timeout: std::time::Duration = time {
+        en: "time that open exchanges may go on after SIGTERM",
+        zh: "收到 SIGTERM 后，未完成的请求和连接还可继续的时间",
+        metavar: "SECONDS",
+        default: Default::Value("10"),
+        group: Group::Limits,
+    }
+    Single threads: Option<usize> = thread_count {
+        en: "threads that serve connections",
+        zh: "处理连接的线程数",
+        metavar: "N",
+        default: Default::Words(Text::new("one per core", "每核一个")),
+        group: Group::Limits,
+    }
+    Single max_connections: Option<usize> = connection_count {
+        en: "clients served at once; more wait",
+        zh: "同时服务的客户端数；超出的等待",
+        metavar: "N",
+        default: Default::Words(Text::new("as descriptors allow", "由描述符上限决定")),
+        group: Group::Limits,
+    }
+    Single health_path: Option<String> = path_alone {
+        en: "answer GET of this path itself: 200, or 503 while draining",
+        zh: "由本程序应答对此路径的 GET：200，退出过程中为 503",
+        metavar: "PATH",
+        default: Default::Words(Text::new("none", "无")),
+        group: Group::Monitoring,
+    }
+    Single metrics_listen: Option<std::net::SocketAddr> = socket_address {
+        en: "serve metrics for Prometheus, at /metrics of this address",
+        zh: "在此地址的 /metrics 提供 Prometheus 指标",
+        metavar: "ADDRESS:PORT",
+        default: Default::Words(Text::new("off", "关闭")),
+        group: Group::Monitoring,
+    }
+    Single log_lang: Option<Language> = language {
+        en: "language of the log: zh or en",
+        zh: "日志的语言：zh 或 en",
+        metavar: "LANG",
+        values: Offer::Words(&["zh", "en"]),
+        default: Default::Words(Text::new("zh", "zh")),
+        group: Group::Monitoring,
+    }
+    Single log_format: LogFormat = log_format {
+        en: "form of the log: text, or json with one object a line",
+        zh: "日志的格式：text，或 json（每行一个对象）",
+        metavar: "FORMAT",
+        values: Offer::Words(&["text", "json"]),
+        default: Default::Value("text"),
+        group: Group::Monitoring,
+    }
+    Switch quiet: bool = switch {
+        en: "log errors only",
+        zh: "只记录错误",
+        short: Some('q'),
+        group: Group::Monitoring,
+    }
+    Switch verbose: bool = switch {
+        en: "log each connection in detail",
+        zh: "记录每个连接的细节",
+        short: Some('v'),
+        group: Group::Monitoring,
+    }
+    Switch check: bool = switch {
+        en: "try the route to the upstream once, print each step, and exit",
+        zh: "试走一次到上游的路由，显示每一步，然后退出",
+        group: Group::Other,
+    }
+    Single check_path: Option<String> = path {
+        en: "with --check, also try a WebSocket on this path",
+        zh: "与 --check 合用，另在此路径尝试 WebSocket",
+        metavar: "PATH",
+        default: Default::Words(Text::new("none", "无")),
+        group: Group::Other,
+    }
+    Switch version: bool = switch {
+        en: "print the version and exit",
+        zh: "显示版本并退出",
+        short: Some('V'),
+        group: Group::Other,
+    }
+}

@@ -1,0 +1,215 @@
+//! How the text of one value is read and checked, for the table of flags. No problem repeats
+//! what may hold a password.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use native_tls::Certificate;
+
+use crate::authority::{is_dns_name, parse_port, Authority};
+use crate::both;
+use crate::config::{Language, LogFormat};
+use crate::error::describe;
+use crate::http::syntax::{is_host, is_protocol};
+use crate::language::Words;
+use crate::proxy::Proxy;
+
+type Read<T> = Result<T, Words>;
+
+pub(super) fn switch(text: &str) -> Read<bool> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(Words::new("must be on or off", "必须是 on 或 off")),
+    }
+}
+
+pub(super) fn upstream(text: &str) -> Read<Authority> {
+    Authority::parse(text).map_err(Words::same)
+}
+
+pub(super) fn port(text: &str) -> Read<u16> {
+    parse_port(text).ok_or(Words::new(
+        "not a port from 0 to 65535",
+        "不是 0 到 65535 的端口",
+    ))
+}
+
+pub(super) fn bind_address(text: &str) -> Read<IpAddr> {
+    let literal = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    let address = literal.unwrap_or(text).parse();
+    address.map_err(|_| {
+        Words::new(
+            "not an IP address; the port goes with --listen-port",
+            "不是 IP 地址；端口请用 --listen-port 指定",
+        )
+    })
+}
+
+pub(super) fn socks5_proxy(text: &str) -> Read<Proxy> {
+    Proxy::parse_socks5(text).map_err(Words::same)
+}
+
+pub(super) fn http_proxy(text: &str) -> Read<Proxy> {
+    Proxy::parse_http(text).map_err(Words::same)
+}
+
+/// Whether TLS is on; none leaves it to the port.
+pub(super) fn tls_mode(text: &str) -> Read<Option<bool>> {
+    match text {
+        "auto" => Ok(None),
+        "on" => Ok(Some(true)),
+        "off" => Ok(Some(false)),
+        _ => Err(Words::new(
+            "must be auto, on or off",
+            "必须是 auto、on 或 off",
+        )),
+    }
+}
+
+pub(super) fn dns_name(text: &str) -> Read<String> {
+    match is_dns_name(text) {
+        true => Ok(text.trim_end_matches('.').to_owned()),
+        false => Err(Words::new("not a DNS name", "不是域名")),
+    }
+}
+
+/// Certificates of a PEM file, and its name.
+pub struct Roots {
+    /// The file.
+    pub path: String,
+    /// What it holds.
+    pub certificates: Vec<Certificate>,
+}
+
+pub(super) fn roots(path: &str) -> Read<Roots> {
+    let pem = std::fs::read(path).map_err(|error| {
+        let cause = describe(&error);
+        both!("cannot read the file: {cause}", "无法读取文件：{cause}")
+    })?;
+    match Certificate::stack_from_pem(&pem) {
+        Ok(certificates) if !certificates.is_empty() => Ok(Roots {
+            path: path.to_owned(),
+            certificates,
+        }),
+        _ => Err(Words::new(
+            "the file holds no PEM certificate",
+            "文件中没有 PEM 证书",
+        )),
+    }
+}
+
+pub(super) fn host(text: &str) -> Read<String> {
+    match is_host(text.as_bytes()) {
+        true => Ok(text.to_owned()),
+        false => Err(Words::new(
+            "not a host, with or without a port",
+            "不是主机名（可带端口）",
+        )),
+    }
+}
+
+pub(super) fn upgrade_token(text: &str) -> Read<String> {
+    if !is_protocol(text.as_bytes()) {
+        return Err(Words::new("not an Upgrade token", "不是 Upgrade 协议名"));
+    }
+    let token = text.to_ascii_lowercase();
+    // HTTP/2 frames behind the upgrade would hide requests from every check.
+    if token == "h2c" {
+        return Err(Words::new("h2c is never let through", "h2c 从不放行"));
+    }
+    Ok(token)
+}
+
+pub(super) fn time_above_zero(text: &str) -> Read<Duration> {
+    // A duration too short to be told from none would be without limit.
+    seconds(text)
+        .filter(|time| !time.is_zero())
+        .ok_or(Words::new(
+            "not a number of seconds above 0",
+            "不是大于 0 的秒数",
+        ))
+}
+
+pub(super) fn time(text: &str) -> Read<Duration> {
+    seconds(text).ok_or(Words::new(
+        "not a number of seconds from 0",
+        "不是从 0 起的秒数",
+    ))
+}
+
+/// Seconds, with or without decimals, up to a year.
+fn seconds(text: &str) -> Option<Duration> {
+    const YEAR: f64 = 365.0 * 86_400.0;
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let parsed = text.parse::<f64>().ok();
+    let parsed = parsed.filter(|seconds| plain && *seconds <= YEAR);
+    parsed.map(Duration::from_secs_f64)
+}
+
+pub(super) fn thread_count(text: &str) -> Read<usize> {
+    count(text, 1024)
+}
+
+pub(super) fn connection_count(text: &str) -> Read<usize> {
+    count(text, 10_000_000)
+}
+
+fn count(text: &str, most: usize) -> Read<usize> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse() {
+        Ok(n) if plain && (1..=most).contains(&n) => Ok(n),
+        _ => Err(both!(
+            "not a number from 1 to {most}",
+            "不是 1 到 {most} 的整数"
+        )),
+    }
+}
+
+/// A target in origin-form (RFC 9112 §3.2.1).
+pub(super) fn path(text: &str) -> Read<String> {
+    let printable = text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    match text.starts_with('/') && printable {
+        true => Ok(text.to_owned()),
+        false => Err(Words::new(
+            "a path begins with / and has no blanks",
+            "路径以 / 开头，不含空白",
+        )),
+    }
+}
+
+pub(super) fn path_alone(text: &str) -> Read<String> {
+    match text.contains('?') {
+        true => Err(Words::new(
+            "the path must have no query",
+            "路径不能带查询串",
+        )),
+        false => path(text),
+    }
+}
+
+pub(super) fn socket_address(text: &str) -> Read<SocketAddr> {
+    let address = text.parse();
+    address.map_err(|_| {
+        Words::new(
+            "write ADDRESS:PORT, an IPv6 address in brackets",
+            "请写成 ADDRESS:PORT，IPv6 地址加方括号",
+        )
+    })
+}
+
+pub(super) fn language(text: &str) -> Read<Language> {
+    match text {
+        "zh" => Ok(Language::Chinese),
+        "en" => Ok(Language::English),
+        _ => Err(Words::new("must be zh or en", "必须是 zh 或 en")),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Read<LogFormat> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(Words::new("must be text or json", "必须是 text 或 json")),
+    }
+}
