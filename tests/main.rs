@@ -9,6 +9,7 @@ mod door;
 mod drain;
 mod faults;
 mod http;
+mod names;
 mod peers;
 mod regression;
 mod rooms;

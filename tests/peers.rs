@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -90,6 +90,20 @@ pub fn trials() -> Vec<Trial> {
         &[Need::PidNamespace],
         crate::drain::works_as_pid_1,
     ));
+    let needs = ["unshare", "mount", "sh"].map(Need::Command);
+    let needs = [&needs[..], &[Need::MountNamespace, Need::Port53]].concat();
+    for (name, body) in [
+        (
+            "a_lost_answer_and_a_dead_name_server_cost_little",
+            crate::names::a_lost_answer_and_a_dead_name_server_cost_little as fn(IpAddr),
+        ),
+        (
+            "hundreds_of_clients_and_a_dead_name_server_leave_no_threads",
+            crate::names::hundreds_of_clients_and_a_dead_name_server_leave_no_threads,
+        ),
+    ] {
+        trials.push(trial(name, &needs, move || body(address_of_our_own())));
+    }
     let needs = [Need::Command("nginx"), Need::Command("curl")];
     for (name, body) in [
         ("nginx_get_and_head", nginx_get_and_head as fn()),
@@ -136,6 +150,8 @@ enum Need {
     Path(&'static str),
     /// The right to listen on port 443.
     Port443,
+    /// The right to answer on port 53 over UDP.
+    Port53,
     /// The right to replace files in a private mount namespace.
     MountNamespace,
     /// The right to make a PID namespace.
@@ -171,6 +187,13 @@ fn look_for(need: Need) -> Option<String> {
             Err(error) => (
                 false,
                 format!("port 443 cannot be listened on: {}", error.kind()),
+            ),
+        },
+        Need::Port53 => match UdpSocket::bind((address_of_our_own(), 53)) {
+            Ok(_) => return None,
+            Err(error) => (
+                false,
+                format!("port 53 cannot be answered on: {}", error.kind()),
             ),
         },
         Need::MountNamespace => {

@@ -201,6 +201,11 @@ impl Proxy {
         self.status_field("VmHWM:")
     }
 
+    /// How many threads it has.
+    pub fn threads(&self) -> u64 {
+        self.status_field("Threads:")
+    }
+
     fn status_field(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.guard.0.id());
         let status = std::fs::read_to_string(path).unwrap();

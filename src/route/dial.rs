@@ -1,11 +1,10 @@
 //! The route to the upstream, walked under one deadline: resolve, connect, the proxy's
 //! handshake, TLS. Decides the server name for TLS.
 
-use std::cell::Cell;
-use std::collections::VecDeque;
+use std::cell::{Cell, RefCell};
 use std::future::{poll_fn, Future};
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -22,6 +21,7 @@ use crate::net::socket::Socket;
 use crate::net::stream::{Connection, Stream};
 use crate::net::tls::{Tls, Verify};
 use crate::proxy::{Proxy, Scheme};
+use crate::route::names::{Addresses, Names};
 use crate::route::steps::{Step, Steps};
 use crate::route::{http_connect, socks5};
 
@@ -34,6 +34,7 @@ pub struct Dialer {
     config: Arc<Config>,
     upstream_tls: Option<Tls>,
     proxy_tls: Option<Tls>,
+    names: Names,
 }
 
 impl Dialer {
@@ -56,6 +57,7 @@ impl Dialer {
             config,
             upstream_tls,
             proxy_tls,
+            names: Names::default(),
         })
     }
 
@@ -103,39 +105,56 @@ impl Dialer {
             Route::Direct => &self.config.upstream,
             Route::Socks5(proxy) | Route::Connect(proxy) => &proxy.authority,
         };
-        // Where the walk is, should time run out.
-        let at = Cell::new((Stage::Resolve, first_hop));
-        match deadline
-            .limit(timeout, self.walk(server_name, &at, steps))
-            .await
-        {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(error.at(at.get().1)),
-            Err(TimedOut) => {
-                let (stage, address) = at.get();
-                Err(Error::timed_out(stage, timeout).at(address))
+        let progress = Progress {
+            at: Cell::new((Stage::Resolve, first_hop)),
+            in_flight: RefCell::default(),
+        };
+        let walked = deadline
+            .limit(timeout, self.walk(server_name, &progress, steps))
+            .await;
+        let (stage, address) = progress.at.get();
+        let error = match walked {
+            Ok(Ok(connection)) => {
+                steps.first_hop().inspect(|at| self.names.succeeded(*at));
+                return Ok(connection);
             }
+            Ok(Err(error)) => error,
+            Err(TimedOut) => {
+                let in_flight = progress.in_flight.take();
+                in_flight.iter().for_each(|at| self.names.failed(*at));
+                Error::timed_out(stage, timeout)
+            }
+        };
+        let is_at_fault = match &self.config.route {
+            Route::Direct => true,
+            Route::Socks5(_) | Route::Connect(_) => error.stage == Stage::ProxyConnect,
+        };
+        if is_at_fault {
+            steps.first_hop().inspect(|at| self.names.failed(*at));
         }
+        Err(error.at(address))
     }
 
     async fn walk<'a>(
         &'a self,
         server_name: Option<&str>,
-        at: &Cell<(Stage, &'a Authority)>,
+        progress: &Progress<'a>,
         steps: &Steps,
     ) -> Result<Connection> {
         let upstream = &self.config.upstream;
+        let first_hop =
+            |authority, stage| first_hop(&self.names, authority, stage, progress, steps);
         let mut connection = match &self.config.route {
-            Route::Direct => first_hop(upstream, Stage::Connect, at, steps).await?,
+            Route::Direct => first_hop(upstream, Stage::Connect).await?,
             Route::Socks5(proxy) => {
-                let mut hop = first_hop(&proxy.authority, Stage::ProxyConnect, at, steps).await?;
+                let mut hop = first_hop(&proxy.authority, Stage::ProxyConnect).await?;
                 let credentials = proxy.credentials.as_ref();
                 socks5::connect(&mut hop.stream, upstream, credentials).await?;
                 steps.done(Step::Proxy);
                 hop
             }
             Route::Connect(proxy) => {
-                let mut hop = first_hop(&proxy.authority, Stage::ProxyConnect, at, steps).await?;
+                let mut hop = first_hop(&proxy.authority, Stage::ProxyConnect).await?;
                 if let Some(tls) = &self.proxy_tls {
                     hop = tls_to_proxy(tls, proxy, hop).await?;
                     steps.done(Step::ProxyTls);
@@ -146,7 +165,7 @@ impl Dialer {
             }
         };
         if let (Some(tls), Some(server_name)) = (&self.upstream_tls, server_name) {
-            at.set((Stage::Tls, upstream));
+            progress.at.set((Stage::Tls, upstream));
             let secured = tls.connect(server_name, connection).await;
             connection = secured.map_err(|error| tls_error(Stage::Tls, &error))?;
             steps.done(Step::Tls);
@@ -206,112 +225,92 @@ fn sni_of(host: &[u8]) -> Option<&str> {
     usable.then_some(name)
 }
 
-/// Resolves and connects to the first hop, marking the stage in `at`.
+/// Connects to the first hop, marking the stage in `progress`.
 async fn first_hop<'a>(
+    names: &Names,
     authority: &'a Authority,
     stage: Stage,
-    at: &Cell<(Stage, &'a Authority)>,
+    progress: &Progress<'a>,
     steps: &Steps,
 ) -> Result<Connection> {
-    at.set((Stage::Resolve, authority));
-    let addresses = resolve(authority).await?;
+    progress.at.set((Stage::Resolve, authority));
+    let addresses = match &authority.host {
+        Host::Ip(address) => vec![SocketAddr::new(*address, authority.port)].into(),
+        Host::Name(name) => {
+            let found = names.resolve(name, authority.port).await;
+            found.map_err(|words| Error::new(Stage::Resolve, "dns_error", words))?
+        }
+    };
     steps.done(Step::Resolve);
-    at.set((stage, authority));
-    let socket = connect_any(addresses).await;
+    progress.at.set((stage, authority));
+    let socket = connect_any(addresses, names, &progress.in_flight).await;
     let socket = socket.map_err(|error| Error::io(stage, &error))?;
     steps.connected(socket.peer().ok());
     Ok(Connection::new(Stream::Plain(socket)))
 }
 
-async fn resolve(authority: &Authority) -> Result<VecDeque<SocketAddr>> {
-    let port = authority.port;
-    match &authority.host {
-        Host::Ip(address) => Ok(VecDeque::from([SocketAddr::new(*address, port)])),
-        Host::Name(name) => {
-            let name = name.clone();
-            let found = smol::unblock(move || {
-                let addresses = (name.as_str(), port).to_socket_addrs()?;
-                io::Result::Ok(addresses.collect::<Vec<_>>())
-            });
-            match found.await {
-                Ok(found) if !found.is_empty() => Ok(interleave(&found)),
-                Ok(_) => Err(no_such_name("the name has no address")),
-                Err(error) => Err(no_such_name(&resolver_words(&error))),
-            }
-        }
-    }
+/// How far a walk has come, should time run out.
+struct Progress<'a> {
+    at: Cell<(Stage, &'a Authority)>,
+    in_flight: InFlight,
 }
 
-fn no_such_name(cause: &str) -> Error {
-    Error::new(Stage::Resolve, "dns_error", cause)
-}
-
-/// The resolver's own words, which the standard library puts behind a fixed preface.
-fn resolver_words(error: &io::Error) -> String {
-    let text = error.to_string();
-    let words = text.rsplit(": ").next().unwrap_or(&text);
-    words.to_lowercase()
-}
-
-/// The addresses in the resolver's order, families taking turns (RFC 8305 §4).
-fn interleave(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
-    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (mut these, mut those): (VecDeque<_>, VecDeque<_>) = addresses
-        .iter()
-        .copied()
-        .partition(|address| address.is_ipv6() == first_is_v6);
-    let mut turns = VecDeque::with_capacity(addresses.len());
-    while let Some(address) = these.pop_front() {
-        turns.push_back(address);
-        std::mem::swap(&mut these, &mut those);
-        if these.is_empty() {
-            std::mem::swap(&mut these, &mut those);
-        }
-    }
-    turns
-}
+/// The addresses of the first hop that are being connected to.
+type InFlight = RefCell<Vec<SocketAddr>>;
 
 /// Connects to whichever address answers first. Each next one is tried when the last has
 /// failed or has been silent for a while, beside those still trying (RFC 8305 §5). Fails
-/// with the first failure.
-async fn connect_any(mut addresses: VecDeque<SocketAddr>) -> io::Result<Socket> {
+/// with the first failure. `names` is told of each that fails.
+async fn connect_any(
+    mut addresses: Addresses,
+    names: &Names,
+    in_flight: &InFlight,
+) -> io::Result<Socket> {
     type Attempt = Pin<Box<dyn Future<Output = io::Result<Socket>>>>;
-    let mut attempts: Vec<Attempt> = Vec::new();
+    let mut attempts: Vec<(SocketAddr, Attempt)> = Vec::new();
     let mut first_failure = None;
     let mut pause = Timer::never();
+    let mut is_next_due = true;
     poll_fn(|cx| loop {
-        let mut failed = false;
         let mut connected = None;
-        attempts.retain_mut(|attempt| match attempt.as_mut().poll(cx) {
+        attempts.retain_mut(|(address, attempt)| match attempt.as_mut().poll(cx) {
             Poll::Pending => true,
             Poll::Ready(Ok(socket)) => {
                 connected = Some(socket);
                 false
             }
             Poll::Ready(Err(error)) => {
+                names.failed(*address);
+                in_flight.borrow_mut().retain(|one| one != address);
                 first_failure.get_or_insert(error);
-                failed = true;
+                is_next_due = true;
                 false
             }
         });
         if let Some(socket) = connected {
+            // Those still trying are given up, which is no failure of theirs.
+            in_flight.borrow_mut().clear();
             return Poll::Ready(Ok(socket));
         }
-        let overdue = Pin::new(&mut pause).poll(cx).is_ready();
-        match addresses.front() {
-            Some(_) if attempts.is_empty() || failed || overdue => {
-                let address = addresses.pop_front().expect("there is a front");
-                attempts.push(Box::pin(Socket::connect(address)));
-                pause = match addresses.is_empty() {
-                    true => Timer::never(),
-                    false => Timer::after(ATTEMPT_DELAY),
+        is_next_due |= Pin::new(&mut pause).poll(cx).is_ready();
+        if !is_next_due {
+            return Poll::Pending;
+        }
+        match addresses.poll_next(cx) {
+            Poll::Ready(Some(address)) => {
+                attempts.push((address, Box::pin(Socket::connect(address))));
+                in_flight.borrow_mut().push(address);
+                is_next_due = false;
+                pause = match addresses.has_more() {
+                    true => Timer::after(ATTEMPT_DELAY),
+                    false => Timer::never(),
                 };
             }
-            None if attempts.is_empty() => {
+            Poll::Ready(None) if attempts.is_empty() => {
                 let failure = first_failure.take();
                 return Poll::Ready(Err(failure.unwrap_or(io::ErrorKind::NotFound.into())));
             }
-            _ => return Poll::Pending,
+            Poll::Ready(None) | Poll::Pending => return Poll::Pending,
         }
     })
     .await
@@ -320,7 +319,7 @@ async fn connect_any(mut addresses: VecDeque<SocketAddr>) -> io::Result<Socket> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+    use std::net::TcpListener;
 
     #[test]
     fn sni() {
@@ -358,13 +357,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn families_take_turns() {
-        let v4 = |n| SocketAddr::new(Ipv4Addr::new(192, 0, 2, n).into(), 1);
-        let v6 = |n| SocketAddr::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n).into(), 1);
-        let turns = interleave(&[v6(1), v6(2), v6(3), v4(1), v4(2)]);
-        assert_eq!(turns, [v6(1), v4(1), v6(2), v4(2), v6(3)]);
-        assert_eq!(interleave(&[v4(1), v4(2)]), [v4(1), v4(2)]);
+    async fn connect(addresses: [SocketAddr; 2]) -> io::Result<Socket> {
+        let addresses = Addresses::from(addresses.to_vec());
+        connect_any(addresses, &Names::default(), &InFlight::default()).await
     }
 
     #[test]
@@ -375,9 +370,9 @@ mod tests {
         let refused = dead.local_addr().expect("bound");
         drop(dead);
         let tried = async {
-            let connected = connect_any(VecDeque::from([refused, good])).await;
+            let connected = connect([refused, good]).await;
             assert!(connected.is_ok());
-            let failed = connect_any(VecDeque::from([refused, refused])).await;
+            let failed = connect([refused, refused]).await;
             let kind = failed.err().map(|error| error.kind());
             assert_eq!(kind, Some(io::ErrorKind::ConnectionRefused));
         };
@@ -404,7 +399,7 @@ mod tests {
             .collect();
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let good = listener.local_addr().expect("bound");
-        let tried = connect_any(VecDeque::from([address, good]));
+        let tried = connect([address, good]);
         let connected = crate::net::reactor::block_on(tried, || None).expect("the reactor runs");
         assert!(connected.is_ok());
     }

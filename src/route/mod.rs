@@ -6,6 +6,7 @@
 
 pub mod dial;
 pub mod http_connect;
+pub mod names;
 pub mod pool;
 pub mod socks5;
 pub mod steps;

@@ -1,0 +1,637 @@
+//! Names become addresses by the system's resolver, for all threads: one lookup of a name at
+//! a time, whose answer all get who wait for it.
+//!
+//! A and AAAA records are asked for apart, so that an answer lost for one family costs 50 ms
+//! and not the deadline (RFC 8305 §3). The last good answer is remembered for an hour; it is
+//! used when a lookup fails, except by the name server's word that there is no such name, or
+//! has not ended after a second, while the lookup goes on behind (RFC 8767 §5). The order is
+//! the resolver's, the families taking turns; addresses whose dial failed in the last ten
+//! minutes come last.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::{poll_fn, Future};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use async_io::Timer;
+use dns_lookup::{getaddrinfo, AddrFamily, AddrInfoHints, LookupError, LookupErrorKind, SockType};
+
+/// How long the other family's answer is waited for when one has come (RFC 8305 §3).
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
+
+/// After this long a remembered answer is used in place of one that is awaited. RFC 8767 §5
+/// suggests 1.8 s, for clients that give up later than ours.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long an answer is remembered.
+const REMEMBERED: Duration = Duration::from_secs(60 * 60);
+
+/// How long an address whose dial failed is tried last.
+const SHUNNED: Duration = Duration::from_secs(10 * 60);
+
+/// More failed addresses than this are not remembered.
+const MAX_SHUNNED: usize = 256;
+
+/// What the resolver is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    /// AAAA records.
+    V6,
+    /// A records.
+    V4,
+}
+
+impl Family {
+    /// In the order in which they take turns (RFC 8305 §4).
+    const ALL: [Family; 2] = [Family::V6, Family::V4];
+}
+
+/// Why a lookup gave no address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Failure {
+    /// There is no such name, or it has no address of this family.
+    None(String),
+    /// It could not be found out.
+    Broken(String),
+}
+
+/// The addresses of one family, their ports 0.
+type Answer = Result<Vec<SocketAddr>, Failure>;
+
+type Lookup = dyn Fn(&str, Family) -> Answer + Send + Sync;
+
+/// Looks names up, and remembers. Clones share all they know.
+#[derive(Clone)]
+pub struct Names(Arc<Shared>);
+
+struct Shared {
+    lookup: Box<Lookup>,
+    names: Mutex<HashMap<String, Arc<Name>>>,
+    /// Addresses whose dial failed, and when.
+    failed: Mutex<HashMap<SocketAddr, Instant>>,
+}
+
+/// What is known of one name.
+#[derive(Default)]
+struct Name(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// When the lookup that is under way, or was the last, began.
+    began: Option<Instant>,
+    /// Its answers, in the order of `Family::ALL`, and when they came.
+    answers: [Option<(Instant, Answer)>; 2],
+    /// The last good answer of each family, and when it came.
+    remembered: [Option<(Instant, Vec<SocketAddr>)>; 2],
+    /// Those who wait for an answer.
+    waiting: Vec<Waker>,
+}
+
+impl State {
+    fn is_under_way(&self) -> bool {
+        self.began.is_some() && self.answers.iter().any(Option::is_none)
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        if !self.waiting.iter().any(|one| one.will_wake(cx.waker())) {
+            self.waiting.push(cx.waker().clone());
+        }
+    }
+
+    fn remembered(&self, family: usize) -> &[SocketAddr] {
+        match &self.remembered[family] {
+            Some((since, addresses)) if since.elapsed() < REMEMBERED => addresses,
+            _ => &[],
+        }
+    }
+
+    /// The addresses of a family: those that came, else the remembered ones, unless the
+    /// family has none.
+    fn known(&self, family: usize) -> &[SocketAddr] {
+        match &self.answers[family] {
+            Some((_, Ok(addresses))) => addresses,
+            Some((_, Err(Failure::None(_)))) => &[],
+            Some((_, Err(Failure::Broken(_)))) | None => self.remembered(family),
+        }
+    }
+
+    /// Whether enough is known to begin, and if not, when that may change by itself.
+    fn verdict(&self, began: Instant) -> Verdict {
+        let [ended, came] = [
+            |answer: &Option<(Instant, Answer)>| answer.is_some(),
+            |answer: &Option<(Instant, Answer)>| matches!(answer, Some((_, Ok(_)))),
+        ]
+        .map(|is| self.answers.iter().filter(|answer| is(answer)).count());
+        if ended == 2 {
+            return Verdict::Enough;
+        }
+        let mut until = None;
+        if came > 0 {
+            let first = self.answers.iter().flatten().map(|(when, _)| *when).min();
+            until = first.map(|first| first + RESOLUTION_DELAY);
+        } else if (0..2).any(|family| !self.known(family).is_empty()) {
+            until = Some(began + PATIENCE);
+        }
+        match until {
+            Some(until) if until <= Instant::now() => Verdict::Enough,
+            until => Verdict::Wait(until),
+        }
+    }
+
+    /// Why there is no address, in words: what could not be found out comes first.
+    fn words(&self) -> String {
+        let failures = self.answers.iter().rev().flatten();
+        let failures: Vec<_> = failures.filter_map(|(_, a)| a.as_ref().err()).collect();
+        let broken = failures.iter().find_map(|failure| match failure {
+            Failure::Broken(words) => Some(words),
+            Failure::None(_) => None,
+        });
+        let none = || match failures.first() {
+            Some(Failure::None(words) | Failure::Broken(words)) => Some(words),
+            None => None,
+        };
+        let words = broken.or_else(none).cloned();
+        words.unwrap_or_else(|| "the name has no address".to_owned())
+    }
+}
+
+enum Verdict {
+    Enough,
+    Wait(Option<Instant>),
+}
+
+impl Name {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Names {
+    fn default() -> Names {
+        Names::with(look_up)
+    }
+}
+
+impl Names {
+    fn with(lookup: impl Fn(&str, Family) -> Answer + Send + Sync + 'static) -> Names {
+        Names(Arc::new(Shared {
+            lookup: Box::new(lookup),
+            names: Mutex::default(),
+            failed: Mutex::default(),
+        }))
+    }
+
+    /// The addresses of a name, in the order in which to try them. Fails with the resolver's
+    /// words. May take as long as the resolver does.
+    pub async fn resolve(&self, name: &str, port: u16) -> Result<Addresses, String> {
+        let known = self.known(name);
+        let began = self.look_up(name, &known);
+        let mut timer = Timer::never();
+        let mut armed = None;
+        poll_fn(|cx| loop {
+            let mut state = known.state();
+            match state.verdict(began) {
+                Verdict::Enough => return Poll::Ready(()),
+                Verdict::Wait(until) => {
+                    state.wait(cx);
+                    if until != armed {
+                        armed = until;
+                        timer = until.map_or_else(Timer::never, Timer::at);
+                    }
+                }
+            }
+            drop(state);
+            if Pin::new(&mut timer).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        })
+        .await;
+        let state = known.state();
+        let families = [0, 1].map(|family| with_port(state.known(family), port));
+        let late = state.answers.iter().position(Option::is_none);
+        if late.is_none() && families.iter().all(Vec::is_empty) {
+            return Err(state.words());
+        }
+        drop(state);
+        Ok(Addresses {
+            queue: self.in_order(families),
+            late: late.map(|family| Late {
+                name: known,
+                family,
+                port,
+            }),
+        })
+    }
+
+    fn known(&self, name: &str) -> Arc<Name> {
+        let names = self.0.names.lock();
+        let mut names = names.unwrap_or_else(PoisonError::into_inner);
+        match names.get(name) {
+            Some(known) => known.clone(),
+            None => names.entry(name.to_owned()).or_default().clone(),
+        }
+    }
+
+    /// Begins a lookup unless one is under way; gives when it began. One family's lookup
+    /// blocks one thread of the pool, which ends when it has been idle for half a second.
+    fn look_up(&self, name: &str, known: &Arc<Name>) -> Instant {
+        let mut state = known.state();
+        if let (true, Some(began)) = (state.is_under_way(), state.began) {
+            return began;
+        }
+        let began = Instant::now();
+        state.began = Some(began);
+        state.answers = [None, None];
+        drop(state);
+        for (n, family) in Family::ALL.into_iter().enumerate() {
+            let (shared, known, name) = (self.0.clone(), known.clone(), name.to_owned());
+            smol::unblock(move || {
+                let answer = (shared.lookup)(&name, family);
+                let mut state = known.state();
+                match &answer {
+                    Ok(addresses) => {
+                        state.remembered[n] = Some((Instant::now(), addresses.clone()));
+                    }
+                    Err(Failure::None(_)) => state.remembered[n] = None,
+                    Err(Failure::Broken(_)) => {}
+                }
+                state.answers[n] = Some((Instant::now(), answer));
+                state.waiting.drain(..).for_each(Waker::wake);
+            })
+            .detach();
+        }
+        began
+    }
+
+    /// The families taking turns, those that failed behind all that did not (RFC 8305 §4).
+    fn in_order(&self, families: [Vec<SocketAddr>; 2]) -> VecDeque<SocketAddr> {
+        let failed = self.0.failed.lock();
+        let failed = failed.unwrap_or_else(PoisonError::into_inner);
+        let has_failed = |address: &SocketAddr| {
+            let since = failed.get(address);
+            since.is_some_and(|since| since.elapsed() < SHUNNED)
+        };
+        let [(v6_failed, v6), (v4_failed, v4)] =
+            families.map(|family| family.into_iter().partition::<Vec<_>, _>(has_failed));
+        let mut order = take_turns(v6, v4);
+        order.extend(take_turns(v6_failed, v4_failed));
+        order
+    }
+
+    /// The dial of an address has failed.
+    pub fn failed(&self, address: SocketAddr) {
+        let failed = self.0.failed.lock();
+        let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
+        if failed.len() >= MAX_SHUNNED {
+            failed.retain(|_, since| since.elapsed() < SHUNNED);
+        }
+        if failed.len() < MAX_SHUNNED {
+            failed.insert(address, Instant::now());
+        }
+    }
+
+    /// The dial of an address has succeeded.
+    pub fn succeeded(&self, address: SocketAddr) {
+        let failed = self.0.failed.lock();
+        let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
+        failed.remove(&address);
+    }
+}
+
+fn with_port(addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
+    let with_port = |address: &SocketAddr| {
+        let mut address = *address;
+        address.set_port(port);
+        address
+    };
+    addresses.iter().map(with_port).collect()
+}
+
+fn take_turns(these: Vec<SocketAddr>, those: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+    let mut turns = VecDeque::with_capacity(these.len() + those.len());
+    let (mut these, mut those) = (these.into_iter(), those.into_iter());
+    loop {
+        let pair = [these.next(), those.next()];
+        if pair == [None, None] {
+            return turns;
+        }
+        turns.extend(pair.into_iter().flatten());
+    }
+}
+
+/// The addresses of a name, first to be tried first, and those of a family whose answer is
+/// still to come.
+pub struct Addresses {
+    queue: VecDeque<SocketAddr>,
+    late: Option<Late>,
+}
+
+struct Late {
+    name: Arc<Name>,
+    family: usize,
+    port: u16,
+}
+
+impl From<Vec<SocketAddr>> for Addresses {
+    fn from(addresses: Vec<SocketAddr>) -> Addresses {
+        Addresses {
+            queue: addresses.into(),
+            late: None,
+        }
+    }
+}
+
+impl Addresses {
+    /// The next address to try; pending while there is none and one may still come, and
+    /// `None` when there will be no more.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<SocketAddr>> {
+        if let Some(Late { name, family, port }) = &self.late {
+            let mut state = name.state();
+            if state.answers[*family].is_some() {
+                let known = with_port(state.known(*family), *port);
+                drop(state);
+                let queue = &mut self.queue;
+                for address in known {
+                    if !queue.contains(&address) {
+                        queue.push_back(address);
+                    }
+                }
+                self.late = None;
+            } else if self.queue.is_empty() {
+                state.wait(cx);
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(self.queue.pop_front())
+    }
+
+    /// Whether another address is, or may become, known.
+    pub fn has_more(&self) -> bool {
+        !self.queue.is_empty() || self.late.is_some()
+    }
+}
+
+/// Asks the system's resolver, which blocks: with its hosts file, its search domains and
+/// whatever else it is configured to do.
+fn look_up(name: &str, family: Family) -> Answer {
+    let address = match family {
+        Family::V6 => AddrFamily::Inet6,
+        Family::V4 => AddrFamily::Inet,
+    };
+    let hints = AddrInfoHints {
+        address: address.into(),
+        socktype: SockType::Stream.into(),
+        ..AddrInfoHints::default()
+    };
+    let found = getaddrinfo(Some(name), None, Some(hints)).map_err(failure)?;
+    let found: Vec<SocketAddr> = found.flatten().map(|info| info.sockaddr).collect();
+    match found.is_empty() {
+        true => Err(Failure::None("the name has no address".to_owned())),
+        false => Ok(found),
+    }
+}
+
+fn failure(error: LookupError) -> Failure {
+    /// EAI_ADDRFAMILY of glibc: the name has addresses of the other family only.
+    const OTHER_FAMILY: i32 = -9;
+    let is_none = matches!(
+        error.kind(),
+        LookupErrorKind::NoName | LookupErrorKind::NoData
+    ) || error.error_num() == OTHER_FAMILY;
+    let words = resolver_words(&error.into());
+    match is_none {
+        true => Failure::None(words),
+        false => Failure::Broken(words),
+    }
+}
+
+/// The resolver's own words, which come behind a fixed preface.
+fn resolver_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let words = text.rsplit(": ").next().unwrap_or(&text);
+    words.to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::{channel, Receiver, Sender};
+    use std::thread;
+
+    use super::*;
+    use crate::net::reactor::block_on;
+
+    fn v4(n: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, n], 0))
+    }
+
+    fn v6(n: u16) -> SocketAddr {
+        SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, n], 0))
+    }
+
+    fn none() -> Answer {
+        Err(Failure::None("no such name".to_owned()))
+    }
+
+    fn broken() -> Answer {
+        Err(Failure::Broken("no answer".to_owned()))
+    }
+
+    /// A resolver that answers each family when it is told to.
+    struct Scripted {
+        names: Names,
+        v6: Sender<Answer>,
+        v4: Sender<Answer>,
+        asked: Arc<AtomicUsize>,
+    }
+
+    fn scripted() -> Scripted {
+        let ([v6, v4], answers): ([Sender<Answer>; 2], [Mutex<Receiver<Answer>>; 2]) = {
+            let ((a, b), (c, d)) = (channel(), channel());
+            ([a, c], [Mutex::new(b), Mutex::new(d)])
+        };
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let names = Names::with(move |_, family| {
+            count.fetch_add(1, Ordering::SeqCst);
+            let answers = answers[family as usize].lock().expect("no panic");
+            answers.recv().unwrap_or_else(|_| broken())
+        });
+        Scripted {
+            names,
+            v6,
+            v4,
+            asked,
+        }
+    }
+
+    impl Scripted {
+        fn say(&self, v6: Answer, v4: Answer) {
+            self.v6.send(v6).expect("it is asked");
+            self.v4.send(v4).expect("it is asked");
+        }
+
+        /// All addresses of the name, those of a late family included only if they are there.
+        fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
+            let found = block_on(self.names.resolve("a.example", 0), || None);
+            let found = found.expect("the reactor runs")?;
+            Ok(found.queue.into())
+        }
+    }
+
+    #[test]
+    fn families_take_turns_and_failed_addresses_come_last() {
+        let resolver = scripted();
+        resolver.say(Ok(vec![v6(1), v6(2), v6(3)]), Ok(vec![v4(1), v4(2)]));
+        assert_eq!(
+            resolver.resolve(),
+            Ok(vec![v6(1), v4(1), v6(2), v4(2), v6(3)])
+        );
+        resolver.names.failed(v6(1));
+        resolver.names.failed(v4(1));
+        resolver.say(Ok(vec![v6(1), v6(2), v6(3)]), Ok(vec![v4(1), v4(2)]));
+        assert_eq!(
+            resolver.resolve(),
+            Ok(vec![v6(2), v4(2), v6(3), v6(1), v4(1)])
+        );
+        // None is promoted: the resolver's rotation stays.
+        resolver.names.succeeded(v6(1));
+        resolver.names.succeeded(v4(1));
+        resolver.say(none(), Ok(vec![v4(2), v4(1)]));
+        assert_eq!(resolver.resolve(), Ok(vec![v4(2), v4(1)]));
+    }
+
+    #[test]
+    fn a_lost_answer_of_one_family_costs_little() {
+        let resolver = scripted();
+        let started = Instant::now();
+        resolver.v4.send(Ok(vec![v4(1)])).expect("it is asked");
+        assert_eq!(resolver.resolve(), Ok(vec![v4(1)]));
+        assert!(started.elapsed() >= RESOLUTION_DELAY);
+        // One that comes later joins those that are tried.
+        let resolver = scripted();
+        resolver.v6.send(Ok(vec![v6(1)])).expect("it is asked");
+        let tried = async {
+            let mut found = resolver.names.resolve("a.example", 0).await?;
+            let first = poll_fn(|cx| found.poll_next(cx)).await;
+            resolver.v4.send(Ok(vec![v4(1)])).expect("it is asked");
+            let second = poll_fn(|cx| found.poll_next(cx)).await;
+            assert!(!found.has_more());
+            Ok::<_, String>([first, second])
+        };
+        let tried = block_on(tried, || None).expect("the reactor runs");
+        assert_eq!(tried, Ok([Some(v6(1)), Some(v4(1))]));
+    }
+
+    #[test]
+    fn an_empty_family_is_waited_for_no_longer() {
+        let resolver = scripted();
+        resolver.say(none(), Ok(vec![v4(1)]));
+        assert_eq!(resolver.resolve(), Ok(vec![v4(1)]));
+        // A family without addresses is no answer: the other is awaited.
+        let (names, v4_answer) = (resolver.names.clone(), resolver.v4.clone());
+        resolver.v6.send(none()).expect("it is asked");
+        let waiting = thread::spawn(move || {
+            let found = block_on(names.resolve("b.example", 0), || None);
+            found.expect("the reactor runs").map(|found| found.queue)
+        });
+        thread::sleep(2 * RESOLUTION_DELAY);
+        assert!(!waiting.is_finished());
+        v4_answer.send(Ok(vec![v4(9)])).expect("it is asked");
+        assert_eq!(waiting.join().expect("no panic"), Ok([v4(9)].into()));
+    }
+
+    #[test]
+    fn the_last_good_answer_is_used_when_a_lookup_fails_or_lasts() {
+        let resolver = scripted();
+        resolver.say(none(), Ok(vec![v4(1)]));
+        assert_eq!(resolver.resolve(), Ok(vec![v4(1)]));
+        resolver.say(broken(), broken());
+        assert_eq!(resolver.resolve(), Ok(vec![v4(1)]));
+        // Nothing comes: after a second, and the next who ask wait no second more.
+        let started = Instant::now();
+        assert_eq!(resolver.resolve(), Ok(vec![v4(1)]));
+        assert!(started.elapsed() >= PATIENCE);
+        let asked = resolver.asked.load(Ordering::SeqCst);
+        assert_eq!(resolver.resolve(), Ok(vec![v4(1)]));
+        assert_eq!(resolver.asked.load(Ordering::SeqCst), asked, "it goes on");
+        // It goes on behind, and its answer is the next one.
+        resolver.say(none(), Ok(vec![v4(2)]));
+        while known(&resolver).is_under_way() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        resolver.say(broken(), broken());
+        assert_eq!(resolver.resolve(), Ok(vec![v4(2)]));
+        // That there is no such name is believed, and the answer forgotten.
+        resolver.say(none(), none());
+        assert_eq!(resolver.resolve(), Err("no such name".to_owned()));
+        resolver.say(broken(), none());
+        assert_eq!(resolver.resolve(), Err("no answer".to_owned()));
+    }
+
+    fn known(resolver: &Scripted) -> StateOf {
+        StateOf(resolver.names.known("a.example"))
+    }
+
+    struct StateOf(Arc<Name>);
+
+    impl StateOf {
+        fn is_under_way(&self) -> bool {
+            self.0.state().is_under_way()
+        }
+    }
+
+    #[test]
+    fn hundreds_who_wait_share_one_lookup() {
+        let resolver = scripted();
+        let waiting: Vec<_> = (0..4)
+            .map(|_| {
+                let names = resolver.names.clone();
+                thread::spawn(move || {
+                    let all = async {
+                        let one = || names.resolve("a.example", 80);
+                        let mut all: Vec<_> = (0..175).map(|_| Box::pin(one())).collect();
+                        poll_fn(|cx| {
+                            all.retain_mut(|one| one.as_mut().poll(cx).is_pending());
+                            match all.is_empty() {
+                                true => Poll::Ready(()),
+                                false => Poll::Pending,
+                            }
+                        })
+                        .await;
+                    };
+                    block_on(all, || None).expect("the reactor runs");
+                })
+            })
+            .collect();
+        while resolver.asked.load(Ordering::SeqCst) < 2 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(resolver.asked.load(Ordering::SeqCst), 2);
+        // Threads that came too late for the first lookup ask again.
+        for _ in 0..waiting.len() {
+            resolver.say(none(), Ok(vec![v4(1)]));
+        }
+        for thread in waiting {
+            thread.join().expect("no panic");
+        }
+    }
+
+    #[test]
+    fn the_system_is_asked() {
+        let names = Names::default();
+        let found = block_on(names.resolve("localhost", 80), || None);
+        let found = found
+            .expect("the reactor runs")
+            .expect("every system has it");
+        assert!(found
+            .queue
+            .iter()
+            .all(|a| a.ip().is_loopback() && a.port() == 80));
+    }
+}
