@@ -110,6 +110,8 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// Clients served at once; none is as many as descriptors allow.
     pub max_connections: Option<usize>,
+    /// How long an idle upstream connection is kept at most; zero keeps none.
+    pub upstream_idle: Duration,
     /// Idle upstream connections that a thread keeps.
     pub idle_upstreams: usize,
     /// Pipes for bulk that a thread may have in use.

@@ -22,7 +22,7 @@ _simple_proxy() {
             --socks-proxy | --http-proxy | --https-proxy | --tls-name | \
             --host-header | --upgrade | --connect-timeout | --head-timeout | \
             --response-timeout | --keepalive-timeout | --tunnel-timeout | \
-            --drain-timeout | --threads | --max-connections | --health-path | \
+            --upstream-idle | --drain-timeout | --threads | --max-connections | --health-path | \
             --metrics-listen | --check-path)
             return
             ;;
@@ -32,7 +32,8 @@ _simple_proxy() {
                 --socks-proxy --http-proxy --https-proxy -d --direct --tls --tls-name
                 --tls-verify --tls-ca --host-header --upgrade --forwarded
                 --connect-timeout --head-timeout --response-timeout
-                --keepalive-timeout --tunnel-timeout --drain-timeout --threads
+                --keepalive-timeout --tunnel-timeout --upstream-idle
+                --drain-timeout --threads
                 --max-connections --health-path --metrics-listen --log-lang
                 --log-format -q --quiet -v --verbose --check --check-path -V --version'
             ;;

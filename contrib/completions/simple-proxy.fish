@@ -22,6 +22,7 @@ complete -c simple-proxy -l head-timeout -x -d 'time for a client to send a requ
 complete -c simple-proxy -l response-timeout -x -d 'time for the upstream to begin its response, and for a stalled body'
 complete -c simple-proxy -l keepalive-timeout -x -d 'time that an idle client connection is kept'
 complete -c simple-proxy -l tunnel-timeout -x -d 'time after which an idle WebSocket is closed'
+complete -c simple-proxy -l upstream-idle -x -d 'time after which an idle upstream connection is closed, at the latest; 0 keeps none'
 complete -c simple-proxy -l drain-timeout -x -d 'time that open exchanges may go on after SIGTERM'
 complete -c simple-proxy -l threads -x -d 'threads that serve connections'
 complete -c simple-proxy -l max-connections -x -d 'clients served at once'

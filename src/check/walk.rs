@@ -144,7 +144,9 @@ impl Walk {
     ) -> Result<(String, Option<Vec<u8>>), Error> {
         let upstream = &self.config.upstream;
         let broken = |token, cause: &str| Error::new(Stage::Response, token, cause).at(upstream);
-        let Connection { stream, received } = connection;
+        let Connection {
+            stream, received, ..
+        } = connection;
         let exchange = async {
             let sent = stream.write_all(text.as_bytes()).await;
             sent.map_err(HeadError::Io)?;

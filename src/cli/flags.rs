@@ -388,6 +388,13 @@ flags! {
         default: Default::Value("10"),
         group: Group::Limits,
     }
+    Single upstream_idle: std::time::Duration = time {
+        en: "time after which an idle upstream connection is closed, at the latest; 0 keeps none",
+        zh: "空闲的上游连接最多保留的时间；0 表示不保留",
+        metavar: "SECONDS",
+        default: Default::Value("60"),
+        group: Group::Limits,
+    }
     Single threads: Option<usize> = thread_count {
         en: "threads that serve connections",
         zh: "处理连接的线程数",

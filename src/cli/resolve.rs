@@ -202,6 +202,7 @@ fn config(settings: Settings) -> Config {
             tunnel_timeout: settings.tunnel_timeout,
             drain_timeout: settings.drain_timeout,
             max_connections: settings.max_connections,
+            upstream_idle: settings.upstream_idle,
             idle_upstreams: 256,
             pipes: MAX_PIPES,
         },

@@ -1,6 +1,8 @@
 //! Response heads (RFC 9112 §4): checked as strictly as requests, because a client must
 //! never disagree with us about where a response ends.
 
+use std::time::Duration;
+
 use crate::config::MAX_FIELDS;
 use crate::http::authentication::names_connection_scheme;
 use crate::http::connection::ConnectionOptions;
@@ -8,7 +10,7 @@ use crate::http::fields::{content_length, is_chunked, values, write_field, Field
 use crate::http::framing::Framing;
 use crate::http::head::HeadError;
 use crate::http::request::Request;
-use crate::http::syntax::{list, push_number};
+use crate::http::syntax::{list, parse_decimal, push_number, trim};
 
 /// A response head that has been checked, borrowed from the bytes received.
 pub struct ResponseHead<'b, 'f> {
@@ -106,6 +108,18 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
     /// Whether it asks for authentication that holds for the connection (RFC 4559 §4).
     pub fn offers_connection_scheme(&self) -> bool {
         self.status == 401 && names_connection_scheme(self.fields, "www-authenticate")
+    }
+
+    /// For how long the upstream says that it keeps the connection (`Keep-Alive: timeout=T`,
+    /// in whole seconds; RFC 2068 §19.7.1.1, and every server since).
+    pub fn promised_rest(&self) -> Option<Duration> {
+        let parameters = values(self.fields, "keep-alive").flat_map(list);
+        let timeouts = parameters.filter_map(|parameter| {
+            let (name, value) = parameter.split_at_checked("timeout=".len())?;
+            let seconds = parse_decimal(trim(value));
+            seconds.filter(|_| name.eq_ignore_ascii_case(b"timeout="))
+        });
+        timeouts.min().map(Duration::from_secs)
     }
 
     /// How the body is framed for the client (RFC 9112 §6.1: HTTP/1.0 knows no chunks).

@@ -136,6 +136,29 @@ impl Socket {
         self.source.assume_readable();
     }
 
+    /// Whether nothing has arrived that was not read, not even an end. Asks the kernel: what
+    /// the thread was last told may be older.
+    pub fn asked_quiet(&self) -> bool {
+        let asked = self.stream().peek(&mut [0]);
+        matches!(asked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The same as far as the thread was told, without asking. False on any thread but its
+    /// own, which alone is told.
+    pub fn known_quiet(&self) -> bool {
+        self.source.is_at_home() && !self.source.is_ready(Direction::Read)
+    }
+
+    /// Nobody uses it until `attach`.
+    pub fn detach(&mut self) {
+        self.source.detach();
+    }
+
+    /// Makes a detached socket one of this thread. On failure it is fit only to be dropped.
+    pub fn attach(&mut self) -> io::Result<()> {
+        self.source.attach()
+    }
+
     /// Writes what fits; `WouldBlock` when nothing does.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
         self.attempt(Direction::Write, || self.stream().write(buf))
@@ -218,11 +241,6 @@ impl Socket {
     /// The same, as a poll.
     pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
         self.source.poll_ready(direction, cx)
-    }
-
-    /// Whether the thread was told of something to read, or had no reason to wait for that.
-    pub fn is_readable(&self) -> bool {
-        self.source.is_ready(Direction::Read)
     }
 
     /// Whether the peer was taking bytes when it was last tried.

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::future::{poll_fn, Future};
 use std::io::{self, Read, Write};
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{ready, Context, Poll};
 
@@ -108,33 +109,39 @@ impl Stream {
         Poll::Ready(self.with_socket(Socket::shutdown_write))
     }
 
-    /// Whether the next read has to wait, unless the socket at the bottom is ready.
-    pub fn is_dry(&self) -> bool {
+    /// The socket at the bottom.
+    fn socket_mut(&mut self) -> &mut Socket {
+        match self {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(tls) => tls.get_mut().get_mut().socket_mut(),
+        }
+    }
+
+    /// Whether no bytes wait above the socket: the next read has to wait, unless the socket
+    /// is ready.
+    pub fn none_waiting(&self) -> bool {
         match self {
             Stream::Plain(_) => true,
-            Stream::Tls(tls) => tls.borrow().is_dry(),
+            Stream::Tls(tls) => tls.borrow().none_waiting(),
         }
     }
 
     /// Whether the peer has sent nothing, not even an end or a part of a record, that was not
     /// yet read. Asks the kernel: what the thread was last told may be older than what has
-    /// arrived. A stream that is not quiet may have lost a byte to the question.
-    pub fn is_quiet(&self) -> bool {
+    /// arrived.
+    pub fn asked_quiet(&self) -> bool {
         match self {
-            Stream::Plain(socket) => {
-                socket.look_again();
-                let asked = socket.try_read(&mut [0]);
-                matches!(asked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-            }
-            Stream::Tls(tls) => tls.borrow().is_quiet(Stream::is_quiet),
+            Stream::Plain(socket) => socket.asked_quiet(),
+            Stream::Tls(tls) => tls.borrow().is_quiet(Stream::asked_quiet),
         }
     }
 
-    /// The same as far as the thread was told at its last look, without asking.
-    pub fn seems_quiet(&self) -> bool {
+    /// The same as far as the thread was told at its last look, without asking. False on any
+    /// thread but the stream's own.
+    pub fn known_quiet(&self) -> bool {
         match self {
-            Stream::Plain(socket) => !socket.is_readable(),
-            Stream::Tls(tls) => tls.borrow().is_quiet(Stream::seems_quiet),
+            Stream::Plain(socket) => socket.known_quiet(),
+            Stream::Tls(tls) => tls.borrow().is_quiet(Stream::known_quiet),
         }
     }
 }
@@ -175,6 +182,9 @@ pub struct Connection {
     pub stream: Stream,
     /// Bytes received and not yet used.
     pub received: Buffer,
+    /// What is known of the socket's readiness belongs to one thread, so that a connection
+    /// leaves it only as a `Detached`.
+    _not_send: PhantomData<*const ()>,
 }
 
 impl Connection {
@@ -183,22 +193,52 @@ impl Connection {
         Connection {
             stream,
             received: Buffer::default(),
+            _not_send: PhantomData,
         }
     }
 
-    /// Whether everything that the peer has sent was used.
-    pub fn is_quiet(&self) -> bool {
-        self.received.is_empty() && self.stream.is_quiet()
+    /// Whether everything that the peer has sent was used; asks the kernel.
+    pub fn asked_quiet(&self) -> bool {
+        self.received.is_empty() && self.stream.asked_quiet()
     }
 
     /// The same as far as the thread was told at its last look, without asking.
-    pub fn seems_quiet(&self) -> bool {
-        self.received.is_empty() && self.stream.seems_quiet()
+    pub fn known_quiet(&self) -> bool {
+        self.received.is_empty() && self.stream.known_quiet()
+    }
+
+    /// Gives it up for now, so that any thread may take it. No bytes may be waiting in it.
+    pub fn detach(mut self) -> Detached {
+        debug_assert!(self.received.is_empty() && self.stream.none_waiting());
+        self.received.release();
+        self.stream.socket_mut().detach();
+        Detached(self.stream)
     }
 
     /// Reads more bytes into `received`; 0 at the end.
     pub fn fill(&mut self) -> impl Future<Output = io::Result<usize>> + '_ {
         fill(&self.stream, &mut self.received)
+    }
+}
+
+/// A connection that no thread uses now, and any may take.
+pub struct Detached(Stream);
+
+impl Detached {
+    /// Makes it a connection of this thread. On failure it is closed.
+    pub fn attach(mut self) -> io::Result<Connection> {
+        self.0.socket_mut().attach()?;
+        Ok(Connection::new(self.0))
+    }
+
+    /// As a connection's, on any thread.
+    pub fn asked_quiet(&self) -> bool {
+        self.0.asked_quiet()
+    }
+
+    /// As a connection's; false on any thread but the one that has detached it.
+    pub fn known_quiet(&self) -> bool {
+        self.0.known_quiet()
     }
 }
 
@@ -210,7 +250,7 @@ pub fn fill<'a>(
     received: &'a mut Buffer,
 ) -> impl Future<Output = io::Result<usize>> + 'a {
     poll_fn(move |cx| loop {
-        if stream.is_dry() {
+        if stream.none_waiting() {
             received.release();
             ready!(stream.with_socket(|socket| socket.poll_ready(Direction::Read, cx)));
         }

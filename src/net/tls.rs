@@ -93,6 +93,11 @@ impl TlsStream {
         &self.inner.get_ref().stream
     }
 
+    /// The same, to be changed.
+    pub fn get_mut(&mut self) -> &mut Stream {
+        &mut self.inner.get_mut().stream
+    }
+
     /// Sends close_notify.
     pub fn shutdown(&mut self) -> io::Result<()> {
         self.inner.shutdown()
@@ -142,13 +147,13 @@ impl TlsStream {
 
     /// Whether the next read has to wait, unless the socket at the bottom is ready: OpenSSL
     /// need not be asked then.
-    pub fn is_dry(&self) -> bool {
+    pub fn none_waiting(&self) -> bool {
         let transport = self.inner.get_ref();
-        transport.drained && self.holds_nothing() && transport.stream.is_dry()
+        transport.drained && self.none_waiting_here() && transport.stream.none_waiting()
     }
 
     /// Whether every byte that was taken from below has been read.
-    fn holds_nothing(&self) -> bool {
+    fn none_waiting_here(&self) -> bool {
         let buffered = self.inner.buffered_read_size();
         self.inner.get_ref().received.is_empty() && buffered.is_ok_and(|n| n == 0)
     }
@@ -157,7 +162,10 @@ impl TlsStream {
     /// `below` says so of the stream that carries the records.
     pub fn is_quiet(&self, below: fn(&Stream) -> bool) -> bool {
         let transport = self.inner.get_ref();
-        !transport.torn && self.failed.is_none() && self.holds_nothing() && below(&transport.stream)
+        !transport.torn
+            && self.failed.is_none()
+            && self.none_waiting_here()
+            && below(&transport.stream)
     }
 }
 

@@ -5,6 +5,7 @@
 //! connection to `serve`. May use `cli`, `http`, `net`.
 
 pub mod dial;
+pub mod habits;
 pub mod http_connect;
 pub mod names;
 pub mod pool;

@@ -1,6 +1,7 @@
 //! The answering half of an exchange: interim responses, the final head, its body.
 
 use std::io;
+use std::time::Duration;
 
 use crate::error::{describe, is_close, Error, Stage};
 use crate::http::body::{self, BodyError, Sink, Source};
@@ -12,6 +13,7 @@ use crate::http::request::Request;
 use crate::http::response::{check_start_line, ResponseHead};
 use crate::net::buffer::{Buffer, Outgoing};
 use crate::net::deadline::Deadline;
+use crate::net::reactor::now;
 use crate::net::stream::Stream;
 use crate::report::log::Subject;
 use crate::serve::forward::{Failure, Progress};
@@ -30,6 +32,8 @@ pub enum Answer {
         bytes: u64,
         /// Whether the upstream would go on.
         upstream_persistent: bool,
+        /// How long it has said that it would keep the connection.
+        promised: Option<Duration>,
         /// Whether the client would, and may.
         downstream_persistent: bool,
     },
@@ -66,6 +70,7 @@ enum Next {
         framing: Framing,
         downstream_framing: Framing,
         upstream_persistent: bool,
+        promised: Option<Duration>,
         downstream_persistent: bool,
     },
 }
@@ -99,6 +104,7 @@ impl Answering<'_> {
                     framing,
                     downstream_framing,
                     upstream_persistent,
+                    promised,
                     downstream_persistent,
                 } => {
                     let bytes = self.body(received, framing, downstream_framing, &mut out);
@@ -106,6 +112,7 @@ impl Answering<'_> {
                         status,
                         bytes: bytes.await?,
                         upstream_persistent,
+                        promised,
                         downstream_persistent,
                     });
                 }
@@ -128,6 +135,8 @@ impl Answering<'_> {
             }
             return Ok(Next::AnotherHead);
         }
+        let habits = self.worker.pool.habits();
+        habits.answered_after(now().saturating_duration_since(self.progress.began));
         let took = self.subject.elapsed();
         self.worker.counters().response_head.observe(took);
         if head.status == 101 {
@@ -155,6 +164,7 @@ impl Answering<'_> {
             downstream_framing,
             upstream_persistent: head.persistent
                 && (self.request.upgrade.is_none() || self.progress.bound),
+            promised: head.promised_rest(),
             downstream_persistent,
         })
     }
@@ -165,7 +175,7 @@ impl Answering<'_> {
     fn goes_on_to_authenticate(&self, head: &ResponseHead<'_, '_>) -> bool {
         let authenticates = head.status == 401
             && (head.offers_connection_scheme() || self.request.binds_connection);
-        authenticates && self.client_waits && self.downstream.is_quiet()
+        authenticates && self.client_waits && self.downstream.asked_quiet()
     }
 
     async fn deliver(&self, out: &mut Outgoing) -> Result<(), Failure> {

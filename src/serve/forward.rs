@@ -6,6 +6,7 @@ use std::future::{poll_fn, Future};
 use std::io;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Instant;
 
 use crate::config::Limits;
 use crate::error::{describe, Error, Stage};
@@ -14,9 +15,11 @@ use crate::http::framing::Framing;
 use crate::http::request::{Rejection, Request};
 use crate::net::buffer::Outgoing;
 use crate::net::deadline::{Deadline, TimedOut};
+use crate::net::reactor::now;
 use crate::net::socket::Socket;
 use crate::net::stream::{Connection, Stream};
 use crate::report::log::{self, Subject};
+use crate::route::pool::Kept;
 use crate::route::steps::Steps;
 use crate::serve::answering::{client_gone, Answer, Answering};
 use crate::serve::bound::Bound;
@@ -77,11 +80,12 @@ pub struct Exchange<'a> {
 }
 
 /// How far the current attempt has come.
-#[derive(Default)]
 pub struct Progress {
     /// The upstream connection is this client's alone: it has authenticated it, or does so by
     /// this request.
     pub bound: bool,
+    /// When the request was ready to be sent.
+    pub began: Instant,
     /// The request was sent whole.
     pub uploaded: Cell<bool>,
     /// The client was told to go on, or went on without.
@@ -92,6 +96,21 @@ pub struct Progress {
     pub delivered: Cell<bool>,
 }
 
+impl Progress {
+    /// Of an attempt that begins now. `bound` says that the upstream connection is this
+    /// client's alone.
+    pub fn begin(bound: bool) -> Progress {
+        Progress {
+            bound,
+            began: now(),
+            uploaded: Cell::default(),
+            continued: Cell::default(),
+            answered: Cell::default(),
+            delivered: Cell::default(),
+        }
+    }
+}
+
 impl Exchange<'_> {
     /// Sends the request and delivers the response. Tries again on a fresh connection,
     /// once, when a reused one turns out to be closed and nothing can have happened twice.
@@ -100,33 +119,33 @@ impl Exchange<'_> {
         if let Some(bound) = self.bound.take_if(|bound| bound.is_for(server_name)) {
             let ended = Failure::Raced("the authenticated upstream connection has ended");
             let upstream = bound.take().ok_or(ended)?;
-            let progress = Progress {
-                bound: true,
-                ..Progress::default()
-            };
+            let progress = Progress::begin(true);
             return self.attempt(upstream, downstream, &progress).await;
         }
         let binds = self.request.binds_connection;
-        let begin = || Progress {
-            bound: binds,
-            ..Progress::default()
-        };
-        if self.request.upgrade.is_none() {
-            let may_be_sent_twice = self.request.is_idempotent && !self.has_body();
-            let pooled = self.worker.pool.take(self.server_name, may_be_sent_twice);
-            let counters = self.worker.counters();
-            match pooled {
-                Some(_) => counters.pool_hits.add(1),
-                None => counters.pool_misses.add(1),
-            }
-            if let Some(upstream) = pooled {
-                let progress = begin();
-                let outcome = self.attempt(upstream, downstream, &progress).await;
-                let answered = progress.answered.get();
-                match outcome {
-                    Err(Failure::Upstream(error))
-                        if may_be_sent_twice && !answered && !error.timed_out => {}
-                    outcome => return outcome,
+        let may_be_sent_twice = self.request.is_idempotent && !self.has_body();
+        let pool = &self.worker.pool;
+        let kept = pool.take(self.server_name, may_be_sent_twice);
+        let counters = self.worker.counters();
+        match kept {
+            Some(_) => counters.pool_hits.add(1),
+            None => counters.pool_misses.add(1),
+        }
+        if let Some(Kept { connection, rest }) = kept {
+            let progress = Progress::begin(binds);
+            let outcome = self.attempt(connection, downstream, &progress).await;
+            match outcome {
+                Err(Failure::Upstream(error)) if !progress.answered.get() && !error.timed_out => {
+                    pool.habits().ended(rest, now());
+                    if !may_be_sent_twice {
+                        return Err(Failure::Upstream(error));
+                    }
+                }
+                outcome => {
+                    if progress.answered.get() {
+                        pool.habits().served_again(rest, now());
+                    }
+                    return outcome;
                 }
             }
         }
@@ -136,7 +155,8 @@ impl Exchange<'_> {
         let upstream = upstream.map_err(Failure::Upstream)?;
         self.worker.counters().dial.observe(steps.total());
         log::dialled(self.subject, &steps);
-        self.attempt(upstream, downstream, &begin()).await
+        self.attempt(upstream, downstream, &Progress::begin(binds))
+            .await
     }
 
     fn has_body(&self) -> bool {
@@ -183,6 +203,7 @@ impl Exchange<'_> {
                 status,
                 bytes,
                 upstream_persistent,
+                promised,
                 downstream_persistent,
             } => {
                 let mut persistent = downstream_persistent && progress.uploaded.get();
@@ -201,7 +222,10 @@ impl Exchange<'_> {
                             *self.bound = Some(Box::new(bound));
                         }
                         (true, false) => {}
-                        (false, _) => self.worker.pool.put(upstream, self.server_name),
+                        (false, _) => {
+                            let pool = &self.worker.pool;
+                            pool.put(upstream, self.server_name, promised);
+                        }
                     }
                 }
                 Outcome::Delivered {
@@ -226,10 +250,12 @@ impl Exchange<'_> {
         let Connection {
             stream: upstream,
             received: from_upstream,
+            ..
         } = upstream;
         let Connection {
             stream: downstream,
             received: from_downstream,
+            ..
         } = downstream;
         let client: &Stream = downstream;
         let client_waits = from_downstream.is_empty();

@@ -150,6 +150,7 @@ mod tests {
     use crate::net::reactor::block_on;
     use crate::report::metrics::Registry;
     use crate::route::dial::Dialer;
+    use crate::route::pool::Shelves;
 
     fn worker() -> Worker {
         let args = ["-d", "-u", "127.0.0.1:1"].map(OsString::from);
@@ -158,7 +159,8 @@ mod tests {
         };
         let config = Arc::new(*config);
         let dialer = Dialer::new(config.clone()).expect("no TLS is wanted");
-        Worker::new(config, dialer, Registry::new(1), 0)
+        let shelves = Arc::new(Shelves::new(1, &config.limits));
+        Worker::new(config, dialer, shelves, Registry::new(1), 0)
     }
 
     /// A connection of the proxy's, and its peer, with small buffers between them if wanted.

@@ -54,7 +54,9 @@ pub async fn serve(executor: Weak<LocalExecutor<'static>>, worker: Rc<Worker>, l
 async fn answer(worker: Rc<Worker>, mut connection: Connection) {
     let deadline = Deadline::new(&worker.timers);
     let patience = worker.config.limits.head_timeout;
-    let Connection { stream, received } = &mut connection;
+    let Connection {
+        stream, received, ..
+    } = &mut connection;
     let head = read_head(stream, received, check_start_line);
     let response = match deadline.limit(patience, head).await {
         Ok(Ok(length)) => {

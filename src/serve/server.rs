@@ -25,6 +25,7 @@ use crate::net::stream::{Connection, Stream};
 use crate::report::log;
 use crate::report::metrics::Registry;
 use crate::route::dial::Dialer;
+use crate::route::pool::Shelves;
 use crate::serve::contain::contained;
 use crate::serve::scrape;
 use crate::serve::session;
@@ -47,6 +48,8 @@ struct Shared {
     config: Arc<Config>,
     dialer: Dialer,
     registry: Registry,
+    /// Upstream connections that are kept.
+    shelves: Arc<Shelves>,
     /// One permit per client that may be served at once.
     permits: Arc<Semaphore>,
     /// Numbers the connections in the log.
@@ -68,10 +71,12 @@ pub fn run(
 ) -> io::Result<()> {
     let most = config.limits.max_connections.unwrap_or(usize::MAX >> 4);
     let drain_timeout = config.limits.drain_timeout;
+    let shelves = Arc::new(Shelves::new(listeners.len(), &config.limits));
     let shared = Arc::new(Shared {
         config,
         dialer,
         registry: Registry::new(listeners.len()),
+        shelves,
         permits: Arc::new(Semaphore::new(most)),
         accepted: AtomicU64::new(0),
         cut_off: AtomicUsize::new(0),
@@ -157,6 +162,7 @@ fn serve(
     let worker = Worker::new(
         config.clone(),
         shared.dialer.clone(),
+        shared.shelves.clone(),
         shared.registry.clone(),
         number,
     );

@@ -244,7 +244,7 @@ impl Session {
             }
             match then {
                 Then::NextRequest => {}
-                Then::Close if connection.is_quiet() => return None,
+                Then::Close if connection.asked_quiet() => return None,
                 Then::Reset => {
                     connection.stream.with_socket(Socket::abort_on_close);
                     return None;
@@ -289,7 +289,9 @@ impl Session {
                 head_timeout = head_timeout.max(std::time::Duration::from_millis(1));
             }
         }
-        let Connection { stream, received } = &mut *connection;
+        let Connection {
+            stream, received, ..
+        } = &mut *connection;
         let head = read_head(stream, received, check_start_line);
         let length = match self.deadline.limit(head_timeout, head).await {
             Ok(Ok(length)) => length,

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::net::deadline::Timers;
 use crate::report::metrics::{Counters, Registry};
 use crate::route::dial::Dialer;
-use crate::route::pool::Pool;
+use crate::route::pool::{Pool, Shelves};
 
 /// The settings, the route, and the thread's own pool and deadlines.
 pub struct Worker {
@@ -28,11 +28,17 @@ pub struct Worker {
 
 impl Worker {
     /// The worker of a thread, by its number, with nothing open.
-    pub fn new(config: Arc<Config>, dialer: Dialer, registry: Registry, thread: usize) -> Worker {
+    pub fn new(
+        config: Arc<Config>,
+        dialer: Dialer,
+        shelves: Arc<Shelves>,
+        registry: Registry,
+        thread: usize,
+    ) -> Worker {
         Worker {
             default_host: config.default_host(),
             dialer,
-            pool: Pool::new(config.limits.idle_upstreams),
+            pool: Pool::new(shelves, thread),
             timers: Rc::default(),
             config,
             registry,

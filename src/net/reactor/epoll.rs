@@ -5,8 +5,11 @@ use std::future::{poll_fn, Future};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Relaxed, SeqCst},
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -26,8 +29,11 @@ const LARGEST_SHARE: usize = 1024 * 1024;
 /// Names the eventfd among the sources.
 const WAKEUP: u64 = u64::MAX;
 
+/// How long the end of a detached source may go unnoticed: epoll tells at once.
+pub const BLIND: Duration = Duration::ZERO;
+
 struct Reactor {
-    epoll: OwnedFd,
+    home: Arc<Home>,
     sources: RefCell<Slab<State>>,
     /// How many sockets were registered so far.
     registered: Cell<u32>,
@@ -39,6 +45,36 @@ struct Reactor {
     crowd: Cell<usize>,
     clock: Cell<Clock>,
     alarm: Arc<Alarm>,
+    /// Who is told that a detached source has become readable.
+    stirred: RefCell<Stirred>,
+}
+
+/// What other threads need of a thread's reactor.
+struct Home {
+    epoll: OwnedFd,
+    /// Keys of sources that other threads have taken over or closed. Only this thread can
+    /// free them.
+    left: Mutex<Vec<u32>>,
+    any_left: AtomicBool,
+}
+
+impl Home {
+    fn left(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The source with this key has left for another thread.
+    fn leave(&self, key: u32) {
+        self.left().push(key);
+        self.any_left.store(true, Relaxed);
+    }
+}
+
+/// Whether a detached source has become readable, and who waits to know.
+#[derive(Default)]
+struct Stirred {
+    has: bool,
+    waker: Option<Waker>,
 }
 
 /// What is known of the time.
@@ -63,6 +99,8 @@ struct State {
     end_only: bool,
     /// Writability is watched only once a write has blocked.
     watches_write: bool,
+    /// Nobody on this thread uses the socket now.
+    detached: bool,
     /// Tells the socket from an earlier one of the same key.
     generation: u32,
 }
@@ -137,13 +175,18 @@ impl Reactor {
         // Edge-triggered: every write is an edge, and nothing needs to be read back.
         let flags = EventFlags::IN | EventFlags::ET;
         epoll::add(&epoll, &eventfd, EventData::new_u64(WAKEUP), flags)?;
+        let home = Home {
+            epoll,
+            left: Mutex::default(),
+            any_left: AtomicBool::new(false),
+        };
         let alarm = Alarm {
             rung: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             eventfd,
         };
         Ok(Reactor {
-            epoll,
+            home: Arc::new(home),
             sources: RefCell::default(),
             registered: Cell::default(),
             deferred: RefCell::default(),
@@ -151,7 +194,27 @@ impl Reactor {
             crowd: Cell::default(),
             clock: Cell::new(Clock::Stopped),
             alarm: Arc::new(alarm),
+            stirred: RefCell::default(),
         })
+    }
+
+    /// Gives a new state its key, and its generation.
+    fn insert(&self) -> (u32, u32) {
+        let mut sources = self.sources.borrow_mut();
+        if self.home.any_left.load(Relaxed) {
+            self.home.any_left.store(false, Relaxed);
+            for key in self.home.left().drain(..) {
+                sources.remove(key as usize);
+            }
+        }
+        let generation = self.registered.get().wrapping_add(1);
+        self.registered.set(generation);
+        let mut state = State {
+            generation,
+            ..State::default()
+        };
+        state.write.ready = true;
+        (sources.insert(state) as u32, generation)
     }
 
     /// Takes what the kernel has to say, waiting for it, at most `patience`, if there
@@ -169,7 +232,7 @@ impl Reactor {
         });
         events.clear();
         let room = rustix::buffer::spare_capacity(events);
-        let outcome = epoll::wait(&self.epoll, room, patience.as_ref());
+        let outcome = epoll::wait(&self.home.epoll, room, patience.as_ref());
         self.alarm.waiting.store(false, SeqCst);
         self.clock.set(Clock::Unread);
         match outcome {
@@ -180,6 +243,7 @@ impl Reactor {
         let mut deferred = self.deferred.borrow_mut();
         self.crowd.set(events.len() + deferred.len());
         let mut sources = self.sources.borrow_mut();
+        let mut stirred = false;
         for event in events {
             let (name, flags) = (event.data.u64(), event.flags);
             let state = sources.get_mut(key_of(name));
@@ -200,6 +264,14 @@ impl Reactor {
             }
             if broken || flags.contains(EventFlags::OUT) {
                 state.write.set();
+            }
+            stirred |= state.detached && state.read.ready;
+        }
+        if stirred {
+            let mut stirred = self.stirred.borrow_mut();
+            stirred.has = true;
+            if let Some(waker) = stirred.waker.take() {
+                waker.wake();
             }
         }
         deferred.drain(..).for_each(Waker::wake);
@@ -269,6 +341,22 @@ pub fn looks() -> u64 {
     REACTOR.with(|reactor| reactor.as_ref().map_or(0, |reactor| reactor.looks.get()))
 }
 
+/// Waits until a detached source of this thread has become readable, since the last time.
+/// For one task of the thread.
+pub fn poll_stirred(cx: &mut Context<'_>) -> Poll<()> {
+    REACTOR.with(|reactor| {
+        let Ok(reactor) = reactor else {
+            return Poll::Pending;
+        };
+        let mut stirred = reactor.stirred.borrow_mut();
+        if std::mem::take(&mut stirred.has) {
+            return Poll::Ready(());
+        }
+        stirred.waker = Some(cx.waker().clone());
+        Poll::Pending
+    })
+}
+
 /// Waits until the thread has looked at its other sockets: for work that never has to
 /// wait for its own.
 pub async fn next_turn() {
@@ -303,6 +391,8 @@ fn generation_of(name: u64) -> u32 {
 pub struct Source<T> {
     key: u32,
     generation: u32,
+    /// The reactor whose slab `key` belongs to.
+    home: Arc<Home>,
     socket: T,
 }
 
@@ -310,21 +400,60 @@ impl<T: AsFd> Source<T> {
     /// Registers a socket; not ready to be read until the kernel says so.
     pub fn new(socket: T) -> io::Result<Source<T>> {
         with_reactor(|reactor| {
-            let generation = reactor.registered.get().wrapping_add(1);
-            reactor.registered.set(generation);
-            let mut state = State {
-                generation,
-                ..State::default()
-            };
-            state.write.ready = true;
+            let (key, generation) = reactor.insert();
             let source = Source {
-                key: reactor.sources.borrow_mut().insert(state) as u32,
+                key,
                 generation,
+                home: reactor.home.clone(),
                 socket,
             };
-            let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-            epoll::add(&reactor.epoll, &source.socket, source.name(), flags)?;
+            source.watch()?;
             Ok(source)
+        })
+    }
+
+    fn watch(&self) -> io::Result<()> {
+        let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+        Ok(epoll::add(
+            &self.home.epoll,
+            &self.socket,
+            self.name(),
+            flags,
+        )?)
+    }
+
+    /// Whether this thread is the one that it is registered with.
+    pub fn is_at_home(&self) -> bool {
+        REACTOR.with(|reactor| {
+            let home = reactor.as_ref().map(|reactor| &reactor.home);
+            home.is_ok_and(|home| Arc::ptr_eq(home, &self.home))
+        })
+    }
+
+    /// Nobody waits for it any more, and until `attach` nobody uses it. The kernel goes on
+    /// telling this thread of it.
+    pub fn detach(&mut self) {
+        self.with(|state| {
+            state.detached = true;
+            state.read.waker = None;
+            state.write.waker = None;
+        });
+    }
+
+    /// Makes a detached source one of this thread, which need not be the one that has
+    /// detached it. What is known of its readiness stays only there. On failure it is fit
+    /// only to be dropped.
+    pub fn attach(&mut self) -> io::Result<()> {
+        if self.is_at_home() {
+            self.with(|state| state.detached = false);
+            return Ok(());
+        }
+        with_reactor(|reactor| {
+            epoll::delete(&self.home.epoll, &self.socket)?;
+            self.home.leave(self.key);
+            (self.key, self.generation) = reactor.insert();
+            self.home = reactor.home.clone();
+            self.watch()
         })
     }
 
@@ -371,7 +500,12 @@ impl<T: AsFd> Source<T> {
             // Tells at once if there is room by now.
             let _ = with_reactor(|reactor| {
                 let name = self.name();
-                Ok(epoll::modify(&reactor.epoll, &self.socket, name, flags)?)
+                Ok(epoll::modify(
+                    &reactor.home.epoll,
+                    &self.socket,
+                    name,
+                    flags,
+                )?)
             });
         }
     }
@@ -410,14 +544,22 @@ impl<T: AsFd> Source<T> {
 
     /// Tells no more of a socket that stays open elsewhere.
     pub fn deregister(&self) {
-        let _ = with_reactor(|reactor| Ok(epoll::delete(&reactor.epoll, &self.socket)?));
+        let _ = with_reactor(|reactor| Ok(epoll::delete(&reactor.home.epoll, &self.socket)?));
     }
 }
 
 impl<T> Drop for Source<T> {
     fn drop(&mut self) {
         // The kernel forgets a socket when it is closed.
-        let key = self.key as usize;
-        let _ = with_reactor(|reactor| Ok(reactor.sources.borrow_mut().remove(key)));
+        let here = REACTOR.try_with(|reactor| match reactor {
+            Ok(reactor) if Arc::ptr_eq(&reactor.home, &self.home) => {
+                reactor.sources.borrow_mut().remove(self.key as usize);
+                true
+            }
+            _ => false,
+        });
+        if !here.unwrap_or(false) {
+            self.home.leave(self.key);
+        }
     }
 }

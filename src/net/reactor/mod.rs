@@ -11,9 +11,9 @@ mod epoll;
 mod portable;
 
 #[cfg(not(feature = "portable"))]
-pub use epoll::{block_on, looks, next_turn, now, share, Source};
+pub use epoll::{block_on, looks, next_turn, now, poll_stirred, share, Source, BLIND};
 #[cfg(feature = "portable")]
-pub use portable::{block_on, looks, next_turn, now, share, Source};
+pub use portable::{block_on, looks, next_turn, now, poll_stirred, share, Source, BLIND};
 
 /// The smallest share of a turn, however many there are.
 pub const SMALLEST_SHARE: usize = 64 * 1024;

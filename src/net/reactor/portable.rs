@@ -50,6 +50,21 @@ pub fn block_on<T>(
 /// How often a socket that nobody reads from is asked whether it has ended.
 const QUESTIONS: Duration = Duration::from_secs(1);
 
+/// How long the end of a detached source may go unnoticed: whoever keeps it asks as often.
+pub const BLIND: Duration = Duration::from_millis(500);
+
+/// Waits until a detached source of this thread may have become readable.
+pub fn poll_stirred(cx: &mut Context<'_>) -> Poll<()> {
+    thread_local! {
+        static NEXT: RefCell<Timer> = RefCell::new(Timer::after(BLIND));
+    }
+    NEXT.with_borrow_mut(|next| {
+        ready!(Pin::new(&mut *next).poll(cx));
+        next.set_after(BLIND);
+        Poll::Ready(())
+    })
+}
+
 /// A non-blocking socket that its thread waits for.
 pub struct Source<T> {
     inner: Async<T>,
@@ -67,6 +82,22 @@ impl<T: AsFd> Source<T> {
             writable: Cell::new(true),
             next_question: RefCell::default(),
         })
+    }
+
+    /// Whether this thread knows of its readiness: it is always asked instead.
+    pub fn is_at_home(&self) -> bool {
+        false
+    }
+
+    /// Nobody waits for it any more, and until `attach` nobody uses it.
+    pub fn detach(&mut self) {
+        *self.next_question.borrow_mut() = None;
+    }
+
+    /// Makes a detached source one of this thread.
+    pub fn attach(&mut self) -> io::Result<()> {
+        self.readable.set(false);
+        Ok(())
     }
 
     /// The socket.
