@@ -11,6 +11,7 @@ mod faults;
 mod http;
 mod names;
 mod peers;
+mod pool;
 mod regression;
 mod rooms;
 mod route;
@@ -76,7 +77,6 @@ fn main() {
             a_client_that_ends_its_side_still_gets_its_answer,
             server_sent_events_arrive_one_by_one,
             the_pool_reuses_and_retries,
-            a_kept_connection_is_closed_after_a_while,
             a_post_is_never_sent_twice,
             surplus_bytes_reach_nobody,
             a_response_cut_short_is_seen_as_such,
@@ -84,6 +84,13 @@ fn main() {
             bad_requests_are_answered_and_not_forwarded,
             errors_keep_the_connection_where_they_can,
             three_vhosts_on_one_tls_address;
+        pool:
+            one_kept_connection_serves_all_threads,
+            posts_to_an_upstream_that_closes_unannounced,
+            posts_alone_reuse_what_the_upstream_keeps,
+            a_promise_of_the_upstream_is_kept,
+            a_kept_connection_that_the_upstream_ends_is_closed_at_once,
+            an_upgrade_takes_a_kept_connection;
         upgrade:
             the_documented_lines_are_logged_exactly,
             english_lines,

@@ -1,0 +1,198 @@
+//! Kept upstream connections: who takes them, for how long they are kept, and what never
+//! goes on one.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+
+const POST: &str = "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi";
+
+/// Answers each request with the connection's number, and `more` among the fields.
+fn numbered(mut client: Client, number: usize, more: &str) {
+    while let Some(head) = client.try_head() {
+        if field(&head, "upgrade").is_some() {
+            client.send(&switching(&head));
+            client.send_bytes(&frame(number.to_string().as_bytes(), None));
+            client.rest_or_reset();
+            return;
+        }
+        if let Some(length) = field(&head, "content-length") {
+            client.exactly(length.parse().unwrap());
+        }
+        let body = number.to_string();
+        let answer = ok(&body).replacen("\r\n", &format!("\r\n{more}"), 1);
+        if !client.try_send(answer.as_bytes()) {
+            return;
+        }
+    }
+}
+
+/// A script for connections that are counted, and the count.
+fn counted(
+    script: impl Fn(Client, usize) + Send + Sync + 'static,
+) -> (impl Fn(Client) + Send + Sync + 'static, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let shared = count.clone();
+    let script = move |client| {
+        let number = shared.fetch_add(1, Ordering::SeqCst);
+        script(client, number);
+    };
+    (script, count)
+}
+
+/// Sends requests one at a time, each from a client of its own, and gives what they were
+/// answered. A request's line in the log comes behind the return of its connection.
+fn one_at_a_time(proxy: &Proxy, request: &str, times: usize) -> Vec<String> {
+    let done = |proxy: &Proxy| proxy.log.text().matches("请求完成").count();
+    let before = done(proxy);
+    let ask = |n| {
+        let answer = proxy.fetch(request).text();
+        proxy.log.wait_for_count("请求完成", before + n + 1);
+        answer
+    };
+    (0..times).map(ask).collect()
+}
+
+/// Whichever thread a client meets, its request goes on the one connection that is kept.
+pub fn one_kept_connection_serves_all_threads() {
+    for with_tls in [false, true] {
+        let (script, connections) = counted(|client, number| numbered(client, number, ""));
+        let (upstream, tls) = match with_tls {
+            false => (origin(script), "off"),
+            true => (tls_origin("a.example", script), "on"),
+        };
+        let proxy = Proxy::before(upstream, &["-d", "--threads", "8", "--tls", tls]);
+        let answers = one_at_a_time(&proxy, GET, 40);
+        assert_eq!(answers, vec!["0"; 40], "TLS {tls}");
+        assert_eq!(connections.load(Ordering::SeqCst), 1, "TLS {tls}");
+    }
+}
+
+/// An upstream that closes behind each response without saying so never meets a request that
+/// must not be sent twice on a connection that it is about to close.
+pub fn posts_to_an_upstream_that_closes_unannounced() {
+    for (shortest, longest) in [(0, 0), (50, 200)] {
+        let (script, _) = counted(move |mut client, number| {
+            client.head();
+            client.exactly(2);
+            client.send(&ok("fine"));
+            let spread = (number * 37) as u64 % (longest - shortest + 1);
+            thread::sleep(Duration::from_millis(shortest + spread));
+        });
+        let proxy = Proxy::before(origin(script), &["-d", "--threads", "2"]);
+        let address = proxy.address;
+        let clients: Vec<_> = (0..8)
+            .map(|_| thread::spawn(move || posts(address, 100)))
+            .collect();
+        for client in clients {
+            assert_eq!(client.join().unwrap(), vec![200; 100]);
+        }
+    }
+}
+
+/// The statuses of so many POSTs on one connection.
+fn posts(proxy: SocketAddr, count: usize) -> Vec<u16> {
+    let mut client = Client::connect(proxy);
+    let ask = |_| {
+        client.send(POST);
+        client.response().status()
+    };
+    (0..count).map(ask).collect()
+}
+
+/// A way that only POSTs use gets to reuse its connections all the same.
+pub fn posts_alone_reuse_what_the_upstream_keeps() {
+    let (script, connections) = counted(|client, number| numbered(client, number, ""));
+    let proxy = Proxy::before(origin(script), &["-d", "--threads", "1"]);
+    let mut last = one_at_a_time(&proxy, POST, 1);
+    wait_until("a POST on a kept connection", || {
+        // The first is open for a second by then.
+        thread::sleep(Duration::from_millis(1100));
+        let before = connections.load(Ordering::SeqCst);
+        last = one_at_a_time(&proxy, POST, 1);
+        connections.load(Ordering::SeqCst) == before
+    });
+    // It has served a second one: from now on all do.
+    assert_eq!(one_at_a_time(&proxy, POST, 5), vec![last.remove(0); 5]);
+}
+
+/// What the upstream has promised decides how long its connections are kept, and whether
+/// what must not be sent twice takes one after more than two seconds.
+pub fn a_promise_of_the_upstream_is_kept() {
+    let check = |promise: &'static str, request: &str, kept: bool| {
+        let (script, _) = counted(move |client, number| numbered(client, number, promise));
+        let proxy = Proxy::before(origin(script), &["-d", "--threads", "2"]);
+        // The second of two shows that the upstream keeps its connections.
+        let first = one_at_a_time(&proxy, GET, 2).remove(1);
+        thread::sleep(Duration::from_millis(2500));
+        let answer = one_at_a_time(&proxy, request, 1).remove(0);
+        assert_eq!(answer == first, kept, "{promise:?} {request:?}");
+    };
+    thread::scope(|scope| {
+        for (promise, kept_for_get, kept_for_post) in [
+            ("", true, false),
+            ("Keep-Alive: timeout=60, max=100\r\n", true, true),
+            ("Keep-Alive: timeout=3\r\n", false, false),
+            ("Keep-Alive: timeout=1\r\n", false, false),
+        ] {
+            scope.spawn(move || check(promise, GET, kept_for_get));
+            scope.spawn(move || check(promise, POST, kept_for_post));
+        }
+    });
+}
+
+/// One that the upstream closes is closed here too, at once and not when it is wanted.
+pub fn a_kept_connection_that_the_upstream_ends_is_closed_at_once() {
+    let (end, may_end) = std::sync::mpsc::channel::<()>();
+    let may_end = std::sync::Mutex::new(may_end);
+    let upstream = origin(move |mut client| {
+        client.head();
+        client.send(&ok("fine"));
+        let _ = may_end.lock().unwrap().recv();
+    });
+    let proxy = Proxy::before(upstream, &["-d", "--threads", "1"]);
+    let before = sockets(&proxy);
+    one_at_a_time(&proxy, GET, 1);
+    wait_until("the client is gone", || sockets(&proxy) == before + 1);
+    let start = Instant::now();
+    drop(end);
+    sockets_return_to(&proxy, before);
+    assert!(start.elapsed() < Duration::from_secs(20));
+}
+
+/// An upgrade takes a kept connection, and goes on a fresh one when that turns out to be
+/// closed before a byte of an answer.
+pub fn an_upgrade_takes_a_kept_connection() {
+    let (script, connections) = counted(|client, number| numbered(client, number, ""));
+    let proxy = Proxy::before(origin(script), &["-d", "--threads", "4"]);
+    one_at_a_time(&proxy, GET, 1);
+    let mut client = proxy.connect();
+    client.upgrade("/ws");
+    assert_eq!(client.frame().unwrap(), b"0");
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+    // It is the tunnel's now.
+    assert_eq!(one_at_a_time(&proxy, GET, 1), ["1"]);
+
+    let (script, connections) = counted(|mut client, number| {
+        if number == 0 {
+            client.head();
+            client.send(&ok("fine"));
+            // The upgrade is read, and nothing is said to it.
+            client.head();
+        } else {
+            numbered(client, number, "");
+        }
+    });
+    let proxy = Proxy::before(origin(script), &["-d", "--threads", "4"]);
+    one_at_a_time(&proxy, GET, 1);
+    let mut client = proxy.connect();
+    client.upgrade("/ws");
+    assert_eq!(client.frame().unwrap(), b"1");
+    assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
