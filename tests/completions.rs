@@ -257,7 +257,7 @@ fn escape(text: &str, special: &str) -> String {
 /// What is typed, tabs included, and the command line that it becomes. The folder where it
 /// is typed holds `roots of mine.pem` alone.
 const TYPED: [(&str, &str); 8] = [
-    ("--upst\t", "--upstream-host"),
+    ("--upstream-h\t", "--upstream-host"),
     ("--log-lang z\t", "--log-lang zh"),
     ("--tls au\t", "--tls auto"),
     ("--tls of\t-d", "--tls off -d"),
@@ -348,7 +348,7 @@ fn fish_completes() {
     let script = text(&folder().join("simple-proxy.fish"));
     run("fish", &["--no-config", "--no-execute", &script], "");
     for (line, expected) in [
-        ("simple-proxy --upst", &["--upstream-host"][..]),
+        ("simple-proxy --upstream-h", &["--upstream-host"][..]),
         ("simple-proxy --log-lang ", &["en", "zh"]),
         ("simple-proxy --log-lang=z", &["--log-lang=zh"]),
         ("simple-proxy --tls ", &["auto", "off", "on"]),

@@ -22,8 +22,8 @@ _simple_proxy() {
             --socks-proxy | --http-proxy | --https-proxy | --tls-name | \
             --host-header | --upgrade | --connect-timeout | --head-timeout | \
             --response-timeout | --keepalive-timeout | --tunnel-timeout | \
-            --upstream-idle | --drain-timeout | --threads | --max-connections | --health-path | \
-            --metrics-listen | --check-path)
+            --drain-timeout | --upstream-idle | --threads | --max-connections | \
+            --health-path | --metrics-listen | --check-path)
             return
             ;;
         *)
@@ -32,9 +32,8 @@ _simple_proxy() {
                 --socks-proxy --http-proxy --https-proxy -d --direct --tls --tls-name
                 --tls-verify --tls-ca --host-header --upgrade --forwarded
                 --connect-timeout --head-timeout --response-timeout
-                --keepalive-timeout --tunnel-timeout --upstream-idle
-                --drain-timeout --threads
-                --max-connections --health-path --metrics-listen --log-lang
+                --keepalive-timeout --tunnel-timeout --drain-timeout --upstream-idle
+                --threads --max-connections --health-path --metrics-listen --log-lang
                 --log-format -q --quiet -v --verbose --check --check-path -V --version'
             ;;
     esac
