@@ -10,6 +10,7 @@ pub mod chunks;
 pub mod connection;
 pub mod fields;
 pub mod framing;
+pub mod guard;
 pub mod head;
 pub mod read;
 pub mod request;
