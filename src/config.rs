@@ -8,6 +8,7 @@ use std::time::Duration;
 use native_tls::Certificate;
 
 use crate::authority::Authority;
+use crate::edits::{is_twin, FieldEdits};
 use crate::proxy::Proxy;
 
 pub use crate::language::Language;
@@ -24,8 +25,10 @@ pub struct Config {
     pub tls: Option<UpstreamTls>,
     /// PEM roots to trust beside the system's.
     pub roots: Vec<Certificate>,
-    /// How a request head changes on its way.
+    /// How heads change on their way.
     pub rewrite: Rewrite,
+    /// Who is served.
+    pub access: Access,
     /// Sizes and times.
     pub limits: Limits,
     /// Threads that serve connections.
@@ -62,6 +65,13 @@ pub struct Listen {
     pub port: u16,
 }
 
+impl Listen {
+    /// Whether clients speak TLS to us.
+    pub fn is_tls(&self) -> bool {
+        false
+    }
+}
+
 /// How connections reach the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
@@ -82,7 +92,16 @@ pub struct UpstreamTls {
     pub verify: bool,
 }
 
-/// How a request head changes on its way to the upstream.
+/// Who is served.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The Hosts that `--allow-host` lists, in lower case.
+    pub hosts: Vec<String>,
+    /// The origins whose pages `--allow-origin` lists, in lower case.
+    pub origins: Vec<String>,
+}
+
+/// How heads change on their way.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rewrite {
     /// Sent as Host in place of the client's.
@@ -90,7 +109,43 @@ pub struct Rewrite {
     /// Upgrade tokens that pass beside `websocket`, in lower case.
     pub upgrades: Vec<String>,
     /// Whether X-Forwarded-* and Via are added.
-    pub forwarded: bool,
+    pub forwarded: Forwarded,
+    /// Whether what names the client's origin or the upstream's is left as it came.
+    pub map_off: bool,
+    /// Changes to the fields that go upstream.
+    pub request_fields: FieldEdits,
+    /// Changes to the fields that go to the client.
+    pub response_fields: FieldEdits,
+}
+
+impl Rewrite {
+    /// Whether a client's field of that name gives way to one of ours, or goes. Its twins
+    /// with `_`, which CGI and WSGI take for the same, go as well.
+    pub fn gives_way(&self, name: &str) -> bool {
+        const FORWARDED: [&str; 3] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+        let is_forwarded = |name: &str| FORWARDED.iter().any(|known| is_twin(known, name));
+        let gives_way = match self.forwarded {
+            Forwarded::Off => false,
+            Forwarded::Replace => is_forwarded(name),
+            // For is written anew, with what came; Host and Proto stay where they say something.
+            Forwarded::Append => {
+                is_forwarded(name) && (name.contains('_') || is_twin("x-forwarded-for", name))
+            }
+        };
+        gives_way || self.request_fields.replaces(name)
+    }
+}
+
+/// Whether X-Forwarded-* and Via are added.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Forwarded {
+    /// Nothing is added.
+    #[default]
+    Off,
+    /// They say what we see, whatever the client sent.
+    Replace,
+    /// They go on from what a trusted front sent.
+    Append,
 }
 
 /// Sizes and times. A time of zero is without limit where the manual says so.

@@ -15,7 +15,7 @@
 //! | `cli` | flags and variables become settings |
 //! | `http` | message syntax: heads, fields, framing, chunks |
 //! | `net` | bytes: readiness, sockets, TLS, buffers, deadlines |
-//! | `config`, `authority`, `proxy`, `error`, `language`, `text`, `date` | plain data that all rooms know |
+//! | `config`, `authority`, `proxy`, `edits`, `error`, `language`, `text`, `date` | plain data that all rooms know |
 //!
 //! This library exists for the program, its tests and its benchmarks; it is no
 //! published API.
@@ -31,6 +31,7 @@ pub mod serve;
 pub mod authority;
 pub mod config;
 pub mod date;
+pub mod edits;
 pub mod error;
 pub mod language;
 pub mod proxy;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use hyper::Uri;
 use libfuzzer_sys::fuzz_target;
-use simple_proxy::config::{Rewrite, MAX_FIELDS};
+use simple_proxy::config::{Forwarded, Rewrite, MAX_FIELDS};
 use simple_proxy::http::fields::no_fields;
 use simple_proxy::http::framing::Framing;
 use simple_proxy::http::request::{check_start_line, Request, RequestHead};
@@ -84,12 +84,16 @@ fuzz_target!(|data: &[u8]| {
     };
     let rewrite = Rewrite {
         host: input.option(0).then(|| "vhost.example".to_owned()),
-        forwarded: input.option(1),
+        forwarded: match input.option(1) {
+            true => Forwarded::Replace,
+            false => Forwarded::Off,
+        },
         upgrades: input
             .option(2)
             .then(|| "foo/2".to_owned())
             .into_iter()
             .collect(),
+        ..Rewrite::default()
     };
     let client: IpAddr = match input.option(3) {
         true => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
@@ -101,7 +105,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let mut written = Vec::new();
-    head.write(&mut written, &rewrite, client, AUTHORITY);
+    head.write(&mut written, &rewrite, client, false, AUTHORITY, None);
 
     let host = match (&rewrite.host, head.host) {
         (Some(host), _) => host.as_bytes(),
@@ -171,7 +175,7 @@ fn check_fields(
     let is_ours = |name: &str| {
         FRAMING.contains(&name)
             || HOP_BY_HOP.contains(&name)
-            || (rewrite.forwarded && FORWARDED.contains(&name))
+            || (rewrite.forwarded == Forwarded::Replace && FORWARDED.contains(&&*name.replace('_', "-")))
     };
     let end_to_end = |(name, _): &&(String, Vec<u8>)| !is_ours(name);
     let is_dropped =
@@ -179,7 +183,7 @@ fn check_fields(
     let sent = original.iter().filter(end_to_end);
     let sent = sent.filter(|(name, _)| !is_dropped(name));
     let mut sent: FieldList = sent.cloned().collect();
-    if rewrite.forwarded {
+    if rewrite.forwarded == Forwarded::Replace {
         let via = format!("1.{} simple-proxy", request.minor);
         sent.push(("via".to_owned(), via.into_bytes()));
         assert_eq!(written.values("x-forwarded-for").count(), 1);
@@ -222,12 +226,12 @@ fn check_again(
     assert_eq!((again.method, &again.target), (head.method, &head.target));
     assert_eq!(again.host, Some(host));
     let as_it_is = Rewrite {
-        host: None,
-        forwarded: false,
         upgrades: rewrite.upgrades.clone(),
+        ..Rewrite::default()
     };
     let mut twice = Vec::new();
-    again.write(&mut twice, &as_it_is, [0, 0, 0, 0].into(), "nobody");
+    let nowhere = [0, 0, 0, 0].into();
+    again.write(&mut twice, &as_it_is, nowhere, false, "nobody", None);
     assert_eq!(
         written.escape_ascii().to_string(),
         twice.escape_ascii().to_string()

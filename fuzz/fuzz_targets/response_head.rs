@@ -6,7 +6,7 @@ use simple_proxy::config::MAX_FIELDS;
 use simple_proxy::http::fields::no_fields;
 use simple_proxy::http::framing::Framing;
 use simple_proxy::http::request::{Protocol, Request};
-use simple_proxy::http::response::{check_start_line, ResponseHead};
+use simple_proxy::http::response::{check_start_line, Changes, ResponseHead};
 use simple_proxy_fuzz::hyper_peer::{Answer, Asked};
 use simple_proxy_fuzz::input::{find_head_in_any_split, Input};
 use simple_proxy_fuzz::wire::{
@@ -107,7 +107,11 @@ fuzz_target!(|data: &[u8]| {
     let framing = head.downstream_framing(&request);
     let close = is_final && (input.option(4) || framing == Framing::UntilClose);
     let mut written = Vec::new();
-    head.write(&mut written, &request, close, via);
+    let changes = Changes {
+        via,
+        ..Changes::default()
+    };
+    head.write(&mut written, &request, close, changes);
 
     let plain = PlainHead::of(&written);
     check_fields(&head, &came, &plain, &request, close, via);

@@ -11,8 +11,8 @@ use crate::cli::flags::{Args, Settings, TABLE};
 use crate::cli::help::help;
 use crate::cli::settings::{list, Given, Setting};
 use crate::config::{
-    Config, Language, Limits, Listen, LogSettings, Rewrite, Route, UpstreamTls, Verbosity,
-    MAX_PIPES,
+    Access, Config, Forwarded, Language, Limits, Listen, LogSettings, Rewrite, Route, UpstreamTls,
+    Verbosity, MAX_PIPES,
 };
 use crate::language::Words;
 
@@ -192,8 +192,13 @@ fn config(settings: Settings) -> Config {
         rewrite: Rewrite {
             host: settings.host_header,
             upgrades: settings.upgrade,
-            forwarded: settings.forwarded,
+            forwarded: match settings.forwarded {
+                true => Forwarded::Replace,
+                false => Forwarded::Off,
+            },
+            ..Rewrite::default()
         },
+        access: Access::default(),
         limits: Limits {
             connect_timeout: settings.connect_timeout,
             head_timeout: settings.head_timeout,

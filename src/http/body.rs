@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use crate::http::chunks::{Decoder, Step};
 use crate::http::framing::Framing;
+use crate::http::trailers;
 use crate::net::budget::Budget;
 use crate::net::buffer::{Buffer, LARGE};
 #[cfg(not(feature = "portable"))]
@@ -44,6 +45,8 @@ pub struct Sink<'a> {
     pub framing: Framing,
     /// Set once any of this may have been sent.
     pub started: &'a Cell<bool>,
+    /// Which trailer fields are left out beside those that never go on, by their name.
+    pub drops: &'a dyn Fn(&str) -> bool,
 }
 
 /// Copies one body and gives its length, coding aside. `progress` is called whenever
@@ -58,6 +61,7 @@ pub async fn copy(
         received,
         framing,
     } = source;
+    let drops = sink.drops;
     let mut sink = Writer {
         stream: sink.stream,
         pending: sink.pending,
@@ -77,7 +81,8 @@ pub async fn copy(
             received.consume(used);
         }
         if decoder.is_done() {
-            sink.end(decoder.trailers()).await?;
+            sink.end(&trailers::without(decoder.trailers(), drops))
+                .await?;
             progress(copied - told);
             return Ok(copied);
         }

@@ -12,6 +12,7 @@ pub mod fields;
 pub mod framing;
 pub mod guard;
 pub mod head;
+pub mod origin;
 pub mod read;
 pub mod request;
 pub mod response;

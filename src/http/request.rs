@@ -1,14 +1,16 @@
 //! Request heads (RFC 9112 §3): strict in what is taken, exact in what is sent on.
 
 use std::borrow::Cow;
+use std::io::Write;
 use std::net::IpAddr;
 
-use crate::config::Rewrite;
+use crate::config::{Forwarded, Rewrite};
 use crate::http::authentication::names_connection_scheme;
 use crate::http::connection::ConnectionOptions;
 use crate::http::fields::{content_length, is_chunked, values, write_field, Fields, Header};
 use crate::http::framing::Framing;
 use crate::http::head::HeadError;
+use crate::http::origin::Names;
 use crate::http::syntax::{is_host, is_protocol, is_token, list};
 
 /// What has to be known of a request once its head is gone.
@@ -199,18 +201,55 @@ impl<'b, 'f> RequestHead<'b, 'f> {
         })
     }
 
+    /// The fields, as they came.
+    pub fn fields(&self) -> &'f [Header<'b>] {
+        self.fields
+    }
+
+    /// The Host that goes upstream; `authority` is the one of a request that came without.
+    pub fn host_sent<'a>(&'a self, rewrite: &'a Rewrite, authority: &'a str) -> &'a [u8] {
+        match (&rewrite.host, self.host) {
+            (Some(host), _) => host.as_bytes(),
+            (None, Some(host)) => host,
+            (None, None) => authority.as_bytes(),
+        }
+    }
+
+    /// The X-Forwarded-Proto that goes upstream, if one does. `https` is the client's own
+    /// scheme as we see it.
+    pub fn proto_sent<'a>(&'a self, rewrite: &'a Rewrite, https: bool) -> Option<&'a [u8]> {
+        const NAME: &str = "x-forwarded-proto";
+        if let Some(outcome) = rewrite.request_fields.outcome(NAME) {
+            return outcome;
+        }
+        let own = Some(scheme_of(https));
+        let sent = values(self.fields, NAME)
+            .next()
+            .filter(|_| !self.options.drop_field(NAME, self.fields));
+        match rewrite.forwarded {
+            Forwarded::Off => sent,
+            Forwarded::Replace => own,
+            Forwarded::Append => sent.or(own),
+        }
+    }
+
     /// Appends the head as it goes upstream. `client` is the address for X-Forwarded-For,
-    /// `authority` the Host of a request that came without one.
-    pub fn write(&self, out: &mut Vec<u8>, rewrite: &Rewrite, client: IpAddr, authority: &str) {
+    /// `https` the client's own scheme as we see it, `authority` the Host of a request that
+    /// came without one. `names` translates between the two origins, if they may differ.
+    pub fn write(
+        &self,
+        out: &mut Vec<u8>,
+        rewrite: &Rewrite,
+        client: IpAddr,
+        https: bool,
+        authority: &str,
+        names: Option<&Names>,
+    ) {
         out.extend_from_slice(self.method.as_bytes());
         out.push(b' ');
         out.extend_from_slice(self.target.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\n");
-        let host = match (&rewrite.host, self.host) {
-            (Some(host), _) => host.as_bytes(),
-            (None, Some(host)) => host,
-            (None, None) => authority.as_bytes(),
-        };
+        let host = self.host_sent(rewrite, authority);
         if self.host_field_is_missing() {
             write_field(out, "Host", host);
         }
@@ -226,16 +265,22 @@ impl<'b, 'f> RequestHead<'b, 'f> {
                     self.request.framing.write_field(out, name);
                 }
             } else if self.options.drop_field(name, self.fields)
-                || (rewrite.forwarded && is_forwarded_field(name))
+                || rewrite.gives_way(name)
                 || (self.request.minor == 0 && name.eq_ignore_ascii_case("expect"))
             {
                 continue;
             } else {
-                write_field(out, name, field.value);
+                match names {
+                    Some(names) => names.write_request_field(out, name, field.value),
+                    None => write_field(out, name, field.value),
+                }
             }
         }
-        if rewrite.forwarded {
-            self.write_forwarded(out, client);
+        if rewrite.forwarded != Forwarded::Off {
+            self.write_forwarded(out, rewrite, client, https);
+        }
+        for (name, value) in rewrite.request_fields.written() {
+            write_field(out, name, value);
         }
         self.write_connection(out);
         out.extend_from_slice(b"\r\n");
@@ -245,18 +290,40 @@ impl<'b, 'f> RequestHead<'b, 'f> {
         values(self.fields, "host").next().is_none()
     }
 
-    fn write_forwarded(&self, out: &mut Vec<u8>, client: IpAddr) {
-        write_field(out, "X-Forwarded-For", client.to_string().as_bytes());
-        if let Some(host) = self.host {
-            write_field(out, "X-Forwarded-Host", host);
+    fn write_forwarded(&self, out: &mut Vec<u8>, rewrite: &Rewrite, client: IpAddr, https: bool) {
+        let appends = rewrite.forwarded == Forwarded::Append;
+        // What a front has said, where it is believed.
+        let came = |name: &'static str| {
+            let passes = appends && !self.options.drop_field(name, self.fields);
+            values(self.fields, name).filter(move |_| passes)
+        };
+        let is_ours = |name: &str| !rewrite.request_fields.replaces(name);
+        if is_ours("X-Forwarded-For") {
+            out.extend_from_slice(b"X-Forwarded-For: ");
+            for before in came("x-forwarded-for").filter(|value| !value.is_empty()) {
+                out.extend_from_slice(before);
+                out.extend_from_slice(b", ");
+            }
+            // Writing to a Vec cannot fail.
+            let _ = write!(out, "{client}\r\n");
         }
-        write_field(out, "X-Forwarded-Proto", b"http");
+        let mut write = |name: &str, value: &[u8]| {
+            if is_ours(name) {
+                write_field(out, name, value);
+            }
+        };
+        if let (None, Some(host)) = (came("x-forwarded-host").next(), self.host) {
+            write("X-Forwarded-Host", host);
+        }
+        if came("x-forwarded-proto").next().is_none() {
+            write("X-Forwarded-Proto", scheme_of(https));
+        }
         let via = if self.request.minor == 0 {
             "1.0"
         } else {
             "1.1"
         };
-        write_field(out, "Via", format!("{via} simple-proxy").as_bytes());
+        write("Via", format!("{via} simple-proxy").as_bytes());
     }
 
     /// What this hop asks of the next one (RFC 9110 §7.6.1, §7.8, §10.1.4).
@@ -360,14 +427,18 @@ fn upgrade_of(fields: &[Header<'_>], upgrades: &[String]) -> Option<Protocol> {
     passes.then(|| Protocol::Other(token.into()))
 }
 
-fn is_forwarded_field(name: &str) -> bool {
-    const FORWARDED: [&str; 3] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
-    FORWARDED.iter().any(|f| f.eq_ignore_ascii_case(name))
+fn scheme_of(https: bool) -> &'static [u8] {
+    if https {
+        b"https"
+    } else {
+        b"http"
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edits::{FieldEdit, FieldEdits};
     use crate::http::fields::no_fields;
 
     fn parse(head: &str) -> Result<(Request, String), Rejection> {
@@ -379,7 +450,7 @@ mod tests {
         let head = RequestHead::parse(head, &mut fields, &rewrite.upgrades)?;
         let mut out = Vec::new();
         let client = IpAddr::from([192, 0, 2, 7]);
-        head.write(&mut out, rewrite, client, "upstream.example");
+        head.write(&mut out, rewrite, client, false, "upstream.example", None);
         let text = String::from_utf8_lossy(&out).into_owned();
         Ok((head.request, text))
     }
@@ -568,7 +639,7 @@ mod tests {
     fn a_configured_host_and_forwarded_fields() {
         let rewrite = Rewrite {
             host: Some("vhost.example".into()),
-            forwarded: true,
+            forwarded: Forwarded::Replace,
             ..Rewrite::default()
         };
         let head = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: forged\r\nVia: 1.1 x\r\n\r\n";
@@ -599,5 +670,83 @@ mod tests {
             let refused = check_start_line(line.as_bytes());
             assert!(matches!(refused, Err(HeadError::Version)), "{line}");
         }
+    }
+
+    #[test]
+    fn forwarded_goes_on_from_a_front_where_it_is_trusted() {
+        let append = Rewrite {
+            forwarded: Forwarded::Append,
+            ..Rewrite::default()
+        };
+        for (came, sent) in [
+            (
+                "",
+                "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Host: a:80\r\n\
+                 X-Forwarded-Proto: http\r\n",
+            ),
+            (
+                "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-for: 2.2.2.2, 3.3.3.3\r\n",
+                "X-Forwarded-For: 1.1.1.1, 2.2.2.2, 3.3.3.3, 192.0.2.7\r\n\
+                 X-Forwarded-Host: a:80\r\nX-Forwarded-Proto: http\r\n",
+            ),
+            (
+                "X-Forwarded-Host: f\r\nX-Forwarded-Proto: https\r\n",
+                "X-Forwarded-Host: f\r\nX-Forwarded-Proto: https\r\n\
+                 X-Forwarded-For: 192.0.2.7\r\n",
+            ),
+            (
+                "X_Forwarded_For: 6.6.6.6\r\nX-Forwarded_Proto: wss\r\n",
+                "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Host: a:80\r\n\
+                 X-Forwarded-Proto: http\r\n",
+            ),
+        ] {
+            let head = format!("GET / HTTP/1.1\r\nHost: a:80\r\n{came}\r\n");
+            let (_, written) = parse_with(head.as_bytes(), &append).expect("valid");
+            let via = "Via: 1.1 simple-proxy\r\n";
+            let expected = format!("GET / HTTP/1.1\r\nHost: a:80\r\n{sent}{via}\r\n");
+            assert_eq!(written, expected, "{came}");
+        }
+        let replace = Rewrite {
+            forwarded: Forwarded::Replace,
+            ..Rewrite::default()
+        };
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 6.6.6.6\r\n\
+                     x-forwarded_host: b\r\n\r\n";
+        let (_, written) = parse_with(head, &replace).expect("valid");
+        assert!(
+            !written.contains("6.6.6.6") && !written.contains('_'),
+            "{written}"
+        );
+    }
+
+    #[test]
+    fn fields_of_ones_own_come_last_and_replace_their_twins() {
+        let edit = |name: &str, value: Option<&str>| FieldEdit {
+            name: name.to_owned(),
+            value: value.map(|value| value.as_bytes().to_vec()),
+        };
+        let rewrite = Rewrite {
+            forwarded: Forwarded::Replace,
+            request_fields: FieldEdits(vec![
+                edit("X-Remote-User", Some("me")),
+                edit("X-Remote-User", Some("too")),
+                edit("Accept", Some("")),
+                edit("Cookie", None),
+                edit("X-Forwarded-For", None),
+                edit("X-Forwarded-Proto", Some("https")),
+            ]),
+            ..Rewrite::default()
+        };
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\nX_Remote_User: root\r\nx-remote-user: root\r\n\
+                     accept: */*\r\nCookie: a=1\r\nX-Other: b\r\nUpgrade: websocket\r\n\
+                     Connection: Upgrade\r\n\r\n";
+        let (_, written) = parse_with(head, &rewrite).expect("valid");
+        assert_eq!(
+            written,
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Other: b\r\nX-Forwarded-Host: a\r\n\
+             Via: 1.1 simple-proxy\r\nX-Remote-User: me\r\nX-Remote-User: too\r\n\
+             Accept: \r\nX-Forwarded-Proto: https\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\n\r\n"
+        );
     }
 }

@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use crate::config::MAX_FIELDS;
+use crate::edits::FieldEdits;
 use crate::http::authentication::names_connection_scheme;
 use crate::http::connection::ConnectionOptions;
 use crate::http::fields::{content_length, is_chunked, values, write_field, Fields, Header};
 use crate::http::framing::Framing;
 use crate::http::head::HeadError;
+use crate::http::origin::Names;
 use crate::http::request::Request;
 use crate::http::syntax::{list, parse_decimal, push_number, trim};
 
@@ -23,6 +25,17 @@ pub struct ResponseHead<'b, 'f> {
     reason: &'b str,
     fields: &'f [Header<'b>],
     options: ConnectionOptions,
+}
+
+/// What is changed in a response head beside its framing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Changes<'a> {
+    /// Via is added (RFC 9110 §7.6.3).
+    pub via: bool,
+    /// Translates what names the upstream's origin, if it may differ from the client's.
+    pub names: Option<&'a Names>,
+    /// The fields to set and to remove, if there are any.
+    pub edits: Option<&'a FieldEdits>,
 }
 
 /// Checks a status line as soon as it is there.
@@ -133,7 +146,8 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
 
     /// Appends the head as it goes to the client, framed as `downstream_framing` says.
     /// `close` says that the connection ends behind this response.
-    pub fn write(&self, out: &mut Vec<u8>, request: &Request, close: bool, via: bool) {
+    pub fn write(&self, out: &mut Vec<u8>, request: &Request, close: bool, changes: Changes<'_>) {
+        let Changes { via, names, edits } = changes;
         out.extend_from_slice(b"HTTP/1.1 ");
         push_number(out, self.status.into());
         out.push(b' ');
@@ -156,15 +170,28 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
                 } else if !std::mem::replace(&mut framing_written, true) {
                     framing.write_field(out, name);
                 }
-            } else if !self.options.drop_field(name, self.fields) {
-                write_field(out, name, field.value);
+            } else if self.options.drop_field(name, self.fields)
+                || edits.is_some_and(|edits| edits.replaces_in_response(name))
+            {
+                continue;
+            } else {
+                match names {
+                    Some(names) => names.write_response_field(out, name, field.value),
+                    None => write_field(out, name, field.value),
+                }
             }
         }
         if !framing_written && framing == Framing::Chunked {
             framing.write_field(out, "Transfer-Encoding");
         }
-        if via {
+        if via && !edits.is_some_and(|edits| edits.replaces_in_response("Via")) {
             write_field(out, "Via", b"1.1 simple-proxy");
+        }
+        // An interim response is about the final one, which has them.
+        if let (Some(edits), false) = (edits, self.is_interim()) {
+            for (name, value) in edits.written() {
+                write_field(out, name, value);
+            }
         }
         if self.status == 101 {
             for protocol in values(self.fields, "upgrade").flat_map(list) {
@@ -240,6 +267,7 @@ fn ends_with_connection(fields: &[Header<'_>], status: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edits::FieldEdit;
     use crate::http::fields::no_fields;
 
     fn request(minor: u8, is_head: bool) -> Request {
@@ -259,7 +287,7 @@ mod tests {
         let mut fields = no_fields();
         let head = ResponseHead::parse(head.as_bytes(), &mut fields, request)?;
         let mut out = Vec::new();
-        head.write(&mut out, request, false, false);
+        head.write(&mut out, request, false, Changes::default());
         let text = String::from_utf8_lossy(&out).into_owned();
         Ok((head.framing, head.persistent, text))
     }
@@ -384,6 +412,44 @@ mod tests {
             assert_eq!(persistent, expected, "{head:?}");
             let (_, persistent, _) = parse(head, &request(1, true)).expect("valid");
             assert_eq!(persistent, expected, "{head:?} to HEAD");
+        }
+    }
+
+    #[test]
+    fn fields_of_ones_own() {
+        let edit = |name: &str, value: Option<&str>| FieldEdit {
+            name: name.to_owned(),
+            value: value.map(|value| value.as_bytes().to_vec()),
+        };
+        let edits = FieldEdits(vec![
+            edit("Server", None),
+            edit("Cache-Control", Some("no-store")),
+            edit("Set-Cookie", Some("b=2")),
+            edit("Vary", Some("Origin")),
+        ]);
+        let changes = Changes {
+            edits: Some(&edits),
+            ..Changes::default()
+        };
+        for (came, sent) in [
+            (
+                "HTTP/1.1 204 No Content\r\nserver: x\r\nCache-Control: public\r\n\
+                 Cache_Control: a\r\nSet-Cookie: a=1\r\nVary: Accept\r\n\r\n",
+                "HTTP/1.1 204 No Content\r\nSet-Cookie: a=1\r\nVary: Accept\r\n\
+                 Cache-Control: no-store\r\nSet-Cookie: b=2\r\nVary: Origin\r\n\r\n",
+            ),
+            (
+                "HTTP/1.1 103 Early Hints\r\nServer: x\r\nLink: </a>\r\n\r\n",
+                "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+            ),
+        ] {
+            let mut fields = no_fields();
+            let request = request(1, false);
+            let head = ResponseHead::parse(came.as_bytes(), &mut fields, &request);
+            let mut out = Vec::new();
+            head.expect("valid")
+                .write(&mut out, &request, false, changes);
+            assert_eq!(String::from_utf8_lossy(&out), sent);
         }
     }
 }

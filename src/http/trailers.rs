@@ -1,5 +1,7 @@
 //! Which trailer fields go on (RFC 9110 §6.5.1).
 
+use std::borrow::Cow;
+
 use crate::http::fields::write_field;
 
 /// The trailer fields that may be merged into nothing and mislead nobody: those about
@@ -52,4 +54,32 @@ pub fn filter_trailers(section: &[u8]) -> Result<Vec<u8>, &'static str> {
         }
     }
     Ok(kept)
+}
+
+/// A filtered section without the fields that `drops` names.
+pub fn without<'t>(section: &'t [u8], drops: &dyn Fn(&str) -> bool) -> Cow<'t, [u8]> {
+    let is_dropped = |line: &&[u8]| {
+        let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+        std::str::from_utf8(name).is_ok_and(drops)
+    };
+    let lines = || section.split_inclusive(|&byte| byte == b'\n');
+    if lines().any(|line| is_dropped(&line)) {
+        let kept = lines().filter(|line| !is_dropped(line));
+        return Cow::Owned(kept.collect::<Vec<_>>().concat());
+    }
+    Cow::Borrowed(section)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailers_are_left_out_by_name() {
+        let section = b"X-A: 1\r\nX_B: 2\r\nX-C: 3\r\n";
+        let left = without(section, &|name| name == "X_B");
+        assert_eq!(&*left, b"X-A: 1\r\nX-C: 3\r\n");
+        assert!(matches!(without(section, &|_| false), Cow::Borrowed(_)));
+        assert!(without(b"", &|_| true).is_empty());
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Language, LogFormat, LogSettings, Verbosity};
@@ -280,6 +280,43 @@ pub fn request(connection: u64, method: &str, path: &str, host: &[u8]) {
         ("request", &members),
         format_args!("===收到请求开始=== {method} {path} (Host: {host})"),
         format_args!("request: {method} {path} (Host: {host})"),
+    );
+}
+
+/// Whether a line that is said once a minute at most is due; it then counts as said.
+fn is_due(last: &Mutex<Option<Instant>>) -> bool {
+    const PAUSE: Duration = Duration::from_secs(60);
+    // A thread that panicked has left nothing half done here.
+    let mut last = last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let due = last.is_none_or(|last| last.elapsed() >= PAUSE);
+    if due {
+        *last = Some(Instant::now());
+    }
+    due
+}
+
+/// A request names its own origin under a Host that may have been rebound, and goes on
+/// untranslated. Said once a minute at most.
+pub fn origin_not_translated(connection: u64, host: &[u8]) {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    if !is_due(&LAST) {
+        return;
+    }
+    let members = [
+        ("connection", Value::Number(connection)),
+        ("host", Value::Bytes(host)),
+    ];
+    let host = Escaped(host);
+    emit(
+        Priority::Warning,
+        ("origin_not_translated", &members),
+        format_args!(
+            "Host 为 {host} 的请求，其 Origin 未转换；若该名称可信，请加 --allow-host（不含端口）"
+        ),
+        format_args!(
+            "the Origin of a request for Host {host} was not translated; \
+             if that name is yours, list it with --allow-host (without the port)"
+        ),
     );
 }
 

@@ -3,14 +3,16 @@
 use std::io;
 use std::time::Duration;
 
+use crate::config::Forwarded;
 use crate::error::{describe, is_close, Error, Stage};
 use crate::http::body::{self, BodyError, Sink, Source};
 use crate::http::fields::no_fields;
 use crate::http::framing::Framing;
 use crate::http::head::HeadError;
+use crate::http::origin::Names;
 use crate::http::read::read_head;
 use crate::http::request::Request;
-use crate::http::response::{check_start_line, ResponseHead};
+use crate::http::response::{check_start_line, Changes, ResponseHead};
 use crate::net::buffer::{Buffer, Outgoing};
 use crate::net::deadline::Deadline;
 use crate::net::reactor::now;
@@ -49,6 +51,8 @@ pub struct Answering<'a> {
     pub request: &'a Request,
     /// What the log calls it.
     pub subject: &'a Subject,
+    /// Its two origins, if they may differ.
+    pub names: Option<&'a Names>,
     /// The session's deadline.
     pub deadline: &'a Deadline,
     /// How far the attempt has come.
@@ -126,11 +130,17 @@ impl Answering<'_> {
         let mut fields = no_fields();
         let head = ResponseHead::parse(head, &mut fields, self.request);
         let head = head.map_err(|problem| self.not_understood(&problem))?;
-        let via = self.worker.config.rewrite.forwarded;
+        let rewrite = &self.worker.config.rewrite;
+        let edits = &rewrite.response_fields;
+        let changes = Changes {
+            via: rewrite.forwarded != Forwarded::Off,
+            names: self.names,
+            edits: (!edits.is_empty()).then_some(edits),
+        };
         if head.is_interim() {
             // HTTP/1.0 knows none (RFC 9110 §15.2).
             if self.request.minor == 1 {
-                head.write(out, self.request, false, via);
+                head.write(out, self.request, false, changes);
                 self.progress.continued.set(true);
             }
             return Ok(Next::AnotherHead);
@@ -147,7 +157,7 @@ impl Answering<'_> {
             if !self.progress.uploaded.get() {
                 return Err(self.not_understood("101 before the whole request"));
             }
-            head.write(out, self.request, false, via);
+            head.write(out, self.request, false, changes);
             return Ok(Next::Switch);
         }
         let downstream_framing = head.downstream_framing(self.request);
@@ -157,7 +167,7 @@ impl Answering<'_> {
             && self.progress.uploaded.get()
             && downstream_framing != Framing::UntilClose
             && !self.worker.timers.draining();
-        head.write(out, self.request, !downstream_persistent, via);
+        head.write(out, self.request, !downstream_persistent, changes);
         Ok(Next::Body {
             status: head.status,
             framing: head.framing,
@@ -203,6 +213,10 @@ impl Answering<'_> {
             pending: out,
             framing: downstream_framing,
             started: &self.progress.delivered,
+            drops: &|name| {
+                let edits = &self.worker.config.rewrite.response_fields;
+                edits.replaces_in_response(name)
+            },
         };
         let moved = |bytes| {
             self.deadline.arm(timeout);

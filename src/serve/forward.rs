@@ -12,6 +12,7 @@ use crate::config::Limits;
 use crate::error::{describe, Error, Stage};
 use crate::http::body::{self, BodyError, Sink, Source};
 use crate::http::framing::Framing;
+use crate::http::origin::Names;
 use crate::http::request::{Rejection, Request};
 use crate::net::buffer::Outgoing;
 use crate::net::deadline::{Deadline, TimedOut};
@@ -73,6 +74,8 @@ pub struct Exchange<'a> {
     pub server_name: &'a str,
     /// The upstream connection that the client has authenticated, if any.
     pub bound: &'a mut Option<Box<Bound>>,
+    /// Its two origins, if they may differ.
+    pub names: Option<&'a Names>,
     /// The session's deadline.
     pub deadline: &'a Deadline,
     /// What the log calls it.
@@ -263,6 +266,7 @@ impl Exchange<'_> {
             worker: self.worker,
             request: self.request,
             subject: self.subject,
+            names: self.names,
             deadline: self.deadline,
             progress,
             client_waits,
@@ -290,6 +294,7 @@ impl Exchange<'_> {
                     pending: self.head,
                     framing: self.request.framing,
                     started: &started,
+                    drops: &|name| self.worker.config.rewrite.gives_way(name),
                 };
                 let moved = |bytes| {
                     deadline.arm(timeout);

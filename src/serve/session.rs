@@ -12,6 +12,7 @@ use futures_lite::future;
 use crate::http::fields::no_fields;
 use crate::http::framing::Framing;
 use crate::http::head::HeadError;
+use crate::http::origin::Names;
 use crate::http::read::{read_head, skip_empty_lines};
 use crate::http::request::{check_start_line, Protocol, Rejection, Request, RequestHead};
 use crate::net::buffer::Outgoing;
@@ -50,6 +51,7 @@ pub fn serve<T>(
         method: Method::OTHER,
         server_name: String::new(),
         bound: None,
+        names: Names::default(),
     };
     let session = Box::pin(session.run(connection));
     let closing = Closing {
@@ -140,6 +142,8 @@ struct Session {
     server_name: String,
     /// The upstream connection that the client has authenticated.
     bound: Option<Box<Bound>>,
+    /// The two origins of the current request, where they may differ.
+    names: Names,
 }
 
 /// A request that was read and checked.
@@ -206,6 +210,7 @@ impl Session {
                 head: &mut head,
                 server_name: &self.server_name,
                 bound: &mut self.bound,
+                names: self.worker.naming.as_ref().map(|_| &self.names),
                 deadline: &self.deadline,
                 subject: &self.subject,
             };
@@ -329,13 +334,20 @@ impl Session {
         self.method = Method::of(head.method);
         self.server_name.clear();
         self.worker.dialer.server_name(host, &mut self.server_name);
+        let authority = &self.worker.default_host;
+        let names = match &self.worker.naming {
+            None => None,
+            Some(naming) => {
+                self.names.set(naming, &config.rewrite, &head, authority);
+                if self.names.withholds(&head) {
+                    log::origin_not_translated(self.number, host);
+                }
+                Some(&self.names)
+            }
+        };
         let mut out = Outgoing::new();
-        head.write(
-            &mut out,
-            &config.rewrite,
-            self.peer.ip(),
-            &self.worker.default_host,
-        );
+        let (client, https) = (self.peer.ip(), config.listen.is_tls());
+        head.write(&mut out, &config.rewrite, client, https, authority, names);
         Ok(Arrived::Forward(head.request, out))
     }
 

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::http::origin::Naming;
 use crate::net::deadline::Timers;
 use crate::report::metrics::{Counters, Registry};
 use crate::route::dial::Dialer;
@@ -21,6 +22,8 @@ pub struct Worker {
     pub timers: Rc<Timers>,
     /// Host for a request that came without one.
     pub default_host: String,
+    /// How the two origins differ; none where they cannot.
+    pub naming: Option<Naming>,
     /// What every thread counts.
     pub registry: Registry,
     thread: usize,
@@ -37,6 +40,7 @@ impl Worker {
     ) -> Worker {
         Worker {
             default_host: config.default_host(),
+            naming: Naming::of(&config),
             dialer,
             pool: Pool::new(shelves, thread),
             timers: Rc::default(),
