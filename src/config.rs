@@ -42,6 +42,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether requests go upstream with something that may open doors there: the value of
+    /// a field of ours.
+    pub fn adds_a_credential(&self) -> bool {
+        self.rewrite.request_fields.sets_a_value()
+    }
+
     /// The upstream's authority, without the port that its scheme implies: Host where no
     /// other is given.
     pub fn default_host(&self) -> String {

@@ -1,10 +1,97 @@
-//! Which Hosts may be trusted to be ours. A foreign page can reach us under its own name by
-//! pointing that name at our address (DNS rebinding); under an address, `localhost`, or a
-//! name that is listed it cannot.
+//! Which Hosts may be trusted to be ours, and whose requests are served. A foreign page can
+//! reach us under its own name by pointing that name at our address (DNS rebinding); under
+//! an address, `localhost`, or a name that is listed it cannot.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::config::{Config, Forwarded};
+use crate::http::fields::values;
+use crate::http::origin::{is_origin_of, is_same_origin, outer_of};
+use crate::http::request::{Rejection, RequestHead};
 use crate::http::syntax::split_port;
+
+/// Refuses what a foreign page makes a browser ask. Where we add a credential to each
+/// request, it must not serve whoever can make a browser send one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteGuard {
+    /// Whether a request must come under a safe Host.
+    checks_host: bool,
+    /// The Hosts that are safe by `--allow-host`.
+    hosts: Vec<String>,
+    /// The origins whose pages are served as well.
+    origins: Vec<String>,
+    /// What tells the outer origin: see `outer_of`.
+    listens_with_tls: bool,
+    believes_proto: bool,
+}
+
+impl SiteGuard {
+    /// None where everyone is served.
+    pub fn of(config: &Config) -> Option<SiteGuard> {
+        let checks_host = config.adds_a_credential();
+        let guard = SiteGuard {
+            checks_host,
+            hosts: config.access.hosts.clone(),
+            origins: config.access.origins.clone(),
+            listens_with_tls: config.listen.is_tls(),
+            believes_proto: config.rewrite.forwarded != Forwarded::Replace,
+        };
+        (checks_host || !guard.origins.is_empty()).then_some(guard)
+    }
+
+    /// Why a request is not served, if it is not. A request without Host comes from no
+    /// browser.
+    pub fn refuses(&self, head: &RequestHead<'_, '_>) -> Option<Rejection> {
+        let (https, host) = outer_of(head, self.listens_with_tls, self.believes_proto);
+        let is_safe = host.is_none_or(|host| is_safe(host, &self.hosts));
+        if self.checks_host && !is_safe {
+            return Some(Rejection {
+                status: 421,
+                reason: "requests for this Host are not served, because a foreign page could \
+                         have sent them; list the Host with --allow-host if it is yours",
+            });
+        }
+        let is_ours = is_safe
+            || host.is_some_and(|host| {
+                let listed = |origin: &String| is_origin_of(origin.as_bytes(), https, host);
+                self.origins.iter().any(listed)
+            });
+        let is_listed = |origin: &[u8]| {
+            self.origins
+                .iter()
+                .any(|listed| is_same_origin(origin, listed.as_bytes()))
+                || is_ours && host.is_some_and(|host| is_origin_of(origin, https, host))
+        };
+        let mut origins = values(head.fields(), "origin").peekable();
+        let is_welcome = if self.origins.iter().any(|origin| origin == "*") {
+            true
+        } else if origins.peek().is_some() {
+            origins.all(is_listed)
+        } else {
+            // Fetch Metadata: browsers say it over TLS and on localhost.
+            let mut sites = values(head.fields(), "sec-fetch-site");
+            sites.all(|site| site == b"none" || is_ours && site == b"same-origin")
+                || navigates(head)
+        };
+        (!is_welcome).then_some(Rejection {
+            status: 403,
+            reason: "requests from pages of other sites are not served; list the origin of \
+                     the page with --allow-origin if it is welcome",
+        })
+    }
+}
+
+/// Whether a browser follows a link in a window of its own: the page that it comes from
+/// does not see the response.
+fn navigates(head: &RequestHead<'_, '_>) -> bool {
+    let says = |name, expected: &[u8]| {
+        let mut said = values(head.fields(), name);
+        said.next() == Some(expected) && said.next().is_none()
+    };
+    matches!(head.method, "GET" | "HEAD")
+        && says("sec-fetch-mode", b"navigate")
+        && says("sec-fetch-dest", b"document")
+}
 
 /// Whether no rebound name can be this Host, with or without a port: an IP literal,
 /// `localhost`, `*.localhost`, or one that is listed.
@@ -55,6 +142,131 @@ pub fn is_below(name: &[u8], parent: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::fields::no_fields;
+
+    /// The status for a request under that Host with further fields; 200 where it is served.
+    fn status(guard: &SiteGuard, request: &str) -> u16 {
+        let (line, rest) = request.split_once(' ').expect("a method and fields");
+        let head = format!("{line} / HTTP/1.1\r\n{}\r\n", rest.replace('|', "\r\n"));
+        let mut fields = no_fields();
+        let head = RequestHead::parse(head.as_bytes(), &mut fields, &[]);
+        let head = head.unwrap_or_else(|rejection| panic!("{request}: {rejection:?}"));
+        guard.refuses(&head).map_or(200, |refused| refused.status)
+    }
+
+    #[test]
+    fn who_is_served_with_a_credential_of_ours() {
+        let guard = SiteGuard {
+            checks_host: true,
+            hosts: vec!["proxy.example".to_owned()],
+            origins: vec!["https://other.example".to_owned()],
+            listens_with_tls: false,
+            believes_proto: true,
+        };
+        for (request, expected) in [
+            ("GET Host: localhost:8080|", 200),
+            ("GET Host: proxy.example|", 200),
+            ("GET Host: rebound.example|", 421),
+            // Judged first.
+            ("GET Host: rebound.example|Origin: http://evil.example|", 421),
+            ("GET Host:|", 200),
+            ("POST Host: localhost:8080|Origin: http://localhost:8080|", 200),
+            ("POST Host: LOCALHOST:8080|Origin: http://localhost:8080|", 200),
+            ("POST Host: localhost|Origin: http://localhost:80|", 200),
+            ("POST Host: localhost:8080|Origin: https://localhost:8080|", 403),
+            (
+                "POST Host: localhost:8080|X-Forwarded-Proto: https|Origin: https://localhost:8080|",
+                200,
+            ),
+            ("POST Host: localhost:8080|Origin: http://localhost:8081|", 403),
+            ("GET Host: localhost:8080|Origin: http://localhost:8080.evil|", 403),
+            ("GET Host: localhost:8080|Origin: http://localhost:8080/|", 403),
+            ("GET Host: localhost:8080|Origin: null|", 403),
+            ("GET Host: localhost:8080|Origin:|", 403),
+            ("GET Host: localhost:8080|Origin: https://other.example|", 200),
+            ("GET Host: localhost:8080|Origin: https://OTHER.example:443|", 200),
+            ("GET Host: localhost:8080|Origin: http://other.example|", 403),
+            (
+                "GET Host: localhost|Origin: http://localhost|Origin: http://evil.example|",
+                403,
+            ),
+            ("GET Host: localhost|Sec-Fetch-Site: same-origin|", 200),
+            ("GET Host: localhost|Sec-Fetch-Site: none|", 200),
+            ("GET Host: localhost|Sec-Fetch-Site: same-site|", 403),
+            ("GET Host: localhost|Sec-Fetch-Site: cross-site|", 403),
+            ("GET Host: localhost|Sec-Fetch-Site:|", 403),
+            (
+                "GET Host: localhost|Sec-Fetch-Site: cross-site|Sec-Fetch-Mode: navigate|\
+                 Sec-Fetch-Dest: document|",
+                200,
+            ),
+            (
+                "POST Host: localhost|Sec-Fetch-Site: cross-site|Sec-Fetch-Mode: navigate|\
+                 Sec-Fetch-Dest: document|",
+                403,
+            ),
+            (
+                "GET Host: localhost|Sec-Fetch-Site: cross-site|Sec-Fetch-Mode: navigate|\
+                 Sec-Fetch-Dest: iframe|",
+                403,
+            ),
+            // Origin is judged where it stands, whatever else is said.
+            (
+                "GET Host: localhost|Origin: http://evil.example|Sec-Fetch-Site: same-origin|",
+                403,
+            ),
+        ] {
+            assert_eq!(status(&guard, request), expected, "{request}");
+        }
+    }
+
+    #[test]
+    fn who_is_served_where_origins_are_listed() {
+        let listing = |origins: &[&str]| SiteGuard {
+            checks_host: false,
+            hosts: Vec::new(),
+            origins: origins.iter().map(|&origin| origin.to_owned()).collect(),
+            listens_with_tls: false,
+            believes_proto: true,
+        };
+        let (guard, all) = (listing(&["http://app.example"]), listing(&["*"]));
+        for (request, listed, any) in [
+            ("GET Host: rebound.example|", 200, 200),
+            (
+                "GET Host: rebound.example|Origin: http://rebound.example|",
+                403,
+                200,
+            ),
+            (
+                "GET Host: rebound.example|Sec-Fetch-Site: same-origin|",
+                403,
+                200,
+            ),
+            ("GET Host: rebound.example|Sec-Fetch-Site: none|", 200, 200),
+            (
+                "GET Host: rebound.example|Origin: http://app.example|",
+                200,
+                200,
+            ),
+            (
+                "GET Host: app.example|Origin: http://app.example|",
+                200,
+                200,
+            ),
+            (
+                "GET Host: app.example|Sec-Fetch-Site: same-origin|",
+                200,
+                200,
+            ),
+            ("GET Host: localhost|Origin: http://localhost|", 200, 200),
+            ("GET Host: localhost|Origin: http://evil.example|", 403, 200),
+            ("GET Host: localhost|Origin: null|", 403, 200),
+            ("GET Host: localhost|Sec-Fetch-Site: cross-site|", 403, 200),
+        ] {
+            assert_eq!(status(&guard, request), listed, "{request}");
+            assert_eq!(status(&all, request), any, "{request}");
+        }
+    }
 
     #[test]
     fn safe_hosts() {

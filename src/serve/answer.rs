@@ -20,6 +20,19 @@ pub fn rejected(rejection: &Rejection) -> Vec<u8> {
     answer.write(None)
 }
 
+/// To a request that was understood and is not served. `close` says that the connection ends
+/// behind it.
+pub fn refused(rejection: &Rejection, request: &Request, close: bool) -> Vec<u8> {
+    let Rejection { status, reason } = rejection;
+    let answer = Answer {
+        status: *status,
+        error: Some("http_request_denied"),
+        words: reason,
+        close,
+    };
+    answer.write(Some(request))
+}
+
 /// In place of the upstream's (RFC 9110 §15.6.3, §15.6.5). `close` says that the connection
 /// ends behind it.
 pub fn gateway_error(error: &Error, request: &Request, close: bool) -> Vec<u8> {
@@ -133,9 +146,11 @@ fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
         400 => "Bad Request",
+        403 => "Forbidden",
         404 => "Not Found",
         408 => "Request Timeout",
         414 => "URI Too Long",
+        421 => "Misdirected Request",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         502 => "Bad Gateway",

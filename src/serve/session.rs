@@ -152,6 +152,8 @@ enum Arrived {
     Forward(Request, Outgoing),
     /// The question whether the program serves.
     Health(Request),
+    /// Whole and well formed, but not served.
+    Refused(Request, Rejection),
 }
 
 /// How a client connection goes on behind one request.
@@ -188,6 +190,24 @@ impl Session {
                     next_turn().await;
                     if close {
                         self.bound = None;
+                        linger(&self.worker, connection, &self.deadline).await;
+                        return None;
+                    }
+                    continue;
+                }
+                Ok(Some(Arrived::Refused(request, rejection))) => {
+                    // A body is not read.
+                    let whole = matches!(request.framing, Framing::None | Framing::Length(0));
+                    let draining = self.worker.timers.draining();
+                    let close = draining || !request.persistent || !whole;
+                    self.tell_rejection(self.method, &rejection);
+                    let response = answer::refused(&rejection, &request, close);
+                    if !self.send(&connection, &response).await {
+                        return None;
+                    }
+                    // It never had to wait for anybody.
+                    next_turn().await;
+                    if close {
                         linger(&self.worker, connection, &self.deadline).await;
                         return None;
                     }
@@ -332,6 +352,9 @@ impl Session {
         }
         self.subject.set(head.method, &head.target);
         self.method = Method::of(head.method);
+        if let Some(refused) = self.worker.guard.as_ref().and_then(|g| g.refuses(&head)) {
+            return Ok(Arrived::Refused(head.request, refused));
+        }
         self.server_name.clear();
         self.worker.dialer.server_name(host, &mut self.server_name);
         let authority = &self.worker.default_host;
@@ -354,10 +377,14 @@ impl Session {
     /// Tells the log of a request that is not forwarded, or not to its end, and gives the
     /// response to it.
     fn reject(&self, method: Method, rejection: &Rejection) -> Vec<u8> {
+        self.tell_rejection(method, rejection);
+        answer::rejected(rejection)
+    }
+
+    fn tell_rejection(&self, method: Method, rejection: &Rejection) {
         let Rejection { status, reason } = *rejection;
         log::request_rejected(self.number, self.peer, status, reason);
         self.worker.counters().request(method, status);
-        answer::rejected(rejection)
     }
 
     /// Tells the client, where it can still be told, and the log.

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::http::guard::SiteGuard;
 use crate::http::origin::Naming;
 use crate::net::deadline::Timers;
 use crate::report::metrics::{Counters, Registry};
@@ -24,6 +25,8 @@ pub struct Worker {
     pub default_host: String,
     /// How the two origins differ; none where they cannot.
     pub naming: Option<Naming>,
+    /// Refuses what foreign pages ask for; none where everyone is served.
+    pub guard: Option<SiteGuard>,
     /// What every thread counts.
     pub registry: Registry,
     thread: usize,
@@ -41,6 +44,7 @@ impl Worker {
         Worker {
             default_host: config.default_host(),
             naming: Naming::of(&config),
+            guard: SiteGuard::of(&config),
             dialer,
             pool: Pool::new(shelves, thread),
             timers: Rc::default(),
