@@ -179,11 +179,21 @@ pub struct Limits {
     pub pipes: usize,
 }
 
-/// The largest message head, in bytes, request and response alike.
+/// The largest request head, in bytes, where no other limit is set.
 pub const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// The most fields in one message head.
+/// The most fields in one request head.
 pub const MAX_FIELDS: usize = 128;
+
+/// The largest response head, in bytes, and the most that interim responses may have in a
+/// row while nothing else moves.
+pub const MAX_RESPONSE_HEAD_BYTES: usize = 256 * 1024;
+
+/// The most fields in one response head.
+pub const MAX_RESPONSE_FIELDS: usize = 512;
+
+/// The largest trailer section, in bytes, of requests and responses alike.
+pub const MAX_TRAILER_BYTES: usize = 32 * 1024;
 
 /// The most pipes that one thread has in use: enough for both directions of 64 streams. One
 /// that must copy gets less than those that splice.

@@ -76,16 +76,29 @@ impl Date {
     }
 }
 
-/// The current time as an HTTP date (RFC 9110 §5.6.7).
-pub fn http_date() -> String {
+/// Appends the current time as an HTTP date (RFC 9110 §5.6.7).
+pub fn push_http_date(out: &mut Vec<u8>) {
+    thread_local! {
+        /// The last date written, and its second: it is the same for a whole second.
+        static LAST: RefCell<(u64, String)> = RefCell::default();
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let second = now.unwrap_or_default().as_secs();
+    LAST.with_borrow_mut(|(of, text)| {
+        if text.is_empty() || *of != second {
+            *of = second;
+            *text = http_date_of(second);
+        }
+        out.extend_from_slice(text.as_bytes());
+    });
+}
+
+fn http_date_of(since_epoch: u64) -> String {
     const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let date = Date::of(now.as_secs());
+    let date = Date::of(since_epoch);
     format!(
         "{}, {:02} {} {:04} {:02}:{:02}:{:02} GMT",
         DAYS[date.weekday as usize],
@@ -117,6 +130,6 @@ mod tests {
             clock.stamp(at, &mut line);
             assert_eq!(line, expected);
         }
-        assert_eq!(Date::of(1_795_366_799).weekday, 0);
+        assert_eq!(http_date_of(1_795_366_799), "Sun, 22 Nov 2026 16:59:59 GMT");
     }
 }

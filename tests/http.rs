@@ -275,7 +275,7 @@ pub fn expect_and_interim_responses() {
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let heads = std::iter::from_fn(|| client.try_head());
     let last = heads
-        .take(100)
+        .take(20_000)
         .find(|head| !head.starts_with("HTTP/1.1 102"));
     assert!(last.unwrap().starts_with("HTTP/1.1 502"));
 }
@@ -629,7 +629,7 @@ pub fn bad_requests_are_answered_and_not_forwarded() {
         ),
         (
             "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-            400,
+            501,
         ),
         ("GET /\r\n", 400),
         ("SSH-2.0-OpenSSH_9.6\r\n", 400),

@@ -11,12 +11,12 @@ use base64::prelude::{Engine, BASE64_STANDARD};
 use crate::check::certificate::{inspect, Inspection};
 use crate::config::{Config, Route};
 use crate::error::{describe, Error, Stage};
-use crate::http::fields::{no_fields, values};
+use crate::http::fields::values;
 use crate::http::framing::Framing;
 use crate::http::head::HeadError;
 use crate::http::read::read_head;
 use crate::http::request::{Protocol, Request};
-use crate::http::response::{check_start_line, ResponseHead};
+use crate::http::response::{self, RULES};
 use crate::net::deadline::{Deadline, TimedOut, Timers};
 use crate::net::reactor::next_turn;
 use crate::net::stream::Connection;
@@ -151,21 +151,22 @@ impl Walk {
             let sent = stream.write_all(text.as_bytes()).await;
             sent.map_err(HeadError::Io)?;
             loop {
-                let length = read_head(stream, received, check_start_line).await?;
-                let mut fields = no_fields();
-                let head = ResponseHead::parse(&received.bytes()[..length], &mut fields, request);
-                if !head.is_ok_and(|head| head.is_interim()) {
-                    return Ok(length);
+                let extent = read_head(stream, received, RULES).await?;
+                let bytes = &received.bytes()[..extent.length];
+                let is_interim =
+                    response::read(bytes, extent.has_bare_lf, request, |h| h.is_interim());
+                if is_interim != Ok(true) {
+                    return Ok(extent);
                 }
                 // Without an end they are ended by the time.
-                received.consume(length);
+                received.consume(extent.length);
                 next_turn().await;
             }
         };
         // Somebody waits for it: the response timeout would be too long.
         let timeout = self.config.limits.connect_timeout;
-        let length = match self.deadline.limit(timeout, exchange).await {
-            Ok(Ok(length)) => length,
+        let extent = match self.deadline.limit(timeout, exchange).await {
+            Ok(Ok(extent)) => extent,
             Ok(Err(HeadError::Closed)) => {
                 return Err(broken(
                     "connection_terminated",
@@ -178,16 +179,16 @@ impl Walk {
             Ok(Err(_)) => return Err(broken("http_protocol_error", "this is no HTTP/1 response")),
             Err(TimedOut) => return Err(Error::timed_out(Stage::Response, timeout).at(upstream)),
         };
-        let mut fields = no_fields();
-        let head = ResponseHead::parse(&received.bytes()[..length], &mut fields, request)
-            .map_err(|problem| broken("http_protocol_error", &problem))?;
-        let accept = head.switches_to("websocket").then(|| {
-            let accept = values(head.fields(), "sec-websocket-accept").next();
-            accept.unwrap_or_default().to_vec()
-        });
-        let reason = Escaped(head.reason().as_bytes());
-        let status = format!("{} {reason}", head.status);
-        Ok((status.trim_end().to_owned(), accept))
+        let bytes = &received.bytes()[..extent.length];
+        response::read(bytes, extent.has_bare_lf, request, |head| {
+            let accept = head.switches_to("websocket").then(|| {
+                let accept = values(head.fields(), "sec-websocket-accept").next();
+                accept.unwrap_or_default().to_vec()
+            });
+            let status = format!("{} {}", head.status, Escaped(head.reason()));
+            (status.trim_end().to_owned(), accept)
+        })
+        .map_err(|problem: String| broken("http_protocol_error", &problem))
     }
 
     async fn websocket(&mut self, path: &str) -> Result<(), Error> {

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use crate::http::chunks::{Decoder, Step};
 use crate::http::framing::Framing;
+use crate::http::head::Reading;
 use crate::http::trailers;
 use crate::net::budget::Budget;
 use crate::net::buffer::{Buffer, LARGE};
@@ -33,6 +34,17 @@ pub struct Source<'a> {
     pub received: &'a mut Buffer,
     /// How it ends there.
     pub framing: Framing,
+    /// How exact the peer must be.
+    pub reading: Reading,
+}
+
+/// A body that was copied whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// Its length, coding aside.
+    pub bytes: u64,
+    /// Its framing was faulty, and was taken all the same.
+    pub was_faulty: bool,
 }
 
 /// Where a body goes.
@@ -49,17 +61,18 @@ pub struct Sink<'a> {
     pub drops: &'a dyn Fn(&str) -> bool,
 }
 
-/// Copies one body and gives its length, coding aside. `progress` is called whenever
-/// bytes have moved, with how many of the body went on. Whatever arrived is sent on at once.
+/// Copies one body. `progress` is called whenever bytes have moved, with how many of the
+/// body went on. Whatever arrived is sent on at once.
 pub async fn copy(
     source: Source<'_>,
     sink: Sink<'_>,
     mut progress: impl FnMut(u64),
-) -> Result<u64, BodyError> {
+) -> Result<Copied, BodyError> {
     let Source {
         stream: from,
         received,
         framing,
+        reading,
     } = source;
     let drops = sink.drops;
     let mut sink = Writer {
@@ -68,7 +81,7 @@ pub async fn copy(
         started: sink.started,
         chunked: sink.framing == Framing::Chunked,
     };
-    let mut decoder = Decoder::new(framing);
+    let mut decoder = Decoder::new(framing, reading);
     let mut copied = 0;
     let mut told = 0;
     let mut budget = Budget::default();
@@ -77,14 +90,19 @@ pub async fn copy(
             let step = decoder.advance(received.bytes());
             let Step { used, data } = step.map_err(BodyError::Malformed)?;
             copied += data as u64;
-            sink.push(&received.bytes()[used - data..used]).await?;
+            let is_last = used == received.len();
+            sink.push(&received.bytes()[used - data..used], is_last)
+                .await?;
             received.consume(used);
         }
         if decoder.is_done() {
             sink.end(&trailers::without(decoder.trailers(), drops))
                 .await?;
             progress(copied - told);
-            return Ok(copied);
+            return Ok(Copied {
+                bytes: copied,
+                was_faulty: decoder.was_faulty(),
+            });
         }
         sink.flush().await?;
         progress(copied - told);
@@ -116,7 +134,10 @@ pub async fn copy(
         match fill(from, received).await {
             Ok(0) if framing == Framing::UntilClose => {
                 sink.end(&[]).await?;
-                return Ok(copied);
+                return Ok(Copied {
+                    bytes: copied,
+                    was_faulty: false,
+                });
             }
             Ok(0) => return Err(BodyError::Truncated),
             Ok(n) => {
@@ -153,7 +174,8 @@ impl Writer<'_> {
         self.stream.write_all(bytes).await.map_err(BodyError::Sink)
     }
 
-    async fn push(&mut self, data: &[u8]) -> Result<(), BodyError> {
+    /// `is_last` says that no more of what was received follows this.
+    async fn push(&mut self, data: &[u8], is_last: bool) -> Result<(), BodyError> {
         if data.is_empty() {
             return Ok(());
         }
@@ -162,6 +184,12 @@ impl Writer<'_> {
             let _ = write!(self.pending, "{:x}\r\n", data.len());
             self.pending.extend_from_slice(data);
             self.pending.extend_from_slice(b"\r\n");
+            if self.pending.len() >= LARGE {
+                self.flush().await?;
+            }
+        } else if !is_last && data.len() <= JOINED {
+            // Chunks without their coding: one write for all that was received, not one each.
+            self.pending.extend_from_slice(data);
             if self.pending.len() >= LARGE {
                 self.flush().await?;
             }

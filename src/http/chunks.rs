@@ -1,14 +1,17 @@
 //! Where a body ends in the bytes as they arrive: by its length, by the chunked coding
 //! (RFC 9112 §7.1), or with the connection.
 
-use crate::config::MAX_HEAD_BYTES;
+use crate::config::MAX_TRAILER_BYTES;
 use crate::http::framing::Framing;
-use crate::http::head::{HeadError, Scan};
-use crate::http::trailers::filter_trailers;
+use crate::http::head::{HeadError, Reading, Rules, Scan};
+use crate::http::trailers::{filter_trailers, filter_upstream_trailers, Trailers};
 
 /// Finds the end of a body in the bytes as they arrive.
 pub struct Decoder {
     state: State,
+    reading: Reading,
+    /// What came was faulty, and was taken.
+    was_faulty: bool,
     trailers: Vec<u8>,
     trailer_scan: Scan,
 }
@@ -24,7 +27,7 @@ enum State {
         value: u64,
         digits: u8,
     },
-    /// In blanks behind the size, which only an extension may follow.
+    /// In blanks behind the size, which an extension or the line's end must follow.
     SizeBlank {
         value: u64,
     },
@@ -72,8 +75,8 @@ const MAX_EXTENSION: u16 = 1024;
 const MAX_SIZE_DIGITS: u8 = 16;
 
 impl Decoder {
-    /// At the first byte of a body.
-    pub fn new(framing: Framing) -> Decoder {
+    /// At the first byte of a body from a sender who must be as exact as `reading` says.
+    pub fn new(framing: Framing, reading: Reading) -> Decoder {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Done,
             Framing::Length(length) => State::Length(length),
@@ -82,6 +85,8 @@ impl Decoder {
         };
         Decoder {
             state,
+            reading,
+            was_faulty: false,
             trailers: Vec::new(),
             trailer_scan: Scan::default(),
         }
@@ -95,6 +100,11 @@ impl Decoder {
     /// The trailer fields that may go on, as they are sent; for a finished body.
     pub fn trailers(&self) -> &[u8] {
         &self.trailers
+    }
+
+    /// Whether some of the framing was faulty, and was taken all the same.
+    pub fn was_faulty(&self) -> bool {
+        self.was_faulty
     }
 
     /// How many bytes of a `Length` body are left.
@@ -146,11 +156,21 @@ impl Decoder {
                     continue;
                 }
                 State::Done => break,
+                state if byte == b'\n' && self.takes_bare_lf() => {
+                    self.was_faulty = true;
+                    self.state = state.after(b'\r')?.after(b'\n')?;
+                }
                 state => self.state = state.after(byte)?,
             }
             used += 1;
         }
         Ok(Step { used, data: 0 })
+    }
+
+    /// Whether an LF here stands for CRLF (RFC 9112 §2.2).
+    fn takes_bare_lf(&self) -> bool {
+        let is_lenient = self.reading == Reading::Lenient;
+        is_lenient && !matches!(self.state, State::SizeLf { .. } | State::DataLf)
     }
 
     /// Collects the trailer section (RFC 9112 §7.1.2) and gives how many bytes it took.
@@ -160,19 +180,29 @@ impl Decoder {
             self.state = State::Done;
             return Ok(2);
         }
+        let rules = Rules {
+            start_line: None,
+            reading: self.reading,
+            max_bytes: MAX_TRAILER_BYTES,
+        };
         let collected = self.trailers.len();
         self.trailers.extend_from_slice(bytes);
-        let length = match self.trailer_scan.advance(&self.trailers, |_| Ok(())) {
-            Ok(Some(length @ ..=MAX_HEAD_BYTES)) => length,
+        let extent = match self.trailer_scan.advance(&self.trailers, &rules) {
+            Ok(Some(extent)) if extent.length <= MAX_TRAILER_BYTES => extent,
             Ok(None) => return Ok(bytes.len()),
             Err(HeadError::Malformed(reason)) => return Err(reason),
             // However it arrives, in one piece or in many.
             Ok(Some(_)) | Err(_) => return Err("the trailer section is too large"),
         };
-        self.trailers.truncate(length);
-        self.trailers = filter_trailers(&self.trailers)?;
+        self.trailers.truncate(extent.length);
+        let Trailers { kept, was_faulty } = match self.reading {
+            Reading::Strict => filter_trailers(&self.trailers)?,
+            Reading::Lenient => filter_upstream_trailers(&self.trailers, extent)?,
+        };
+        self.trailers = kept;
+        self.was_faulty |= was_faulty;
         self.state = State::Done;
-        Ok(length - collected)
+        Ok(extent.length - collected)
     }
 }
 
@@ -203,7 +233,9 @@ impl State {
                 quote: Quote::Outside,
             },
             (State::SizeBlank { value }, b' ' | b'\t') => State::SizeBlank { value },
-            (State::Size { value, .. }, b'\r') => State::SizeLf { value },
+            (State::Size { value, .. } | State::SizeBlank { value }, b'\r') => {
+                State::SizeLf { value }
+            }
             (State::Size { .. } | State::SizeBlank { .. }, _) => {
                 return Err("a chunk size is not hexadecimal")
             }
@@ -259,7 +291,19 @@ mod tests {
         bytes: &[u8],
         piece: usize,
     ) -> Result<Option<(Vec<u8>, Vec<u8>, usize)>, &'static str> {
-        let mut decoder = Decoder::new(Framing::Chunked);
+        let (decoded, was_faulty) = decode_as(Reading::Strict, bytes, piece)?;
+        assert!(!was_faulty);
+        Ok(decoded)
+    }
+
+    /// The same, and whether some of it was faulty.
+    #[allow(clippy::type_complexity)]
+    fn decode_as(
+        reading: Reading,
+        bytes: &[u8],
+        piece: usize,
+    ) -> Result<(Option<(Vec<u8>, Vec<u8>, usize)>, bool), &'static str> {
+        let mut decoder = Decoder::new(Framing::Chunked, reading);
         let mut body = Vec::new();
         let mut at = 0;
         while at < bytes.len() && !decoder.is_done() {
@@ -269,9 +313,10 @@ mod tests {
             at += step.used;
             body.extend(&bytes[at - step.data..at]);
         }
-        Ok(decoder
+        let decoded = decoder
             .is_done()
-            .then(|| (body, decoder.trailers().to_vec(), bytes.len() - at)))
+            .then(|| (body, decoder.trailers().to_vec(), bytes.len() - at));
+        Ok((decoded, decoder.was_faulty()))
     }
 
     #[test]
@@ -290,6 +335,8 @@ mod tests {
                 b"",
             ),
             (b"5 \t;a\r\nhello\r\n0\r\n\r\n", b"hello", b""),
+            // As some servers pad their sizes.
+            (b"5   \r\nhello\r\n0 \t\r\n\r\n", b"hello", b""),
             (
                 b"1\r\nx\r\n0\r\nX-Sum: 1\r\nContent-Length: 9\r\nhost: b\r\nY: 2\r\n\r\n",
                 b"x",
@@ -318,8 +365,11 @@ mod tests {
             b"-1\r\n",
             b"0x5\r\nhello\r\n",
             b"5_0\r\n",
-            b"5 \r\nhello\r\n",
             b"5 5\r\n",
+            b"5 \n",
+            b"5 \t5\r\n",
+            b"5 a\r\n",
+            b" 5 \r\n",
             b"g\r\n",
             b"5\nhello\r\n",
             b"5\rhello\r\n",
@@ -358,11 +408,59 @@ mod tests {
     }
 
     #[test]
+    fn an_upstream_may_end_lines_in_lf() {
+        let whole = |body: &[u8], trailers: &[u8]| Some((body.to_vec(), trailers.to_vec(), 0));
+        for (bytes, body, trailers) in [
+            (&b"5\nhello\n0\n\n"[..], &b"hello"[..], &b""[..]),
+            (b"5\r\nhello\n0\r\n\r\n", b"hello", b""),
+            (b"5\nhello\r\n0\r\n\r\n", b"hello", b""),
+            (b"5\r\nhello\r\n0\n\r\n", b"hello", b""),
+            (b"5\r\nhello\r\n0\r\n\n", b"hello", b""),
+            (b"5 \nhello\n0;a\n\n", b"hello", b""),
+            (b"5;a=\"b\"\nhello\n0\n\n", b"hello", b""),
+            (b"0\nX: 1\nHost: a\n\n", b"", b"X: 1\r\n"),
+            (
+                b"0\r\nX : 1\r\n 2\r\nY: \x013\r\n\r\n",
+                b"",
+                b"X: 1 2\r\nY: 3\r\n",
+            ),
+        ] {
+            for piece in 1..=bytes.len() {
+                let decoded = decode_as(Reading::Lenient, bytes, piece);
+                assert_eq!(decoded, Ok((whole(body, trailers), true)), "{bytes:?}");
+                assert!(decode_as(Reading::Strict, bytes, piece).is_err());
+            }
+        }
+        // Padding is no fault.
+        let padded = decode_as(Reading::Lenient, b"5  \r\nhello\r\n0 \r\n\r\n", 1);
+        assert_eq!(padded, Ok((whole(b"hello", b""), false)));
+        for bytes in [
+            &b"\n5\nhello\n0\n\n"[..],
+            b"5\rhello\n0\n\n",
+            b"5\nhello\r0\n\n",
+            b"5\n\nhello\n0\n\n",
+            b"5\nhello\n\n0\n\n",
+            b"5;a=\"\n\"\nhello\n0\n\n",
+            b"5\nhello0\n\n",
+            b"5 5\n",
+            b"0\n X: 1\n\n",
+            b"0\nX: \0\n\n",
+            b"0\nX: a\rb\n\n",
+            b"0\nX\n\n",
+        ] {
+            for piece in [1, 2, bytes.len()] {
+                let verdict = decode_as(Reading::Lenient, bytes, piece);
+                assert!(verdict.is_err(), "{bytes:?} by {piece}: {verdict:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_length_ends_exactly() {
-        let mut decoder = Decoder::new(Framing::Length(3));
+        let mut decoder = Decoder::new(Framing::Length(3), Reading::Strict);
         assert_eq!(decoder.advance(b"ab"), Ok(Step { used: 2, data: 2 }));
         assert_eq!(decoder.advance(b"cd"), Ok(Step { used: 1, data: 1 }));
         assert!(decoder.is_done());
-        assert!(Decoder::new(Framing::Length(0)).is_done());
+        assert!(Decoder::new(Framing::Length(0), Reading::Strict).is_done());
     }
 }

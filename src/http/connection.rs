@@ -3,11 +3,26 @@
 use crate::http::fields::{values, Header};
 use crate::http::syntax::list;
 
-/// The most Connection options in one head.
+/// The most Connection options in one head. Nobody needs as many, and what is looked up in
+/// them for each field stays short.
 const MAX_CONNECTION_OPTIONS: usize = 32;
 
+/// Fields that go no further than one hop, whatever Connection says.
+const HOP_BY_HOP: [&str; 7] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "te",
+    "upgrade",
+];
+
+/// Fields that are never dropped by a peer's wish; their writers decide.
+const KEPT: [&str; 3] = ["host", "content-length", "transfer-encoding"];
+
 /// What all Connection fields of a head say together (RFC 9110 §7.6.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionOptions {
     /// `close`
     pub close: bool,
@@ -15,13 +30,13 @@ pub struct ConnectionOptions {
     pub keep_alive: bool,
     /// `upgrade`
     pub upgrade: bool,
-    /// Some option names a field that is for this hop only.
-    names_fields: bool,
+    /// The other fields that are for this hop only, in lower case and sorted, so that a
+    /// field is looked up at a cost that its own length bounds. Nearly always empty.
+    named: Vec<Vec<u8>>,
 }
 
 impl ConnectionOptions {
-    /// Collects the options of every Connection field. More of them than anyone needs would
-    /// only cost time: each is compared with each field.
+    /// Collects the options of every Connection field, once.
     pub fn of(fields: &[Header<'_>]) -> Result<ConnectionOptions, &'static str> {
         let mut options = ConnectionOptions::default();
         let mut left = MAX_CONNECTION_OPTIONS;
@@ -34,36 +49,31 @@ impl ConnectionOptions {
                     options.keep_alive = true;
                 } else if option.eq_ignore_ascii_case(b"upgrade") {
                     options.upgrade = true;
-                } else {
-                    options.names_fields = true;
+                } else if !is_in(&HOP_BY_HOP, option) && !is_in(&KEPT, option) {
+                    options.named.push(option.to_ascii_lowercase());
                 }
             }
         }
+        options.named.sort_unstable();
         Ok(options)
     }
 
-    /// Whether the field goes no further than this hop. Framing fields and Host are
-    /// never dropped by a peer's wish; their writers decide.
-    pub fn drop_field(&self, name: &str, fields: &[Header<'_>]) -> bool {
-        const HOP_BY_HOP: [&str; 7] = [
-            "connection",
-            "keep-alive",
-            "proxy-connection",
-            "proxy-authorization",
-            "proxy-authenticate",
-            "te",
-            "upgrade",
-        ];
-        const KEPT: [&str; 3] = ["host", "content-length", "transfer-encoding"];
-        let is_in = |names: &[&str]| names.iter().any(|n| n.eq_ignore_ascii_case(name));
-        if is_in(&HOP_BY_HOP) {
-            return true;
-        }
-        self.names_fields
-            && !is_in(&KEPT)
-            && values(fields, "connection")
-                .any(|value| list(value).any(|o| o.eq_ignore_ascii_case(name.as_bytes())))
+    /// Whether the field goes no further than this hop.
+    pub fn drop_field(&self, name: &str) -> bool {
+        let name = name.as_bytes();
+        is_in(&HOP_BY_HOP, name) || (!self.named.is_empty() && self.names(name))
     }
+
+    #[cold]
+    fn names(&self, name: &[u8]) -> bool {
+        self.named.binary_search(&name.to_ascii_lowercase()).is_ok()
+    }
+}
+
+fn is_in(names: &[&str], name: &[u8]) -> bool {
+    names
+        .iter()
+        .any(|n| n.as_bytes().eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]
@@ -96,11 +106,14 @@ mod tests {
             ("TE", true),
             ("Trailer", false),
         ] {
-            assert_eq!(options.drop_field(name, &fields), dropped, "{name}");
+            assert_eq!(options.drop_field(name), dropped, "{name}");
         }
         let many = "a,".repeat(MAX_CONNECTION_OPTIONS);
         assert!(ConnectionOptions::of(&[field("Connection", &many)]).is_ok());
         let more = [field("Connection", &many), field("Connection", "b")];
         assert!(ConnectionOptions::of(&more).is_err());
+        // Empty elements are none (RFC 9110 §5.6.1).
+        let empty = ",".repeat(31_000);
+        assert!(ConnectionOptions::of(&[field("Connection", &empty)]).is_ok());
     }
 }

@@ -5,15 +5,23 @@ use std::mem::MaybeUninit;
 
 pub use httparse::Header;
 
-use crate::config::MAX_FIELDS;
-use crate::http::syntax::{parse_decimal, trim};
+use crate::config::{MAX_FIELDS, MAX_RESPONSE_FIELDS};
+use crate::http::syntax::{is_token, parse_decimal, trim};
 
-/// Room for the fields of one head.
+/// Room for the fields of one request head.
 pub type Fields<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
 
 /// Fresh room for fields.
 pub fn no_fields<'b>() -> Fields<'b> {
     [const { MaybeUninit::uninit() }; MAX_FIELDS]
+}
+
+/// Room for the fields of one response head.
+pub type ResponseFields<'b> = [MaybeUninit<Header<'b>>; MAX_RESPONSE_FIELDS];
+
+/// Fresh room for the fields of a response.
+pub fn no_response_fields<'b>() -> ResponseFields<'b> {
+    [const { MaybeUninit::uninit() }; MAX_RESPONSE_FIELDS]
 }
 
 /// The values of every field of that name, in order.
@@ -40,14 +48,57 @@ pub fn content_length(fields: &[Header<'_>]) -> Result<Option<u64>, &'static str
     Ok(length)
 }
 
+/// Why a body cannot be read as its Transfer-Encoding says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodingError {
+    /// The list is malformed, or `chunked` is repeated or not the last.
+    Malformed,
+    /// There is a coding other than `chunked`.
+    Unknown,
+}
+
+impl CodingError {
+    /// In words.
+    pub fn reason(self) -> &'static str {
+        match self {
+            CodingError::Malformed => "Transfer-Encoding is not a single chunked",
+            CodingError::Unknown => "only the transfer coding chunked is understood here",
+        }
+    }
+}
+
 /// Whether the head's Transfer-Encoding is a single final `chunked`; any other is refused
 /// (RFC 9112 §6.1).
-pub fn is_chunked(fields: &[Header<'_>]) -> Result<bool, &'static str> {
-    let mut values = values(fields, "transfer-encoding");
-    match (values.next(), values.next()) {
+pub fn is_chunked(fields: &[Header<'_>]) -> Result<bool, CodingError> {
+    let mut codings = values(fields, "transfer-encoding");
+    match (codings.next(), codings.next()) {
         (None, _) => Ok(false),
         (Some(value), None) if value.eq_ignore_ascii_case(b"chunked") => Ok(true),
-        _ => Err("Transfer-Encoding is not a single chunked"),
+        _ => Err(coding_error(fields)),
+    }
+}
+
+#[cold]
+fn coding_error(fields: &[Header<'_>]) -> CodingError {
+    let values = values(fields, "transfer-encoding");
+    let mut chunked_at = None;
+    let mut last = 0;
+    for (at, coding) in values.flat_map(|v| v.split(|&b| b == b',')).enumerate() {
+        let mut parts = coding.splitn(2, |&b| b == b';');
+        let name = trim(parts.next().unwrap_or_default());
+        let is_plain = parts.next().is_none();
+        let is_chunked = name.eq_ignore_ascii_case(b"chunked");
+        if !is_token(name) || is_chunked && (chunked_at.is_some() || !is_plain) {
+            return CodingError::Malformed;
+        }
+        if is_chunked {
+            chunked_at = Some(at);
+        }
+        last = at;
+    }
+    match chunked_at {
+        Some(at) if at < last => CodingError::Malformed,
+        _ => CodingError::Unknown,
     }
 }
 
@@ -97,25 +148,36 @@ mod tests {
 
     #[test]
     fn only_a_single_chunked_is_taken() {
+        use CodingError::{Malformed, Unknown};
         for (value, expected) in [
             ("chunked", Ok(true)),
             ("Chunked", Ok(true)),
-            ("gzip, chunked", Err(())),
-            ("chunked, identity", Err(())),
-            ("chunked,", Err(())),
-            ("xchunked", Err(())),
-            ("\"chunked\"", Err(())),
-            ("chunked;q=1", Err(())),
-            ("", Err(())),
+            ("gzip", Err(Unknown)),
+            ("gzip, chunked", Err(Unknown)),
+            ("gzip;q=1, CHUNKED", Err(Unknown)),
+            ("identity", Err(Unknown)),
+            ("xchunked", Err(Unknown)),
+            ("chunked, identity", Err(Malformed)),
+            ("chunked, chunked", Err(Malformed)),
+            ("gzip, chunked, chunked", Err(Malformed)),
+            ("chunked,", Err(Malformed)),
+            (",", Err(Malformed)),
+            ("\"chunked\"", Err(Malformed)),
+            ("chunked;q=1", Err(Malformed)),
+            ("", Err(Malformed)),
         ] {
             let verdict = is_chunked(&[field("Transfer-Encoding", value)]);
-            assert_eq!(verdict.map_err(|_| ()), expected, "{value:?}");
+            assert_eq!(verdict, expected, "{value:?}");
         }
-        let twice = [
-            field("Transfer-Encoding", "chunked"),
-            field("transfer-encoding", "chunked"),
-        ];
-        assert!(is_chunked(&twice).is_err());
+        let both = |first, second| {
+            is_chunked(&[
+                field("Transfer-Encoding", first),
+                field("transfer-encoding", second),
+            ])
+        };
+        assert_eq!(both("chunked", "chunked"), Err(Malformed));
+        assert_eq!(both("chunked", "gzip"), Err(Malformed));
+        assert_eq!(both("gzip", "chunked"), Err(Unknown));
         assert_eq!(is_chunked(&[]), Ok(false));
     }
 }

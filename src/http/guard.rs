@@ -148,8 +148,8 @@ mod tests {
     fn status(guard: &SiteGuard, request: &str) -> u16 {
         let (line, rest) = request.split_once(' ').expect("a method and fields");
         let head = format!("{line} / HTTP/1.1\r\n{}\r\n", rest.replace('|', "\r\n"));
-        let mut fields = no_fields();
-        let head = RequestHead::parse(head.as_bytes(), &mut fields, &[]);
+        let (mut canonical, mut fields) = (Vec::new(), no_fields());
+        let head = RequestHead::parse(head.as_bytes(), &mut canonical, &mut fields, &[]);
         let head = head.unwrap_or_else(|rejection| panic!("{request}: {rejection:?}"));
         guard.refuses(&head).map_or(200, |refused| refused.status)
     }

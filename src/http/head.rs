@@ -1,10 +1,9 @@
-//! Where a head ends on the wire (RFC 9112 §2): what request and response heads have in
-//! common before they are parsed.
+//! Where a head ends on the wire (RFC 9112 §2): what request and response heads and trailer
+//! sections have in common before they are parsed.
 
-use memchr::memchr_iter;
+use memchr::{memchr, memchr_iter};
 
-use crate::config::MAX_HEAD_BYTES;
-use crate::http::syntax::is_token_byte;
+use crate::http::syntax::{is_token, is_token_byte, trim_end};
 
 /// Why no whole head could be read.
 #[derive(Debug)]
@@ -25,8 +24,38 @@ pub enum HeadError {
     Io(std::io::Error),
 }
 
-/// Checks a start line, without its CRLF, as soon as it is there.
+/// Checks a start line, without its line end, as soon as it is there.
 pub type CheckStartLine = fn(&[u8]) -> Result<(), HeadError>;
+
+/// How exact the sender of a message must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// A client, whose words go on to an upstream that might read them differently.
+    Strict,
+    /// An upstream or a proxy, whose words are written anew: what is unambiguous to us
+    /// misleads nobody.
+    Lenient,
+}
+
+/// What a head must look like, and how long it may be.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    /// Checks the start line; none where there is none.
+    pub start_line: Option<CheckStartLine>,
+    /// How exact its sender must be.
+    pub reading: Reading,
+    /// The most bytes, the empty line included.
+    pub max_bytes: usize,
+}
+
+/// A head that was found in the bytes received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Its length, the empty line included.
+    pub length: usize,
+    /// Some line ends in LF alone. Never so where the reading is strict.
+    pub has_bare_lf: bool,
+}
 
 /// How far a head that is still arriving has been examined.
 #[derive(Debug, Default)]
@@ -34,47 +63,102 @@ pub struct Scan {
     examined: usize,
     line_start: usize,
     has_start_line: bool,
+    has_bare_lf: bool,
+    /// Where the first field line begins that was not looked into.
+    unchecked: usize,
+    /// A field line was looked into.
+    has_field: bool,
 }
 
 impl Scan {
     /// Examines the bytes that arrived since the last call, each once, and gives the
-    /// length of the head, its empty line included, when it is whole.
-    pub fn advance(
-        &mut self,
-        bytes: &[u8],
-        check_start_line: CheckStartLine,
-    ) -> Result<Option<usize>, HeadError> {
+    /// extent of the head when it is whole.
+    pub fn advance(&mut self, bytes: &[u8], rules: &Rules) -> Result<Option<Extent>, HeadError> {
         let start = self.examined;
         for newline in memchr_iter(b'\n', &bytes[start..]).map(|at| start + at) {
             let line = &bytes[self.line_start..newline];
             // RFC 9112 §2.2 allows a lone LF to end a line; two parsers that disagree
-            // on it are what smuggling needs, so it is refused.
-            let Some(line) = line.strip_suffix(b"\r") else {
-                return Err(HeadError::Malformed("a line ends in a bare LF"));
+            // on it are what smuggling needs, so no client may send one.
+            let line = match line.strip_suffix(b"\r") {
+                Some(line) => line,
+                None if rules.reading == Reading::Lenient => {
+                    self.has_bare_lf = true;
+                    line
+                }
+                None => return Err(HeadError::Malformed("a line ends in a bare LF")),
             };
-            if !self.has_start_line {
-                if line.len() > MAX_HEAD_BYTES {
+            if let (Some(check), false) = (rules.start_line, self.has_start_line) {
+                if line.len() > rules.max_bytes {
                     return Err(HeadError::StartLineTooLong);
                 }
-                check_start_line(line)?;
+                check(line)?;
                 self.has_start_line = true;
+                self.unchecked = newline + 1;
             }
             self.line_start = newline + 1;
             if line.is_empty() {
-                return Ok(Some(newline + 1));
+                return Ok(Some(Extent {
+                    length: newline + 1,
+                    has_bare_lf: self.has_bare_lf,
+                }));
             }
         }
         self.examined = bytes.len();
         if bytes.first().is_some_and(|&b| !is_token_byte(b)) && !bytes.starts_with(b"\r") {
             return Err(HeadError::Malformed("this is not HTTP"));
         }
-        if bytes.len() < MAX_HEAD_BYTES {
+        self.check_fields(bytes, rules.reading)?;
+        if bytes.len() < rules.max_bytes {
             Ok(None)
-        } else if self.has_start_line {
+        } else if rules.start_line.is_none() || self.has_start_line {
             Err(HeadError::TooLarge)
         } else {
             Err(HeadError::StartLineTooLong)
         }
+    }
+
+    /// Looks into the field lines of a head that is not whole yet. Its end may never come,
+    /// and what can never become valid must not be waited for. A whole head is parsed.
+    fn check_fields(&mut self, bytes: &[u8], reading: Reading) -> Result<(), HeadError> {
+        while self.unchecked < self.line_start {
+            let rest = &bytes[self.unchecked..self.line_start];
+            let length = memchr(b'\n', rest).unwrap_or(rest.len());
+            let line = &rest[..length];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            check_field_line(line, reading, self.has_field).map_err(HeadError::Malformed)?;
+            self.has_field = true;
+            self.unchecked += length + 1;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a line can be a field, or, where the reading allows it, a fold of the one in
+/// front of it.
+fn check_field_line(line: &[u8], reading: Reading, has_field: bool) -> Result<(), &'static str> {
+    let is_lenient = reading == Reading::Lenient;
+    let is_fold = is_lenient && has_field && matches!(line, [b' ' | b'\t', ..]);
+    let value = match memchr(b':', line) {
+        _ if is_fold => line,
+        Some(colon) => {
+            let name = match is_lenient {
+                true => trim_end(&line[..colon]),
+                false => &line[..colon],
+            };
+            if !is_token(name) {
+                return Err("a field name is malformed");
+            }
+            &line[colon + 1..]
+        }
+        None => return Err("a field name is malformed"),
+    };
+    let is_wrong = |&b: &u8| match reading {
+        Reading::Strict => b != b'\t' && b.is_ascii_control(),
+        Reading::Lenient => b == b'\0' || b == b'\r',
+    };
+    match value.iter().any(is_wrong) {
+        true => Err("a field value is malformed"),
+        false => Ok(()),
     }
 }
 
@@ -82,28 +166,67 @@ impl Scan {
 mod tests {
     use super::*;
 
-    fn accept(_: &[u8]) -> Result<(), HeadError> {
-        Ok(())
+    const MAX: usize = 1000;
+
+    fn rules(reading: Reading) -> Rules {
+        Rules {
+            start_line: Some(|_| Ok(())),
+            reading,
+            max_bytes: MAX,
+        }
+    }
+
+    fn scan(bytes: &[u8], reading: Reading) -> Result<Option<Extent>, HeadError> {
+        Scan::default().advance(bytes, &rules(reading))
     }
 
     #[test]
     fn a_head_is_whole_at_its_empty_line_and_not_before() {
+        let strict = rules(Reading::Strict);
         let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let whole = Some(Extent {
+            length: head.len(),
+            has_bare_lf: false,
+        });
         for split in 0..=head.len() {
             let mut scan = Scan::default();
-            let first = scan.advance(&head[..split], accept).expect("well formed");
+            let first = scan.advance(&head[..split], &strict).expect("well formed");
             assert_eq!(first.is_some(), split == head.len(), "{split}");
             let mut with_body = head.to_vec();
             with_body.extend(b"body\r\n\r\n");
             if first.is_none() {
-                let whole = scan.advance(&with_body, accept).expect("well formed");
-                assert_eq!(whole, Some(head.len()));
+                let found = scan.advance(&with_body, &strict).expect("well formed");
+                assert_eq!(found, whole);
             }
         }
         let mut scan = Scan::default();
         for end in 1..=head.len() {
-            let found = scan.advance(&head[..end], accept).expect("well formed");
+            let found = scan.advance(&head[..end], &strict).expect("well formed");
             assert_eq!(found.is_some(), end == head.len());
+        }
+    }
+
+    #[test]
+    fn lines_of_an_upstream_may_end_in_lf_alone() {
+        for (head, has_bare_lf) in [
+            (&b"HTTP/1.1 200 OK\n\n"[..], true),
+            (b"HTTP/1.1 200 OK\r\n\n", true),
+            (b"HTTP/1.1 200 OK\n\r\n", true),
+            (b"HTTP/1.1 200 OK\r\nA: b\n c\r\n\r\n", true),
+            (b"HTTP/1.1 200 OK\r\n\r\n", false),
+        ] {
+            let found = scan(head, Reading::Lenient).expect("well formed");
+            let length = head.len();
+            assert_eq!(
+                found,
+                Some(Extent {
+                    length,
+                    has_bare_lf
+                })
+            );
+            let found = scan(&[head, b"\nHTTP".as_slice()].concat(), Reading::Lenient);
+            assert_eq!(found.expect("well formed").map(|e| e.length), Some(length));
+            assert_eq!(scan(head, Reading::Strict).is_err(), has_bare_lf);
         }
     }
 
@@ -116,19 +239,58 @@ mod tests {
             b" GET",
             b"\0",
         ] {
-            let refused = Scan::default().advance(bytes, accept);
+            let refused = scan(bytes, Reading::Strict);
             assert!(matches!(refused, Err(HeadError::Malformed(_))), "{bytes:?}");
         }
     }
 
     #[test]
+    fn a_field_line_that_can_never_become_valid_is_refused_when_it_is_there() {
+        for (line, strict, lenient) in [
+            ("A: b", true, true),
+            ("A:", true, true),
+            ("A: \u{e9}\tb", true, true),
+            ("A", false, false),
+            (": b", false, false),
+            ("A B: c", false, false),
+            ("A: \0", false, false),
+            ("A: b\rc", false, false),
+            ("A: b\r", false, false),
+            ("A : b", false, true),
+            ("A\t : b", false, true),
+            ("A: \x01", false, true),
+        ] {
+            for (reading, valid) in [(Reading::Strict, strict), (Reading::Lenient, lenient)] {
+                let head = format!("X / HTTP/1.1\r\n{line}\r\n");
+                // At once, a byte at a time, and behind another line.
+                assert_eq!(scan(head.as_bytes(), reading).is_ok(), valid, "{line:?}");
+                let head = format!("X / HTTP/1.1\r\nB: c\r\n{line}\r\n");
+                let mut scan = Scan::default();
+                let outcome = (1..=head.len()).try_for_each(|end| {
+                    let found = scan.advance(&head.as_bytes()[..end], &rules(reading))?;
+                    assert_eq!(found, None);
+                    Ok::<_, HeadError>(())
+                });
+                assert_eq!(outcome.is_ok(), valid, "{line:?}");
+            }
+        }
+        for fold in [" b", "\tb", " \t", " A: b"] {
+            let first = format!("X / HTTP/1.1\r\n{fold}\r\n");
+            assert!(scan(first.as_bytes(), Reading::Lenient).is_err());
+            let second = format!("X / HTTP/1.1\r\nA: b\r\n{fold}\r\n");
+            assert!(scan(second.as_bytes(), Reading::Lenient).is_ok());
+            assert!(scan(second.as_bytes(), Reading::Strict).is_err());
+        }
+    }
+
+    #[test]
     fn limits() {
-        let long = vec![b'a'; MAX_HEAD_BYTES];
-        let refused = Scan::default().advance(&long, accept);
+        let long = vec![b'a'; MAX];
+        let refused = scan(&long, Reading::Strict);
         assert!(matches!(refused, Err(HeadError::StartLineTooLong)));
         let mut many = b"GET / HTTP/1.1\r\n".to_vec();
         many.extend(&long);
-        let refused = Scan::default().advance(&many, accept);
+        let refused = scan(&many, Reading::Strict);
         assert!(matches!(refused, Err(HeadError::TooLarge)));
     }
 }

@@ -14,6 +14,7 @@ pub mod guard;
 pub mod head;
 pub mod origin;
 pub mod read;
+pub mod repair;
 pub mod request;
 pub mod response;
 pub mod syntax;

@@ -179,15 +179,15 @@ pub fn is_same_origin(value: &[u8], listed: &[u8]) -> bool {
 
 /// The origin of a request as its client knows it: the scheme, and the authority if it named
 /// one.
-pub fn outer_of<'b>(
-    head: &RequestHead<'b, '_>,
+pub fn outer_of<'h>(
+    head: &'h RequestHead<'_, '_>,
     listens_with_tls: bool,
     believes_proto: bool,
-) -> (bool, Option<&'b [u8]>) {
+) -> (bool, Option<&'h [u8]>) {
     let said = values(head.fields(), "x-forwarded-proto").next();
     let said = said.filter(|_| believes_proto).and_then(says_https);
     let https = listens_with_tls || said.unwrap_or(false);
-    (https, head.host.filter(|host| !host.is_empty()))
+    (https, head.host.as_deref().filter(|host| !host.is_empty()))
 }
 
 /// Whether `value`, an Origin field, is the origin of that scheme and authority.
@@ -540,8 +540,8 @@ mod tests {
             };
             let (host, more) = (self.host, self.fields);
             let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n{more}\r\n");
-            let mut fields = no_fields();
-            let head = RequestHead::parse(head.as_bytes(), &mut fields, &[]);
+            let (mut canonical, mut fields) = (Vec::new(), no_fields());
+            let head = RequestHead::parse(head.as_bytes(), &mut canonical, &mut fields, &[]);
             let head = head.unwrap_or_else(|rejection| panic!("{rejection:?}"));
             let mut names = Names::default();
             names.set(&naming, &rewrite, &head, "default.example");
@@ -1117,8 +1117,9 @@ mod tests {
             allow_hosts: Vec::new(),
         };
         let head = b"GET / HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
-        let mut fields = no_fields();
-        let head = RequestHead::parse(head, &mut fields, &[]).unwrap_or_else(|_| unreachable!());
+        let (mut canonical, mut fields) = (Vec::new(), no_fields());
+        let head = RequestHead::parse(head, &mut canonical, &mut fields, &[])
+            .unwrap_or_else(|_| unreachable!());
         let mut names = Names::default();
         names.set(&naming, &rewrite, &head, "default.example");
         let mut out = Vec::new();

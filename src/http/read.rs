@@ -1,35 +1,38 @@
 //! Reading a head from a stream: until it is whole, and no further than its limit.
 
-use crate::config::MAX_HEAD_BYTES;
-use crate::http::head::{CheckStartLine, HeadError, Scan};
+use crate::http::head::{Extent, HeadError, Rules, Scan};
 use crate::net::budget::Budget;
 use crate::net::buffer::Buffer;
 use crate::net::stream::{fill, Stream};
 
-/// Reads until a whole head is in `received` and gives its length, which includes the
-/// empty line. Never reads more than one head that is too large.
+/// The most bytes of empty lines before a request.
+const MAX_EMPTY_LINES: usize = 32 * 1024;
+
+/// Reads until a whole head is in `received` and gives its extent. Never reads more than
+/// one head that is too large.
 pub async fn read_head(
     stream: &Stream,
     received: &mut Buffer,
-    check_start_line: CheckStartLine,
-) -> Result<usize, HeadError> {
+    rules: Rules,
+) -> Result<Extent, HeadError> {
     let mut scan = Scan::default();
     let mut skipped = 0;
     let mut budget = Budget::default();
     // Before a request an empty line is skipped, before a response it is an error.
-    let skips = check_start_line(b"").is_ok();
+    let skips = rules.start_line.is_some_and(|check| check(b"").is_ok());
     loop {
         if skips && skip_empty_lines(received, &mut skipped)? > 0 {
             scan = Scan::default();
         }
         if !received.is_empty() {
-            let whole = scan.advance(received.bytes(), check_start_line)?;
-            if let Some(length) = whole {
-                return match length {
-                    ..=MAX_HEAD_BYTES => Ok(length),
-                    _ => Err(HeadError::TooLarge),
+            if let Some(extent) = scan.advance(received.bytes(), &rules)? {
+                return match extent.length <= rules.max_bytes {
+                    true => Ok(extent),
+                    false => Err(HeadError::TooLarge),
                 };
             }
+            // Only a head that is large on purpose comes to this.
+            received.grow_when_full();
         }
         budget.turn().await;
         match fill(stream, received).await {
@@ -44,13 +47,12 @@ pub async fn read_head(
 /// Skips empty lines before a start line (RFC 9112 §2.2) and gives how many bytes they had.
 /// `skipped` counts them over several calls; nobody needs more than a head may have.
 pub fn skip_empty_lines(received: &mut Buffer, skipped: &mut usize) -> Result<usize, HeadError> {
-    let before = *skipped;
-    while received.bytes().starts_with(b"\r\n") {
-        received.consume(2);
-        *skipped += 2;
-        if *skipped > MAX_HEAD_BYTES {
-            return Err(HeadError::Malformed("too many empty lines"));
-        }
+    let lines = received.bytes().chunks_exact(2);
+    let count = 2 * lines.take_while(|line| line == b"\r\n").count();
+    received.consume(count);
+    *skipped += count;
+    match *skipped > MAX_EMPTY_LINES {
+        true => Err(HeadError::Malformed("too many empty lines")),
+        false => Ok(count),
     }
-    Ok(*skipped - before)
 }

@@ -4,14 +4,27 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::net::IpAddr;
 
+use memchr::memchr;
+
 use crate::config::{Forwarded, Rewrite};
 use crate::http::authentication::names_connection_scheme;
 use crate::http::connection::ConnectionOptions;
-use crate::http::fields::{content_length, is_chunked, values, write_field, Fields, Header};
+use crate::http::fields::{
+    content_length, is_chunked, values, write_field, CodingError, Fields, Header,
+};
 use crate::http::framing::Framing;
-use crate::http::head::HeadError;
+use crate::http::head::{HeadError, Reading, Rules};
 use crate::http::origin::Names;
-use crate::http::syntax::{is_host, is_protocol, is_token, list};
+use crate::http::syntax::{is_host, is_protocol, is_token, list, without_zone};
+
+/// What a request head must look like that may have so many bytes.
+pub fn rules(max_bytes: usize) -> Rules {
+    Rules {
+        start_line: Some(check_start_line),
+        reading: Reading::Strict,
+        max_bytes,
+    }
+}
 
 /// What has to be known of a request once its head is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,11 +83,11 @@ pub struct RequestHead<'b, 'f> {
     pub request: Request,
     /// The method.
     pub method: &'b str,
-    /// The target in origin-form or asterisk-form.
-    pub target: Cow<'b, str>,
-    /// The authority that the request is for: of an absolute-form target, else Host.
-    /// None only for HTTP/1.0.
-    pub host: Option<&'b [u8]>,
+    /// The target in origin-form or asterisk-form. Any byte above 0x7F may stand in it.
+    pub target: Cow<'b, [u8]>,
+    /// The authority that the request is for: of an absolute-form target, else Host,
+    /// without the zone of an IPv6 address. None only for HTTP/1.0.
+    pub host: Option<Cow<'b, [u8]>>,
     fields: &'f [Header<'b>],
     options: ConnectionOptions,
 }
@@ -122,25 +135,70 @@ pub fn check_start_line(line: &[u8]) -> Result<(), HeadError> {
     else {
         return malformed;
     };
-    match version {
-        b"HTTP/1.1" | b"HTTP/1.0" if is_token(method) && !target.is_empty() => Ok(()),
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-            if major.is_ascii_digit() && minor.is_ascii_digit() && is_token(method) =>
-        {
-            Err(HeadError::Version)
-        }
-        _ => malformed,
+    let [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] = version else {
+        return malformed;
+    };
+    let is_version = major.is_ascii_digit() && minor.is_ascii_digit();
+    if !is_version || !is_token(method) || target.is_empty() {
+        return malformed;
     }
+    match major {
+        b'1' => Ok(()),
+        _ => Err(HeadError::Version),
+    }
+}
+
+/// The words of a request line that `check_start_line` has taken.
+fn words(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let line = &bytes[..memchr(b'\r', bytes)?];
+    let (method, rest) = line.split_at(memchr(b' ', line)?);
+    let (target, version) = rest[1..].split_at(memchr(b' ', &rest[1..])?);
+    Some((method, target, &version[1..]))
+}
+
+/// Whether the parser would refuse a request line that is to be taken: it knows two versions
+/// and takes a target for UTF-8. `canonical` then gets a head that it takes, with another
+/// target in its place.
+fn replace_request_line(bytes: &[u8], canonical: &mut Vec<u8>) -> bool {
+    let Some((method, target, version)) = words(bytes) else {
+        return false;
+    };
+    let (is_known, is_newer) = match version {
+        b"HTTP/1.1" | b"HTTP/1.0" => (true, false),
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor] => (false, minor.is_ascii_digit()),
+        _ => (false, false),
+    };
+    if is_known && target.is_ascii() || !is_known && !is_newer {
+        return false;
+    }
+    canonical.reserve(bytes.len());
+    canonical.extend_from_slice(method);
+    canonical.push(b' ');
+    // Whatever else is wrong with the target stays wrong.
+    let stand_in = |&b: &u8| if b.is_ascii() { b } else { b'?' };
+    canonical.extend(target.iter().map(stand_in));
+    canonical.push(b' ');
+    canonical.extend_from_slice(if is_known { version } else { b"HTTP/1.1" });
+    let rest = method.len() + target.len() + version.len() + 2;
+    canonical.extend_from_slice(&bytes[rest..]);
+    true
 }
 
 impl<'b, 'f> RequestHead<'b, 'f> {
     /// Parses and checks a whole head. `upgrades` are the tokens that may pass beside
-    /// `websocket`.
+    /// `websocket`. `canonical` is room for a head that the parser takes only in another
+    /// form, which is seldom; it must be empty.
     pub fn parse(
         bytes: &'b [u8],
+        canonical: &'b mut Vec<u8>,
         fields: &'f mut Fields<'b>,
         upgrades: &[String],
     ) -> Result<RequestHead<'b, 'f>, Rejection> {
+        let (_, target, _) = words(bytes).ok_or(bad("the request line is malformed"))?;
+        let bytes = match replace_request_line(bytes, canonical) {
+            true => canonical.as_slice(),
+            false => bytes,
+        };
         let mut parsed = httparse::Request::new(&mut []);
         match parsed.parse_with_uninit_headers(bytes, fields) {
             Ok(httparse::Status::Complete(_)) => {}
@@ -155,9 +213,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
             Err(httparse::Error::HeaderValue) => return Err(bad("a field value is malformed")),
             Err(_) => return Err(bad("the request line is malformed")),
         }
-        let (Some(method), Some(target), Some(minor)) =
-            (parsed.method, parsed.path, parsed.version)
-        else {
+        let (Some(method), Some(minor)) = (parsed.method, parsed.version) else {
             return Err(bad("the request line is malformed"));
         };
         let fields: &'f [Header<'b>] = parsed.headers;
@@ -167,6 +223,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
             Target::Relative => (Cow::Borrowed(target), host),
             Target::Absolute { authority, target } => (target, Some(authority)),
         };
+        let host = host.map(without_zone);
         let framing = framing_of(fields, minor)?;
         let options = ConnectionOptions::of(fields).map_err(bad)?;
         let upgrade = (minor == 1
@@ -183,7 +240,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
                 is_head: method == "HEAD",
                 // One that is for this hop only is not sent on, and nobody answers it.
                 expects_continue: minor == 1
-                    && !options.drop_field("expect", fields)
+                    && !options.drop_field("expect")
                     && values(fields, "expect")
                         .any(|value| value.eq_ignore_ascii_case(b"100-continue")),
                 is_idempotent: matches!(
@@ -208,7 +265,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
 
     /// The Host that goes upstream; `authority` is the one of a request that came without.
     pub fn host_sent<'a>(&'a self, rewrite: &'a Rewrite, authority: &'a str) -> &'a [u8] {
-        match (&rewrite.host, self.host) {
+        match (&rewrite.host, self.host.as_deref()) {
             (Some(host), _) => host.as_bytes(),
             (None, Some(host)) => host,
             (None, None) => authority.as_bytes(),
@@ -225,7 +282,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
         let own = Some(scheme_of(https));
         let sent = values(self.fields, NAME)
             .next()
-            .filter(|_| !self.options.drop_field(NAME, self.fields));
+            .filter(|_| !self.options.drop_field(NAME));
         match rewrite.forwarded {
             Forwarded::Off => sent,
             Forwarded::Replace => own,
@@ -247,7 +304,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
     ) {
         out.extend_from_slice(self.method.as_bytes());
         out.push(b' ');
-        out.extend_from_slice(self.target.as_bytes());
+        out.extend_from_slice(&self.target);
         out.extend_from_slice(b" HTTP/1.1\r\n");
         let host = self.host_sent(rewrite, authority);
         if self.host_field_is_missing() {
@@ -264,7 +321,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
                 if !std::mem::replace(&mut framing_written, true) {
                     self.request.framing.write_field(out, name);
                 }
-            } else if self.options.drop_field(name, self.fields)
+            } else if self.options.drop_field(name)
                 || rewrite.gives_way(name)
                 || (self.request.minor == 0 && name.eq_ignore_ascii_case("expect"))
             {
@@ -294,7 +351,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
         let appends = rewrite.forwarded == Forwarded::Append;
         // What a front has said, where it is believed.
         let came = |name: &'static str| {
-            let passes = appends && !self.options.drop_field(name, self.fields);
+            let passes = appends && !self.options.drop_field(name);
             values(self.fields, name).filter(move |_| passes)
         };
         let is_ours = |name: &str| !rewrite.request_fields.replaces(name);
@@ -312,7 +369,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
                 write_field(out, name, value);
             }
         };
-        if let (None, Some(host)) = (came("x-forwarded-host").next(), self.host) {
+        if let (None, Some(host)) = (came("x-forwarded-host").next(), &self.host) {
             write("X-Forwarded-Host", host);
         }
         if came("x-forwarded-proto").next().is_none() {
@@ -350,40 +407,45 @@ enum Target<'b> {
     /// Absolute-form (RFC 9112 §3.2.2): its authority replaces Host.
     Absolute {
         authority: &'b [u8],
-        target: Cow<'b, str>,
+        target: Cow<'b, [u8]>,
     },
 }
 
-fn target_of<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Rejection> {
+fn target_of<'b>(method: &str, target: &'b [u8]) -> Result<Target<'b>, Rejection> {
     if method == "CONNECT" {
         return Err(Rejection {
             status: 501,
             reason: "CONNECT is not offered here",
         });
     }
-    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+    // A fragment is the client's own (RFC 9110 §4.2.5): one that comes is a mistake, which an
+    // upstream would read as one or as a part of the path.
+    if memchr(b'#', target).is_some() {
+        return Err(bad("a fragment in the request target"));
+    }
+    if target.starts_with(b"/") || (target == b"*" && method == "OPTIONS") {
         return Ok(Target::Relative);
     }
-    let (scheme, rest) = target
-        .split_once("://")
-        .ok_or(bad("the request target is malformed"))?;
-    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+    let malformed = bad("the request target is malformed");
+    let colon = memchr(b':', target).ok_or(malformed)?;
+    let (scheme, rest) = target.split_at(colon);
+    let rest = rest.strip_prefix(b"://").ok_or(malformed)?;
+    // Some WebSocket clients write the URL that they were given.
+    let schemes: [&[u8]; 4] = [b"http", b"https", b"ws", b"wss"];
+    if !schemes.iter().any(|s| s.eq_ignore_ascii_case(scheme)) {
         return Err(bad("the scheme of the request target is not http"));
     }
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    if authority.is_empty() || !is_host(authority.as_bytes()) {
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?'));
+    let (authority, path) = rest.split_at(end.unwrap_or(rest.len()));
+    if authority.is_empty() || !is_host(authority) {
         return Err(bad("the authority of the request target is malformed"));
     }
     let target = match path {
-        "" if method == "OPTIONS" => Cow::Borrowed("*"),
-        path if path.starts_with('/') => Cow::Borrowed(path),
-        path => Cow::Owned(format!("/{path}")),
+        b"" if method == "OPTIONS" => Cow::Borrowed(b"*".as_slice()),
+        [b'/', ..] => Cow::Borrowed(path),
+        path => Cow::Owned([b"/", path].concat()),
     };
-    Ok(Target::Absolute {
-        authority: authority.as_bytes(),
-        target,
-    })
+    Ok(Target::Absolute { authority, target })
 }
 
 fn host_of<'b>(fields: &[Header<'b>], minor: u8) -> Result<Option<&'b [u8]>, Rejection> {
@@ -400,11 +462,23 @@ fn host_of<'b>(fields: &[Header<'b>], minor: u8) -> Result<Option<&'b [u8]>, Rej
 /// RFC 9112 §6.3, with every doubtful case refused.
 fn framing_of(fields: &[Header<'_>], minor: u8) -> Result<Framing, Rejection> {
     let length = content_length(fields).map_err(bad)?;
-    let chunked = is_chunked(fields).map_err(bad)?;
+    let chunked = is_chunked(fields);
+    if length.is_some() && chunked != Ok(false) {
+        return Err(bad("Transfer-Encoding and Content-Length together"));
+    }
+    if minor == 0 && chunked != Ok(false) {
+        return Err(bad("Transfer-Encoding in HTTP/1.0"));
+    }
+    let chunked = chunked.map_err(|error| Rejection {
+        status: match error {
+            CodingError::Malformed => 400,
+            // RFC 9112 §6.1
+            CodingError::Unknown => 501,
+        },
+        reason: error.reason(),
+    })?;
     match (chunked, length) {
-        (true, Some(_)) => Err(bad("Transfer-Encoding and Content-Length together")),
-        (true, None) if minor == 0 => Err(bad("Transfer-Encoding in HTTP/1.0")),
-        (true, None) => Ok(Framing::Chunked),
+        (true, _) => Ok(Framing::Chunked),
         (false, Some(length)) => Ok(Framing::Length(length)),
         (false, None) => Ok(Framing::None),
     }
@@ -446,8 +520,8 @@ mod tests {
     }
 
     fn parse_with(head: &[u8], rewrite: &Rewrite) -> Result<(Request, String), Rejection> {
-        let mut fields = no_fields();
-        let head = RequestHead::parse(head, &mut fields, &rewrite.upgrades)?;
+        let (mut canonical, mut fields) = (Vec::new(), no_fields());
+        let head = RequestHead::parse(head, &mut canonical, &mut fields, &rewrite.upgrades)?;
         let mut out = Vec::new();
         let client = IpAddr::from([192, 0, 2, 7]);
         head.write(&mut out, rewrite, client, false, "upstream.example", None);
@@ -493,6 +567,56 @@ mod tests {
     }
 
     #[test]
+    fn a_zone_goes_no_further() {
+        for (host, sent_as) in [
+            ("[fe80::1%eth0]", "[fe80::1]"),
+            ("[fe80::1%25eth0]:80", "[fe80::1]:80"),
+            ("[fe80::1]", "[fe80::1]"),
+        ] {
+            let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let expected = format!("GET / HTTP/1.1\r\nHost: {sent_as}\r\n\r\n");
+            assert_eq!(sent(&head), expected);
+        }
+        for host in [
+            "[fe80::1%]",
+            "[%eth0]",
+            "[fe80::1%e/h]",
+            "[fe80::1%a]b]",
+            "[a%b]",
+        ] {
+            let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            assert_eq!(status(&head), 400, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_target_may_hold_any_byte_above_ascii_and_a_version_be_newer() {
+        let high: Vec<u8> = (0x80..=0xff).collect();
+        let with = |version: &str| {
+            let version = format!(" HTTP/{version}\r\nHost: a\r\n\r\n");
+            [b"GET /".as_slice(), &high, version.as_bytes()].concat()
+        };
+        for (version, minor) in [("1.1", 1), ("1.2", 1), ("1.9", 1), ("1.0", 0)] {
+            let (mut canonical, mut fields) = (Vec::new(), no_fields());
+            let head = with(version);
+            let head = RequestHead::parse(&head, &mut canonical, &mut fields, &[]);
+            let head = head.expect("valid");
+            assert_eq!(head.request.minor, minor);
+            let mut out = Vec::new();
+            let client = IpAddr::from([192, 0, 2, 7]);
+            head.write(
+                &mut out,
+                &Rewrite::default(),
+                client,
+                false,
+                "upstream.example",
+                None,
+            );
+            assert_eq!(out, with("1.1"));
+        }
+    }
+
+    #[test]
     fn targets() {
         for (line, expected) in [
             (
@@ -504,6 +628,16 @@ mod tests {
             ("OPTIONS http://b", "OPTIONS * HTTP/1.1\r\nHost: b"),
             ("OPTIONS *", "OPTIONS * HTTP/1.1\r\nHost: a"),
             ("GET //x", "GET //x HTTP/1.1\r\nHost: a"),
+            ("GET ws://b:1/p", "GET /p HTTP/1.1\r\nHost: b:1"),
+            ("GET WSS://b/p", "GET /p HTTP/1.1\r\nHost: b\r\n"),
+            (
+                "GET http://[fe80::1%25eth0]:1/",
+                "GET / HTTP/1.1\r\nHost: [fe80::1]:1",
+            ),
+            (
+                "GET /\u{e9}?\u{e9}",
+                "GET /\u{e9}?\u{e9} HTTP/1.1\r\nHost: a",
+            ),
         ] {
             let head = format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
             assert!(sent(&head).starts_with(expected), "{line}: {}", sent(&head));
@@ -517,6 +651,13 @@ mod tests {
             ("GET http://u@b/", 400),
             ("GET http:///p", 400),
             ("GET b:80", 400),
+            ("GET wsx://b/", 400),
+            ("GET /a#b", 400),
+            ("GET http://b/#", 400),
+            ("GET http://b#c", 400),
+            ("GET \u{e9}", 400),
+            ("GET http://\u{e9}/", 400),
+            ("GET /\x7f", 400),
         ] {
             let head = format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
             assert_eq!(status(&head), expected, "{line}");
@@ -542,11 +683,20 @@ mod tests {
             assert!(fields.matches("content-length").count() <= 1, "{sent}");
         }
         for fields in [
+            "Transfer-Encoding: gzip\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
+        ] {
+            let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+            assert_eq!(status(&head), 501, "{fields:?}");
+        }
+        for fields in [
             "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: 5\r\nTransfer-Encoding: gzip\r\n",
             "Content-Length: 5\r\nContent-Length: 6\r\n",
             "Content-Length: 5, 5\r\n",
             "Content-Length:\r\n",
-            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked, gzip\r\n",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             "Transfer-Encoding : chunked\r\n",
             "Transfer-Encoding\r\n : chunked\r\n",
@@ -655,6 +805,10 @@ mod tests {
         for (line, ok) in [
             ("GET / HTTP/1.1", true),
             ("GET / HTTP/1.0", true),
+            ("GET / HTTP/1.2", true),
+            ("GET / HTTP/1.10", false),
+            ("GET  HTTP/1.1", false),
+            ("GET  HTTP/2.0", false),
             ("", true),
             ("GET /", false),
             ("GET  / HTTP/1.1", false),
@@ -666,7 +820,7 @@ mod tests {
         ] {
             assert_eq!(check_start_line(line.as_bytes()).is_ok(), ok, "{line:?}");
         }
-        for line in ["PRI * HTTP/2.0", "GET / HTTP/3.0", "GET / HTTP/1.2"] {
+        for line in ["PRI * HTTP/2.0", "GET / HTTP/3.0", "GET / HTTP/0.9"] {
             let refused = check_start_line(line.as_bytes());
             assert!(matches!(refused, Err(HeadError::Version)), "{line}");
         }

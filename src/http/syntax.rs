@@ -1,7 +1,10 @@
 //! The small grammars that fields are made of: tokens, lists, numbers, hosts (RFC 9110
 //! §5.6, §7.2, §7.8). Knows bytes only, neither fields nor heads.
 
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
+
+use memchr::memchr;
 
 /// Whether `bytes` are a token (RFC 9110 §5.6.2).
 pub fn is_token(bytes: &[u8]) -> bool {
@@ -33,10 +36,20 @@ pub const fn alphanumeric_and(others: &[u8]) -> ByteSet {
     set
 }
 
-/// The elements of a comma-separated list (RFC 9110 §5.6.1), blanks trimmed.
+/// The elements of a comma-separated list (RFC 9110 §5.6.1), blanks trimmed. Empty ones are
+/// skipped in a loop of their own: there may be thousands.
 pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let elements = value.split(|&b| b == b',').map(trim);
-    elements.filter(|element| !element.is_empty())
+    let mut rest = value;
+    std::iter::from_fn(move || {
+        let start = rest
+            .iter()
+            .position(|b| !matches!(b, b',' | b' ' | b'\t'))?;
+        rest = &rest[start..];
+        let end = rest.iter().position(|&b| b == b',').unwrap_or(rest.len());
+        let (element, others) = rest.split_at(end);
+        rest = others;
+        Some(trim_end(element))
+    })
 }
 
 /// Without the blanks at both ends (RFC 9110 §5.6.3).
@@ -47,11 +60,21 @@ pub fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
+/// Without the blanks at the end.
+pub fn trim_end(mut bytes: &[u8]) -> &[u8] {
+    while let [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
 /// A number of plain digits; none where it is anything else, or exceeds 64 bits.
 pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }
+    let zeros = digits.iter().take_while(|&&b| b == b'0').count();
+    let digits = &digits[zeros..];
     digits.iter().try_fold(0u64, |value, &b| {
         let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
         value.checked_mul(10)?.checked_add(digit)
@@ -84,11 +107,43 @@ pub fn is_host(bytes: &[u8]) -> bool {
     });
     let host_is_good = match host {
         [b'[', inner @ .., b']'] => {
-            std::str::from_utf8(inner).is_ok_and(|inner| inner.parse::<Ipv6Addr>().is_ok())
+            let (address, zone) = split_zone(inner);
+            let zone_is_good = zone.is_none_or(is_zone);
+            zone_is_good
+                && std::str::from_utf8(address)
+                    .is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
         }
         _ => is_reg_name(host),
     };
     port_is_good && host_is_good
+}
+
+/// A host that `is_host` has taken, without the zone of an IPv6 address: it means something on
+/// the client's machine alone, and a proxy removes it (RFC 6874 §4).
+pub fn without_zone(host: &[u8]) -> Cow<'_, [u8]> {
+    if !host.starts_with(b"[") {
+        return Cow::Borrowed(host);
+    }
+    match (memchr(b'%', host), memchr(b']', host)) {
+        (Some(percent), Some(bracket)) if percent < bracket => {
+            Cow::Owned([&host[..percent], &host[bracket..]].concat())
+        }
+        _ => Cow::Borrowed(host),
+    }
+}
+
+/// Splits off what follows a percent sign.
+fn split_zone(inner: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match memchr(b'%', inner) {
+        Some(at) => (&inner[..at], Some(&inner[at + 1..])),
+        None => (inner, None),
+    }
+}
+
+/// Whether `bytes` name a zone, with or without the `25` that RFC 6874 §2 puts in front.
+fn is_zone(bytes: &[u8]) -> bool {
+    const UNRESERVED: ByteSet = alphanumeric_and(b"-._~");
+    !bytes.is_empty() && bytes.iter().all(|&b| UNRESERVED[usize::from(b)])
 }
 
 /// Splits off what follows the last colon outside brackets.
@@ -121,6 +176,21 @@ pub fn is_protocol(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_are_their_elements_without_blanks() {
+        for (value, expected) in [
+            ("", &[][..]),
+            (", ,\t,,", &[]),
+            ("a", &["a"]),
+            ("a,b", &["a", "b"]),
+            (" a b \t,, c\t", &["a b", "c"]),
+        ] {
+            let elements: Vec<&[u8]> = list(value.as_bytes()).collect();
+            let expected: Vec<&[u8]> = expected.iter().map(|e| e.as_bytes()).collect();
+            assert_eq!(elements, expected, "{value:?}");
+        }
+    }
 
     #[test]
     fn numbers_are_written_in_decimal() {

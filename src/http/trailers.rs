@@ -3,10 +3,45 @@
 use std::borrow::Cow;
 
 use crate::http::fields::write_field;
+use crate::http::head::Extent;
+use crate::http::repair::canonical_trailers;
+
+/// What is left of a trailer section.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Trailers {
+    /// The field lines that go on.
+    pub kept: Vec<u8>,
+    /// What came was faulty. Never so of a client, whose faults are refused.
+    pub was_faulty: bool,
+}
+
+/// The trailer fields of a client that may go on.
+pub fn filter_trailers(section: &[u8]) -> Result<Trailers, &'static str> {
+    match section {
+        b"\r\n" => Ok(Trailers::default()),
+        _ => Ok(Trailers {
+            kept: filter(section)?,
+            was_faulty: false,
+        }),
+    }
+}
+
+/// The same of an upstream, which is read leniently.
+pub fn filter_upstream_trailers(section: &[u8], extent: Extent) -> Result<Trailers, &'static str> {
+    if !extent.has_bare_lf {
+        if let Ok(trailers) = filter_trailers(section) {
+            return Ok(trailers);
+        }
+    }
+    let canonical = canonical_trailers(section)?;
+    let mut trailers = filter_trailers(&canonical.bytes)?;
+    trailers.was_faulty = canonical.was_faulty;
+    Ok(trailers)
+}
 
 /// The trailer fields that may be merged into nothing and mislead nobody: those about
 /// framing, routing, authentication and content are dropped (RFC 9110 §6.5.1).
-pub fn filter_trailers(section: &[u8]) -> Result<Vec<u8>, &'static str> {
+fn filter(section: &[u8]) -> Result<Vec<u8>, &'static str> {
     const DROPPED: [&str; 30] = [
         "authorization",
         "cache-control",
@@ -39,9 +74,6 @@ pub fn filter_trailers(section: &[u8]) -> Result<Vec<u8>, &'static str> {
         "x-forwarded-host",
         "x-forwarded-proto",
     ];
-    if section == b"\r\n" {
-        return Ok(Vec::new());
-    }
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let parsed = match httparse::parse_headers(section, &mut fields) {
         Ok(httparse::Status::Complete((_, parsed))) => parsed,

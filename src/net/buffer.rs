@@ -36,9 +36,9 @@ fn take(size: usize) -> Box<[u8]> {
 fn give_back(bytes: Box<[u8]>) {
     POOL.with_borrow_mut(|pool| {
         let shelf = match bytes.len() {
-            0 => return,
             SMALL => &mut pool.small,
-            _ => &mut pool.large,
+            LARGE => &mut pool.large,
+            _ => return,
         };
         if shelf.len() < KEPT {
             shelf.push(bytes);
@@ -72,7 +72,7 @@ impl Buffer {
         self.start == self.end
     }
 
-    /// Room for the next read, never empty unless `LARGE` bytes wait unused. Borrows
+    /// Room for the next read, never empty unless `LARGE` bytes or more wait unused. Borrows
     /// storage from the pool when there is none and grows after a read that filled it.
     pub fn space(&mut self) -> &mut [u8] {
         if self.storage.is_empty() {
@@ -87,6 +87,17 @@ impl Buffer {
             (self.start, self.end) = (0, self.end - self.start);
         }
         &mut self.storage[self.end..]
+    }
+
+    /// Makes room where every byte of the storage waits unused, and `LARGE` bytes already do:
+    /// for a message head that is larger. The storage doubles, so that each byte moves once on
+    /// average, and goes back to the allocator instead of the pool.
+    pub fn grow_when_full(&mut self) {
+        if self.storage.len() >= LARGE && self.len() == self.storage.len() {
+            let mut larger = vec![0; 2 * self.storage.len()].into_boxed_slice();
+            larger[..self.end].copy_from_slice(&self.storage);
+            give_back(std::mem::replace(&mut self.storage, larger));
+        }
     }
 
     /// Counts `n` bytes just read into `space` as received.
@@ -185,6 +196,22 @@ mod tests {
         buffer.consume(1000);
         received += receive(&mut buffer, &bytes[received..]);
         assert_eq!(buffer.bytes(), &bytes[1000..received]);
+    }
+
+    #[test]
+    fn grows_beyond_a_large_buffer_when_asked_to() {
+        let bytes: Vec<u8> = (0..200_000u32).map(|i| i as u8).collect();
+        let mut buffer = Buffer::default();
+        let mut received = 0;
+        while received < bytes.len() {
+            received += receive(&mut buffer, &bytes[received..]);
+            buffer.grow_when_full();
+        }
+        assert_eq!(buffer.bytes(), bytes);
+        buffer.consume(bytes.len());
+        buffer.release();
+        assert!(buffer.storage.is_empty());
+        assert_eq!(receive(&mut buffer, &bytes), LARGE);
     }
 
     #[test]

@@ -174,15 +174,15 @@ impl Subject {
 
     /// Remembers method and path, no more of either than a line shows, and the time; the
     /// query stays out of the log.
-    pub fn set(&mut self, method: &str, path: &str) {
+    pub fn set(&mut self, method: &str, path: &[u8]) {
         self.start = now();
         for (kept, text) in [
-            (&mut self.method, method),
+            (&mut self.method, method.as_bytes()),
             (&mut self.path, without_query(path)),
         ] {
             let shown = text.len().min(LONGEST_TEXT + 1);
             kept.clear();
-            kept.extend_from_slice(&text.as_bytes()[..shown]);
+            kept.extend_from_slice(&text[..shown]);
         }
     }
 
@@ -206,8 +206,8 @@ impl Display for Subject {
     }
 }
 
-fn without_query(path: &str) -> &str {
-    path.split(['?', '#']).next().unwrap_or_default()
+fn without_query(path: &[u8]) -> &[u8] {
+    path.split(|&b| b == b'?').next().unwrap_or_default()
 }
 
 /// The addresses listened on, the upstream and the route, once at the start.
@@ -261,13 +261,13 @@ pub fn started(addresses: &[SocketAddr], metrics: Option<SocketAddr>, config: &C
 }
 
 /// A request head has arrived on the connection of that number.
-pub fn request(connection: u64, method: &str, path: &str, host: &[u8]) {
+pub fn request(connection: u64, method: &str, path: &[u8], host: &[u8]) {
     // The two lines of every request cost nothing where they are not wanted.
     if !enabled(Priority::Info) {
         return;
     }
     let method = method.as_bytes();
-    let path = without_query(path).as_bytes();
+    let path = without_query(path);
     let members = [
         ("connection", Value::Number(connection)),
         ("method", Value::Bytes(method)),
@@ -321,8 +321,8 @@ pub fn origin_not_translated(connection: u64, host: &[u8]) {
 }
 
 /// The request asks for an upgrade to `protocol`.
-pub fn upgrade_request(connection: u64, protocol: &str, path: &str, host: &[u8]) {
-    let path = without_query(path).as_bytes();
+pub fn upgrade_request(connection: u64, protocol: &str, path: &[u8], host: &[u8]) {
+    let path = without_query(path);
     let members = [
         ("connection", Value::Number(connection)),
         ("protocol", Value::Text(protocol)),

@@ -6,10 +6,11 @@ use base64::prelude::{Engine, BASE64_STANDARD};
 
 use crate::authority::Authority;
 use crate::error::{describe, Error, Stage};
-use crate::http::fields::no_fields;
-use crate::http::head::HeadError;
+use crate::http::fields::no_response_fields;
+use crate::http::head::{HeadError, Rules};
 use crate::http::read::read_head;
-use crate::http::response::check_start_line;
+use crate::http::repair::canonical_head;
+use crate::http::response::RULES;
 use crate::net::stream::Connection;
 use crate::proxy::Credentials;
 use crate::text::Escaped;
@@ -48,27 +49,25 @@ pub async fn connect(
 }
 
 async fn read_answer(connection: &mut Connection) -> Result<usize, Error> {
-    let too_large = || broken("the proxy's answer is too large".to_owned());
-    let length = read_head(
-        &connection.stream,
-        &mut connection.received,
-        check_start_line,
-    );
-    let length = length.await.map_err(|error| {
+    let rules = Rules {
+        max_bytes: MAX_ANSWER_BYTES,
+        ..RULES
+    };
+    let head = read_head(&connection.stream, &mut connection.received, rules);
+    let extent = head.await.map_err(|error| {
         let cause = match error {
             HeadError::Closed => "the proxy closed without an answer".to_owned(),
             HeadError::Truncated => "the proxy closed in the middle of its answer".to_owned(),
             HeadError::Malformed(reason) => format!("the proxy's answer is malformed: {reason}"),
             HeadError::Version => "the proxy does not speak HTTP/1".to_owned(),
-            HeadError::StartLineTooLong | HeadError::TooLarge => return too_large(),
+            HeadError::StartLineTooLong | HeadError::TooLarge => {
+                "the proxy's answer is too large".to_owned()
+            }
             HeadError::Io(error) => describe(&error),
         };
         broken(cause)
     })?;
-    match length {
-        ..=MAX_ANSWER_BYTES => Ok(length),
-        _ => Err(too_large()),
-    }
+    Ok(extent.length)
 }
 
 fn broken(cause: String) -> Error {
@@ -102,12 +101,14 @@ pub enum Answer {
 
 /// Any 2xx is a tunnel, whatever its framing fields say; what is not interim is a refusal.
 pub fn check_answer(head: &[u8]) -> Result<Answer, Error> {
-    let mut fields = no_fields();
+    let malformed = |problem: &str| broken(format!("the proxy's answer is malformed: {problem}"));
+    let head = canonical_head(head).map_err(malformed)?.bytes;
+    let mut fields = no_response_fields();
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
-    let outcome = config.parse_response_with_uninit_headers(&mut parsed, head, &mut fields);
+    let outcome = config.parse_response_with_uninit_headers(&mut parsed, &head, &mut fields);
     let (Ok(httparse::Status::Complete(_)), Some(status)) = (outcome, parsed.code) else {
-        return Err(broken("the proxy's answer is malformed".to_owned()));
+        return Err(malformed("a field or the status line"));
     };
     let (stage, token) = match status {
         200..=299 => return Ok(Answer::Tunnel),
@@ -167,7 +168,20 @@ mod tests {
             ("HTTP/1.1 101 Switching\r\n\r\n", Err(Stage::ProxyRefused)),
             ("HTTP/1.1 2000 OK\r\n\r\n", Err(Stage::ProxyConnect)),
             ("HTTP/1.1 20 OK\r\n\r\n", Err(Stage::ProxyConnect)),
-            ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", Err(Stage::ProxyConnect)),
+            // Read as the RFC lets a recipient read it.
+            ("HTTP/1.1 200 OK\n\n", Ok(Answer::Tunnel)),
+            ("HTTP/1.0 200 OK\nA: b\r\n\n", Ok(Answer::Tunnel)),
+            ("HTTP/1.1  200 OK\r\n\r\n", Ok(Answer::Tunnel)),
+            ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", Ok(Answer::Tunnel)),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", Ok(Answer::Tunnel)),
+            ("HTTP/1.1 200 O\x01K\r\n\r\n", Ok(Answer::Tunnel)),
+            ("HTTP/1.2 200 OK\r\n\r\n", Ok(Answer::Tunnel)),
+            ("HTTP/1.1 403 No\n\n", Err(Stage::ProxyRefused)),
+            // In doubt.
+            ("HTTP/1.1 200 O\rK\r\n\r\n", Err(Stage::ProxyConnect)),
+            ("HTTP/1.1 200 OK\r\nA: \0\r\n\r\n", Err(Stage::ProxyConnect)),
+            ("HTTP/1.1 200 OK\r\n A: b\r\n\r\n", Err(Stage::ProxyConnect)),
+            ("HTTP/1.1 200 OK\r\nA\r\n\r\n", Err(Stage::ProxyConnect)),
         ] {
             let answer = check_answer(head.as_bytes()).map_err(|error| error.stage);
             assert_eq!(answer, expected, "{head:?}");

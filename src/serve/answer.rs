@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use crate::date::http_date;
+use crate::date::push_http_date;
 use crate::error::Error;
 use crate::http::request::{Rejection, Request};
 use crate::http::response::write_connection;
@@ -125,12 +125,13 @@ fn response(
     // Writing to a Vec cannot fail.
     let _ = write!(
         out,
-        "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: {content_type}\r\n\
-         Content-Length: {}\r\n{field}",
+        "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\
+         {field}Date: ",
         reason(status),
-        http_date(),
         body.len(),
     );
+    push_http_date(&mut out);
+    out.extend_from_slice(b"\r\n");
     match request {
         Some(request) => write_connection(&mut out, request, close),
         None => out.extend_from_slice(b"Connection: close\r\n"),

@@ -3,16 +3,16 @@
 use std::io;
 use std::time::Duration;
 
-use crate::config::Forwarded;
+use crate::config::{Forwarded, MAX_RESPONSE_HEAD_BYTES};
 use crate::error::{describe, is_close, Error, Stage};
-use crate::http::body::{self, BodyError, Sink, Source};
-use crate::http::fields::no_fields;
+use crate::http::body::{self, BodyError, Copied, Sink, Source};
 use crate::http::framing::Framing;
-use crate::http::head::HeadError;
+use crate::http::head::{HeadError, Reading};
 use crate::http::origin::Names;
 use crate::http::read::read_head;
 use crate::http::request::Request;
-use crate::http::response::{check_start_line, Changes, ResponseHead};
+use crate::http::response::{self, Changes, ResponseHead, RULES};
+use crate::net::budget::Budget;
 use crate::net::buffer::{Buffer, Outgoing};
 use crate::net::deadline::Deadline;
 use crate::net::reactor::now;
@@ -20,9 +20,6 @@ use crate::net::stream::Stream;
 use crate::report::log::Subject;
 use crate::serve::forward::{Failure, Progress};
 use crate::serve::worker::Worker;
-
-/// Interim responses before a final one; an upstream that sends more is not answering.
-const MAX_INTERIM: usize = 32;
 
 /// What the upstream gave.
 pub enum Answer {
@@ -83,21 +80,37 @@ impl Answering<'_> {
     /// Reads heads until a final one, then delivers its body.
     pub async fn run(self, received: &mut Buffer) -> Result<Answer, Failure> {
         let mut out = Outgoing::new();
-        for _ in 0..=MAX_INTERIM {
-            let length = read_head(self.upstream, received, check_start_line).await;
+        let mut was_faulty = false;
+        let mut budget = Budget::default();
+        loop {
+            let extent = read_head(self.upstream, received, RULES).await;
             self.progress.answered.set(!received.is_empty());
-            let length = length.map_err(|error| self.no_answer(error))?;
+            let extent = extent.map_err(|error| self.no_answer(error))?;
             self.progress.answered.set(true);
             self.deadline
                 .arm(self.worker.config.limits.response_timeout);
-            let next = self.take_head(&received.bytes()[..length], &mut out);
-            received.consume(length);
-            match next? {
-                Next::AnotherHead if out.is_empty() => {}
+            let head = &received.bytes()[..extent.length];
+            let next = response::read(head, extent.has_bare_lf, self.request, |head| {
+                was_faulty |= head.was_faulty;
+                self.take_head(&head, &mut out)
+            });
+            received.consume(extent.length);
+            match next.map_err(|problem| self.not_understood(&problem))?? {
                 Next::AnotherHead => {
-                    self.deliver(&mut out).await?;
-                    // A final response of our own may still follow.
-                    self.progress.delivered.set(false);
+                    // However many there are, each is delivered at once; but an upstream that
+                    // sends nothing else is not answering.
+                    let interim = &self.progress.interim_bytes;
+                    interim.set(interim.get() + extent.length);
+                    if interim.get() > MAX_RESPONSE_HEAD_BYTES {
+                        return Err(self.not_understood("interim responses without end"));
+                    }
+                    if !out.is_empty() {
+                        self.deliver(&mut out).await?;
+                        // A final response of our own may still follow.
+                        self.progress.delivered.set(false);
+                    }
+                    budget.draw(extent.length);
+                    budget.turn().await;
                 }
                 Next::Switch => {
                     self.deliver(&mut out).await?;
@@ -111,25 +124,24 @@ impl Answering<'_> {
                     promised,
                     downstream_persistent,
                 } => {
-                    let bytes = self.body(received, framing, downstream_framing, &mut out);
+                    let copied = self.body(received, framing, downstream_framing, &mut out);
+                    let copied = copied.await?;
                     return Ok(Answer::Delivered {
                         status,
-                        bytes: bytes.await?,
-                        upstream_persistent,
+                        bytes: copied.bytes,
+                        upstream_persistent: upstream_persistent
+                            && !was_faulty
+                            && !copied.was_faulty,
                         promised,
                         downstream_persistent,
                     });
                 }
             }
         }
-        Err(self.not_understood("too many interim responses"))
     }
 
-    /// Checks one head and writes what the client gets of it to `out`.
-    fn take_head(&self, head: &[u8], out: &mut Outgoing) -> Result<Next, Failure> {
-        let mut fields = no_fields();
-        let head = ResponseHead::parse(head, &mut fields, self.request);
-        let head = head.map_err(|problem| self.not_understood(&problem))?;
+    /// Writes what the client gets of one head to `out`.
+    fn take_head(&self, head: &ResponseHead<'_, '_>, out: &mut Outgoing) -> Result<Next, Failure> {
         let rewrite = &self.worker.config.rewrite;
         let edits = &rewrite.response_fields;
         let changes = Changes {
@@ -162,7 +174,7 @@ impl Answering<'_> {
         }
         let downstream_framing = head.downstream_framing(self.request);
         let downstream_persistent = self.request.persistent
-            && (self.request.upgrade.is_none() || self.goes_on_to_authenticate(&head))
+            && (self.request.upgrade.is_none() || self.goes_on_to_authenticate(head))
             && (!self.progress.bound || head.persistent)
             && self.progress.uploaded.get()
             && downstream_framing != Framing::UntilClose
@@ -201,12 +213,13 @@ impl Answering<'_> {
         framing: Framing,
         downstream_framing: Framing,
         out: &mut Outgoing,
-    ) -> Result<u64, Failure> {
+    ) -> Result<Copied, Failure> {
         let timeout = self.worker.config.limits.response_timeout;
         let source = Source {
             stream: self.upstream,
             received,
             framing,
+            reading: Reading::Lenient,
         };
         let sink = Sink {
             stream: self.downstream,

@@ -12,6 +12,7 @@ use crate::config::Limits;
 use crate::error::{describe, Error, Stage};
 use crate::http::body::{self, BodyError, Sink, Source};
 use crate::http::framing::Framing;
+use crate::http::head::Reading;
 use crate::http::origin::Names;
 use crate::http::request::{Rejection, Request};
 use crate::net::buffer::Outgoing;
@@ -97,6 +98,8 @@ pub struct Progress {
     pub answered: Cell<bool>,
     /// A part of a response may have been delivered.
     pub delivered: Cell<bool>,
+    /// The bytes of interim responses since anything else has moved.
+    pub interim_bytes: Cell<usize>,
 }
 
 impl Progress {
@@ -110,6 +113,7 @@ impl Progress {
             continued: Cell::default(),
             answered: Cell::default(),
             delivered: Cell::default(),
+            interim_bytes: Cell::default(),
         }
     }
 }
@@ -288,6 +292,7 @@ impl Exchange<'_> {
                     stream: downstream,
                     received: from_downstream,
                     framing: self.request.framing,
+                    reading: Reading::Strict,
                 };
                 let sink = Sink {
                     stream: upstream,
@@ -298,6 +303,7 @@ impl Exchange<'_> {
                 };
                 let moved = |bytes| {
                     deadline.arm(timeout);
+                    progress.interim_bytes.set(0);
                     progress
                         .continued
                         .set(progress.continued.get() || bytes > 0);

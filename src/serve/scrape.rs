@@ -8,9 +8,11 @@ use async_io::Timer;
 use smol::lock::Semaphore;
 use smol::LocalExecutor;
 
+use crate::config::MAX_HEAD_BYTES;
 use crate::http::fields::no_fields;
+use crate::http::head::Extent;
 use crate::http::read::read_head;
-use crate::http::request::{check_start_line, Rejection, RequestHead};
+use crate::http::request::{rules, Rejection, RequestHead};
 use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::socket::{is_momentary, Listener, Socket};
 use crate::net::stream::{Connection, Stream};
@@ -57,9 +59,9 @@ async fn answer(worker: Rc<Worker>, mut connection: Connection) {
     let Connection {
         stream, received, ..
     } = &mut connection;
-    let head = read_head(stream, received, check_start_line);
+    let head = read_head(stream, received, rules(MAX_HEAD_BYTES));
     let response = match deadline.limit(patience, head).await {
-        Ok(Ok(length)) => {
+        Ok(Ok(Extent { length, .. })) => {
             let response = response(&worker, &received.bytes()[..length]);
             received.consume(length);
             response.unwrap_or_else(|rejection| answer::rejected(&rejection))
@@ -77,11 +79,11 @@ async fn answer(worker: Rc<Worker>, mut connection: Connection) {
 }
 
 fn response(worker: &Worker, head: &[u8]) -> Result<Vec<u8>, Rejection> {
-    let mut fields = no_fields();
-    let head = RequestHead::parse(head, &mut fields, &[])?;
-    let path = head.target.split('?').next();
+    let (mut canonical, mut fields) = (Vec::new(), no_fields());
+    let head = RequestHead::parse(head, &mut canonical, &mut fields, &[])?;
+    let path = head.target.split(|&b| b == b'?').next();
     Ok(match (head.method, path) {
-        ("GET" | "HEAD", Some("/metrics")) => {
+        ("GET" | "HEAD", Some(b"/metrics")) => {
             answer::metrics(&head.request, &worker.registry.render())
         }
         _ => answer::not_found(&head.request),

@@ -9,12 +9,13 @@ use std::time::Instant;
 
 use futures_lite::future;
 
+use crate::config::MAX_HEAD_BYTES;
 use crate::http::fields::no_fields;
 use crate::http::framing::Framing;
-use crate::http::head::HeadError;
+use crate::http::head::{Extent, HeadError};
 use crate::http::origin::Names;
 use crate::http::read::{read_head, skip_empty_lines};
-use crate::http::request::{check_start_line, Protocol, Rejection, Request, RequestHead};
+use crate::http::request::{rules, Protocol, Rejection, Request, RequestHead};
 use crate::net::buffer::Outgoing;
 use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::reactor::{next_turn, now};
@@ -317,9 +318,9 @@ impl Session {
         let Connection {
             stream, received, ..
         } = &mut *connection;
-        let head = read_head(stream, received, check_start_line);
+        let head = read_head(stream, received, rules(MAX_HEAD_BYTES));
         let length = match self.deadline.limit(head_timeout, head).await {
-            Ok(Ok(length)) => length,
+            Ok(Ok(Extent { length, .. })) => length,
             Ok(Err(error)) => return no_request(error),
             Err(TimedOut) => {
                 return Err(Rejection {
@@ -337,15 +338,15 @@ impl Session {
     /// Checks one head, tells the log, and writes the head that goes upstream.
     fn take_head(&mut self, bytes: &[u8]) -> Result<Arrived, Rejection> {
         let config = &self.worker.config;
-        let mut fields = no_fields();
-        let head = RequestHead::parse(bytes, &mut fields, &config.rewrite.upgrades)?;
-        if config.health_path.as_deref() == Some(&*head.target)
-            && matches!(head.method, "GET" | "HEAD")
-        {
+        let (mut canonical, mut fields) = (Vec::new(), no_fields());
+        let upgrades = &config.rewrite.upgrades;
+        let head = RequestHead::parse(bytes, &mut canonical, &mut fields, upgrades)?;
+        let health_path = config.health_path.as_deref().map(str::as_bytes);
+        if health_path == Some(&*head.target) && matches!(head.method, "GET" | "HEAD") {
             // Not in the log: it is asked all the time.
             return Ok(Arrived::Health(head.request));
         }
-        let host = head.host.unwrap_or_default();
+        let host = head.host.as_deref().unwrap_or_default();
         log::request(self.number, head.method, &head.target, host);
         if let Some(protocol) = &head.request.upgrade {
             log::upgrade_request(self.number, protocol.name(), &head.target, host);

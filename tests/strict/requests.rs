@@ -376,15 +376,33 @@ pub(super) const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encodin
 pub(super) fn coding_values(tally: &mut Tally) {
     let body = "5\r\nhello\r\n0\r\n\r\n";
     let mut cases = Vec::new();
+    // A coding that is not known here is another matter than a list that is none (RFC 9112
+    // §6.1).
+    #[rustfmt::skip]
+    let unknown = [
+        "identity", "identity, chunked", "identity,chunked", "xchunked", "chunkedx", "chunke",
+        "x-chunked", "'chunked'", "chunked#", "gzip", "gzip, chunked", "gzip;q=1, chunked",
+        "deflate", "compress, chunked", "trailers", "cow", "0", "true", "gzip, deflate",
+    ];
+    for value in unknown {
+        let input = post(&format!("Transfer-Encoding: {value}\r\n"), body);
+        cases.push(refused(501, input));
+    }
+    for fields in [
+        "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: cow\r\nTransfer-encoding: chunked\r\n",
+        "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+    ] {
+        cases.push(refused(501, post(fields, body)));
+    }
     #[rustfmt::skip]
     let values = [
-        "", "identity", "chunked, identity", "identity, chunked", "identity,chunked",
-        "xchunked", "chunkedx", "chunke", "x-chunked", "chunk ed", "chunked chunked",
+        "", "chunked, identity", "chunk ed", "chunked chunked",
         "chunked, chunked", "chunked,chunked", "chunked,", ",chunked", ", chunked", ",",
-        "chunked;", "chunked;q=1", "chunked; q=0", "\"chunked\"", "'chunked'", "\"chunked",
-        "chunked\"", "[chunked]", "{chunked}", "(chunked)", "chunked#", "chunked:", ": chunked",
-        "=chunked", "chunked\\", "gzip", "gzip, chunked", "chunked, gzip", "deflate",
-        "compress, chunked", "trailers", "cow", "0", "true", "chunked\u{a0}", "\u{a0}chunked",
+        "chunked;", "chunked;q=1", "chunked; q=0", "\"chunked\"", "\"chunked",
+        "chunked\"", "[chunked]", "{chunked}", "(chunked)", "chunked:", ": chunked",
+        "=chunked", "chunked\\", "chunked, gzip", "gzip, chunked, gzip", "gzip,, chunked",
+        "gzip, chunked, chunked", "chunked\u{a0}", "\u{a0}chunked",
         "chun\u{212a}ed", "\u{ff43}hunked", "c\u{ff48}unked", "\u{feff}chunked", "chunked\u{0}",
         "\u{0}chunked", "\x0bchunked", "chunked\x0b", "\x0cchunked", "chunked\x0c",
         "chun\x08ked", "\x7fchunked", "chunked\r", "\rchunked", "chunked\n",
@@ -397,12 +415,9 @@ pub(super) fn coding_values(tally: &mut Tally) {
     let variants = [
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
-        "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nTransfer-encoding: cow\r\n",
-        "Transfer-Encoding: cow\r\nTransfer-encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nTransfer-Encoding:\r\n",
         "Transfer-Encoding:\r\nTransfer-Encoding: chunked\r\n",
-        "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding : chunked\r\n", "Transfer-Encoding\t: chunked\r\n",
         "Transfer-Encoding \t : chunked\r\n", "Transfer-Encoding\x0b: chunked\r\n",
         "Transfer-Encoding\x0c: chunked\r\n", "Transfer-Encoding\0: chunked\r\n",
@@ -471,7 +486,7 @@ pub(super) fn chunks(tally: &mut Tally) {
     #[rustfmt::skip]
     let sizes = [
         "", " ", "\t", " 5", "\t5", "  5", "\x0b5", "+5", "-5", "-0", "- 5", "0x5", "0X5", "x5",
-        "5x", "5h", "5_", "_5", "5_0", "5.", "5.0", "5 ", "5\t", "5 5", "5\t5", "5,5", "5:",
+        "5x", "5h", "5_", "_5", "5_0", "5.", "5.0", "5 5", "5\t5", "5 \t 5", "5 \0", "5,5", "5:",
         "\"5\"", "'5'", "g", "G", "\0", "5\0", "\u{ff15}", "5\u{a0}", "5\x7f",
         "10000000000000000", "10000000000000005", "fffffffffffffffff", "ffffffffffffffff0",
         "1ffffffffffffffff", "100000000000000000000000000000005", "[5]", "5]", "/5", "5\\",
@@ -506,7 +521,9 @@ pub(super) fn chunks(tally: &mut Tally) {
         ("5\r\nhello\r\n0\r\n\rX\r\n\r\n", "hello"),
         ("5\r\nhello\r\n-0\r\n\r\n", "hello"),
         ("5\r\nhello\r\n0x0\r\n\r\n", "hello"),
-        ("5\r\nhello\r\n0 \r\n\r\n", "hello"),
+        ("5\r\nhello\r\n0 \n\r\n", "hello"),
+        ("5 \nhello\r\n0\r\n\r\n", ""),
+        ("5 \r \nhello\r\n0\r\n\r\n", ""),
         ("5\r\nhello\r\n0;\n\r\n", "hello"),
         // Extensions that one parser would end at a bare LF, another at CRLF.
         ("5;\nhello\r\n0\r\n\r\n", ""),
@@ -545,6 +562,8 @@ pub(super) fn chunks(tally: &mut Tally) {
         "5 ;a\r\nhello\r\n0\r\n\r\n", "5\t;\ta = b\r\nhello\r\n0\r\n\r\n",
         "5;a=\"b;c\"\r\nhello\r\n0\r\n\r\n", "5;a=\"\\\"\"\r\nhello\r\n0\r\n\r\n",
         "5;a=\"0\\\\\";b\r\nhello\r\n0\r\n\r\n", "5;0=0\r\nhello\r\n0\r\n\r\n",
+        // As some senders pad their sizes.
+        "5 \r\nhello\r\n0\r\n\r\n", "5   \r\nhello\r\n0 \t\r\n\r\n",
     ];
     for body in bodies {
         cases.push(forwarded(format!("{CHUNKED}{body}"), &plain));
@@ -631,6 +650,9 @@ pub(super) fn fields(tally: &mut Tally) {
         cases.push(refused(400, get(line)));
         let in_front_of_host = format!("GET / HTTP/1.1\r\n{line}Host: a\r\n\r\n");
         cases.push(refused(400, in_front_of_host));
+        // The rest of the head is not waited for: it may never come.
+        let without_end = format!("GET / HTTP/1.1\r\nHost: a\r\n{line}");
+        cases.push(refused(400, without_end).alone());
     }
     // LF alone everywhere, and in each single place.
     let whole = get("A: b\r\n");
@@ -736,7 +758,8 @@ pub(super) fn host_values(tally: &mut Tally) {
         "a:80:80", "a::80", ":80", ":", "a:80,b", "a:80@b", "a:\u{ff18}0", "[::1", "::1",
         "::1]", "[]", "[a]", "[::1]a", "[::1]:b", "a[::1]", "[::1]:80:80", "a/b", "/a", "a/",
         "a\\b", "a?b", "a#b", "http://a", "//a", "%", "%4", "%zz", "a%", "\u{e9}", "a\u{2028}b",
-        "\"a\"", "<a>", "a|b", "a^b", "a`b", "{a}", "a\0", "a\x7f", "a\x0b",
+        "\"a\"", "<a>", "a|b", "a^b", "a`b", "{a}", "a\0", "a\x7f", "a\x0b", "[::1%]",
+        "[%eth0]", "[fe80::1%e/h]", "[fe80::1%a%b]", "[fe80::1%eth0", "fe80::1%eth0", "[a%b]",
     ];
     for host in hosts {
         let input = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
@@ -758,6 +781,18 @@ pub(super) fn host_values(tally: &mut Tally) {
     for value in ["a", "  a  ", "\ta\t"] {
         let input = format!("GET / HTTP/1.1\r\nHost:{value}\r\n\r\n");
         cases.push(forwarded(input, plain));
+    }
+    // A zone means something on the client's machine alone (RFC 6874 §4).
+    for (host, sent) in [
+        ("[fe80::1%eth0]", "[fe80::1]"),
+        ("[fe80::1%25eth0]:8080", "[fe80::1]:8080"),
+        ("[fe80::1%1]:", "[fe80::1]:"),
+    ] {
+        let sent = format!("GET / HTTP/1.1\r\nHost: {sent}\r\n\r\n");
+        let input = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        cases.push(forwarded(input, &sent));
+        let input = format!("GET http://{host}/ HTTP/1.1\r\nHost: b\r\n\r\n");
+        cases.push(forwarded(input, &sent));
     }
     cases.push(unchanged("GET / HTTP/1.1\r\nX: y\r\nhOsT: a\r\n\r\n"));
     // HTTP/1.0 may do without.
@@ -785,7 +820,9 @@ pub(super) fn target_forms(tally: &mut Tally) {
         "GET http://u@b/", "GET http://u:p@b/", "GET http://@b/", "GET http://b@/",
         "GET http://b:x/", "GET http://b:65536/", "GET http://b:80:80/", "GET http://b,c/",
         "GET http://b\\c/", "GET http://[::1/", "GET http://::1/", "GET http://b%/",
-        "GET http://\u{e9}/", "GET ftp://b/", "GET ws://b/", "GET file:///etc/passwd",
+        "GET http://\u{e9}/", "GET ftp://b/", "GET wsx://b/", "GET ws:/b/", "GET ws://",
+        "GET file:///etc/passwd", "GET /a#b", "GET /#", "GET #", "GET http://b/#c", "GET http://b#c",
+        "OPTIONS *#", "OPTIONS http://b#",
         "GET javascript:alert(1)", "GET data:,a", "GET ://b/", "GET  http://b/",
         "GET +http://b/", "GET htt\u{ff50}://b/",
     ];
@@ -827,6 +864,8 @@ pub(super) fn target_forms(tally: &mut Tally) {
         ),
         ("GET HTTP://b/", "GET / HTTP/1.1\r\nHost: b\r\n\r\n"),
         ("GET https://b/", "GET / HTTP/1.1\r\nHost: b\r\n\r\n"),
+        ("GET ws://b/p", "GET /p HTTP/1.1\r\nHost: b\r\n\r\n"),
+        ("GET WSS://b:1?q", "GET /?q HTTP/1.1\r\nHost: b:1\r\n\r\n"),
         ("GET http://b", "GET / HTTP/1.1\r\nHost: b\r\n\r\n"),
         ("GET http://b?q", "GET /?q HTTP/1.1\r\nHost: b\r\n\r\n"),
         ("GET http://b//c", "GET //c HTTP/1.1\r\nHost: b\r\n\r\n"),
@@ -858,8 +897,30 @@ pub(super) fn target_forms(tally: &mut Tally) {
         400,
         "GET http://b/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
     ));
-    cases.push(refused(400, b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n"));
-    cases.push(refused(400, b"GET /\xc0\x8a HTTP/1.1\r\nHost: a\r\n\r\n"));
+    // Any byte above ASCII goes on as it came, whatever encoding it is of.
+    let high: Vec<u8> = (0x80..=0xff).collect();
+    for high in [&b"\xff"[..], b"\xc0\x8a", b"\xd6\xd0\xce\xc4", &high] {
+        let line = [b"GET /a?q=".as_slice(), high, b" HTTP/1.1\r\n"].concat();
+        let origin = [&line, b"Host: b\r\n\r\n".as_slice()].concat();
+        cases.push(unchanged(&origin));
+        let absolute = [b"GET http://b".as_slice(), &origin[4..]].concat();
+        cases.push(forwarded(absolute, &origin));
+        let in_the_authority = replace(&line, b" /a", b" http://b");
+        let request = [&in_the_authority, b"Host: b\r\n\r\n".as_slice()].concat();
+        let query_only = replace(&origin, b" /a?", b" /?");
+        cases.push(forwarded(request, query_only));
+        let in_the_host = [
+            b"GET http://b".as_slice(),
+            high,
+            b"/ HTTP/1.1\r\nHost: b\r\n\r\n",
+        ];
+        cases.push(refused(400, in_the_host.concat()));
+        let not_a_path = [b"GET ".as_slice(), high, b" HTTP/1.1\r\nHost: b\r\n\r\n"];
+        cases.push(refused(400, not_a_path.concat()));
+        // What is wrong beside it stays wrong.
+        cases.push(refused(400, replace(&origin, b"/a", b"/\x7f")));
+        cases.push(refused(400, replace(&origin, b"Host", b" Host")));
+    }
     requests(tally, &[], cases);
 }
 
@@ -988,6 +1049,8 @@ pub(super) fn start_lines(tally: &mut Tally) {
         "\"GET\" / HTTP/1.1", "G\u{e9}T / HTTP/1.1", "GET:/ HTTP/1.1", "GET,/,HTTP/1.1",
         "GET\u{a0}/ HTTP/1.1", "GET / HTTP/1.1\u{a0}", "GET \"/\" HTTP/1.1",
         "GET / \"HTTP/1.1\"",
+        // No target; whatever the version, the line is at fault.
+        "GET  HTTP/1.1", "GET  HTTP/2.0", " / HTTP/2.0", "G,T / HTTP/2.0", "GET / HTTP/2",
     ];
     for line in lines {
         cases.push(refused(400, format!("{line}\r\n{rest}")));
@@ -1003,6 +1066,14 @@ pub(super) fn start_lines(tally: &mut Tally) {
         "POST /a HTTP/2.0",
     ] {
         cases.push(refused(505, format!("{line}\r\n{rest}")));
+    }
+    // A newer minor version is taken as the newest that is known (RFC 9112 §2.5).
+    for version in ["HTTP/1.2", "HTTP/1.3", "HTTP/1.9"] {
+        cases.push(forwarded(get("").replace("HTTP/1.1", version), get("")));
+        let body = post("Content-Length: 5\r\n", "hello");
+        cases.push(forwarded(body.replace("HTTP/1.1", version), body));
+        let missing = format!("GET / {version}\r\n\r\n");
+        cases.push(refused(400, missing));
     }
     // A simple request of HTTP/0.9 has no version and no fields.
     for line in ["GET /\r\n", "GET /\n", "GET / \r\n", "GET a\r\n"] {

@@ -89,6 +89,12 @@ impl Reply {
         self
     }
 
+    /// Delivered as `client`, and the upstream's connection is not used again: what it sent
+    /// had to be repaired.
+    fn repaired(send: impl AsRef<[u8]>, client: impl AsRef<[u8]>) -> Reply {
+        Reply::delivered(send, client).last()
+    }
+
     /// With more than a response, which spoils the upstream's connection.
     fn followed_by(mut self, surplus: impl AsRef<[u8]>) -> Reply {
         self.send.extend_from_slice(surplus.as_ref());
@@ -153,6 +159,10 @@ impl Reply {
                 status.starts_with("simple-proxy; error="),
                 "{what}: {received}"
             );
+        }
+        // The upstreams here send none.
+        if !is_bad_gateway && last.head.ends_with(b"\r\n\r\n") && last.status() >= 200 {
+            last = last.without_date();
         }
         match &self.client {
             Gets::Exactly(whole) => {
@@ -322,7 +332,7 @@ pub(super) fn answer_lines(tally: &mut Tally) {
         "HTTP/1.1 200000000000000000000 OK", "HTTP/1.1 099 No", "HTTP/1.1 000 No",
         "HTTP/1.1 2x0 OK", "HTTP/1.1 x00 OK", "HTTP/1.1 20x OK", "HTTP/1.1 +20 OK",
         "HTTP/1.1 -20 OK", "HTTP/1.1 2.0 OK", "HTTP/1.1 0x2 OK", "HTTP/1.1 \u{ff12}00 OK",
-        "HTTP/1.1  200 OK", "HTTP/1.1\t200 OK", "HTTP/1.1 \t200 OK", "HTTP/1.1 200\tOK",
+        "HTTP/1.1\t200 OK", "HTTP/1.1 \t200 OK", "HTTP/1.1 200\tOK",
         "HTTP/1.1200 OK", "HTTP/1.1 200OK", "HTTP/1.1 OK", "HTTP/1.1 OK 200", "HTTP/1.1",
         "HTTP/1.1 ", "HTTP/1", "HTTP/", "HTTP", "200 OK", "200", "OK", "HTTP/2.0 200 OK",
         "HTTP/2 200 OK", "HTTP/0.9 200 OK", "HTTP/11.1 200 OK", "HTTP/1.10 200 OK",
@@ -333,12 +343,10 @@ pub(super) fn answer_lines(tally: &mut Tally) {
         "\u{feff}HTTP/1.1 200 OK", "garbage", "<html>", "GET / HTTP/1.1", "SSH-2.0-OpenSSH_9.6",
         "220 a.example ESMTP", "-ERR unknown command",
         // What would split a response for a client that ends lines elsewhere
-        "HTTP/1.1 200 OK\rSet-Cookie: evil", "HTTP/1.1 200 OK\nSet-Cookie: evil",
-        "HTTP/1.1 200 OK\n\nEVIL", "HTTP/1.1 200 OK\n\r\nEVIL",
+        "HTTP/1.1 200 OK\rSet-Cookie: evil",
         "HTTP/1.1 200 OK\r\r\nSet-Cookie: evil", "HTTP/1.1 200 O\rK", "HTTP/1.1 200 \r",
         "HTTP/1.1 200 OK\r", "HTTP/1.1 200\rOK", "HTTP/1.1 200\nOK", "HTTP/1.1 200 O\0K",
-        "HTTP/1.1 200 O\x08K", "HTTP/1.1 200 O\x0bK", "HTTP/1.1 200 O\x1b[2JK",
-        "HTTP/1.1 200 O\x7fK", "HTTP/1.1 200 OK\r\n evil", "HTTP/1.1 200 OK\r\n\tevil",
+        "HTTP/1.1 200 OK\r\n evil", "HTTP/1.1 200 OK\r\n\tevil",
         "HTTP/1.1 200 OK\r\nevil",
     ];
     for line in lines {
@@ -361,6 +369,14 @@ pub(super) fn answer_lines(tally: &mut Tally) {
         ),
         ("HTTP/1.1 299 ~!@", "HTTP/1.1 299 ~!@"),
         ("HTTP/1.1 599 200 OK", "HTTP/1.1 599 200 OK"),
+        // A newer minor version is taken as the newest that is known (RFC 9112 §2.5).
+        ("HTTP/1.2 200 OK", "HTTP/1.1 200 OK"),
+        ("HTTP/1.9 200", "HTTP/1.1 200 "),
+        // A reason may hold any byte above ASCII.
+        (
+            "HTTP/1.1 404 \u{627e}\u{4e0d}\u{5230}",
+            "HTTP/1.1 404 \u{627e}\u{4e0d}\u{5230}",
+        ),
         (
             "HTTP/1.1 400 HTTP/1.1 200 OK",
             "HTTP/1.1 400 HTTP/1.1 200 OK",
@@ -370,6 +386,28 @@ pub(super) fn answer_lines(tally: &mut Tally) {
             format!("{line}\r\n{rest}"),
             format!("{sent}\r\n{rest}"),
         ));
+    }
+    for (line, sent) in [
+        ("HTTP/1.1  200 OK", "HTTP/1.1 200 OK"),
+        ("HTTP/1.1   200 OK", "HTTP/1.1 200 OK"),
+        ("HTTP/1.1 200  OK", "HTTP/1.1 200 OK"),
+        ("HTTP/1.2  200  OK", "HTTP/1.1 200 OK"),
+        ("HTTP/1.1 200 O\x08K", "HTTP/1.1 200 O K"),
+        ("HTTP/1.1 200 O\x0b\x7fK", "HTTP/1.1 200 O  K"),
+        ("HTTP/1.1 200 O\x1b[2JK", "HTTP/1.1 200 O [2JK"),
+        ("HTTP/1.1 200 \x01OK\x02", "HTTP/1.1 200 OK"),
+        (
+            "HTTP/1.1 200 OK\nSet-Cookie: a",
+            "HTTP/1.1 200 OK\r\nSet-Cookie: a",
+        ),
+    ] {
+        let (send, sent) = (format!("{line}\r\n{rest}"), format!("{sent}\r\n{rest}"));
+        all.push(Reply::repaired(&send, &sent));
+        all.push(Reply::repaired(send.replace("\r\n", "\n"), &sent));
+        let old = sent.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+        all.push(Reply::repaired(&send, old).to(ASK_OLD));
+        let without_body = (send.replace("hello", ""), sent.replace("hello", ""));
+        all.push(Reply::repaired(without_body.0, without_body.1).to(ASK_HEAD));
     }
     let old = format!("HTTP/1.0 200 OK\r\n{rest}");
     all.push(Reply::delivered(old, hello("")).last());
@@ -382,26 +420,97 @@ pub(super) fn answer_fields(tally: &mut Tally) {
     let mut all = Vec::new();
     #[rustfmt::skip]
     let lines = [
-        "A : b\r\n", "A\t: b\r\n", " A: b\r\n", "\tA: b\r\n", "A: b\r\n c\r\n",
-        "A: b\r\n\tc\r\n", "A:\r\n b\r\n", "A: b\r\n \r\n", "A\r\n", ": b\r\n", ":\r\n",
-        "A B: c\r\n", "A(: b\r\n", "A\"B: c\r\n", "A@B: c\r\n", "\u{e9}: b\r\n", "A: b\n",
-        "A: b\rB: c\r\n", "A: b\r\r\n", "A:\rb\r\n", "\rA: b\r\n", "\nA: b\r\n", "A\r: b\r\n",
-        "A\0: b\r\n", "A: \0\r\n", "A: b\0c\r\n", "A: b\x01c\r\n", "A: b\x08c\r\n",
-        "A: b\x0bc\r\n", "A: b\x0cc\r\n", "A: b\x1bc\r\n", "A: b\x7f\r\n", "A\x7f: b\r\n",
-        "Set-Cookie : a=b\r\n", "Content-Length : 5\r\n", "Transfer-Encoding : chunked\r\n",
-        "Transfer-Encoding:\r\n chunked\r\n", "A: b\nContent-Length: 0\r\n", "A: b\n\nEVIL\r\n",
-        "A: b\r\n\nEVIL\r\n",
+        " A: b\r\n", "\tA: b\r\n", "A\r\n", "A\r\n : b\r\n", ": b\r\n", " : b\r\n",
+        ":\r\n", "A B: c\r\n", "A B : c\r\n", "A(: b\r\n", "A\"B: c\r\n", "A@B: c\r\n",
+        "\u{e9}: b\r\n", "A: b\rB: c\r\n", "A: b\r\r\n", "A:\rb\r\n", "\rA: b\r\n", "A\r: b\r\n",
+        "A: b\r\n c\rd\r\n", "A\0: b\r\n", "A: \0\r\n", "A: b\0c\r\n", "A: b\r\n \0\r\n",
+        "A\x7f: b\r\n", "A\x0b: b\r\n", "Transfer-Encoding : gzip\r\n",
+        "Transfer-Encoding: chun\r\n ked\r\n", "Transfer-Encoding: chunked\r\n , gzip\r\n",
+        "A: b\nContent-Length: 0\r\n", "Content-Length : 6\r\n", "Content-Length: \r\n 6\r\n",
+        "Content-Length: 5\r\n 5\r\n",
     ];
     for line in lines {
         all.push(Reply::bad(hello(line)));
         let in_front = format!("HTTP/1.1 200 OK\r\n{line}Content-Length: 5\r\n\r\nhello");
         all.push(Reply::bad(in_front));
     }
-    all.push(Reply::bad(hello("A: b\r\n").replace("\r\n", "\n")));
-    all.push(Reply::bad(hello("A: b\r\n").replace("\r\n\r\n", "\n\n")));
-    all.push(Reply::bad(hello("A: b\r\n").replace("\r\n\r\n", "\r\n\n")));
-    all.push(Reply::bad(hello(&"X: y\r\n".repeat(128))));
+    // In front of the first field a fold folds nothing.
+    for line in [" \r\n", "\t\r\n", " \n"] {
+        let send = format!("HTTP/1.1 200 OK\r\n{line}Content-Length: 5\r\n\r\nhello");
+        all.push(Reply::bad(send));
+    }
+    for (line, sent) in [
+        ("A : b\r\n", "A: b\r\n"),
+        ("A\t \t: b\r\n", "A: b\r\n"),
+        ("A: b\r\n c\r\n", "A: b c\r\n"),
+        ("A: b \r\n\t c\r\n  d\r\n", "A: b c d\r\n"),
+        ("A:\r\n b\r\n", "A: b\r\n"),
+        ("A: b\r\n \r\n", "A: b\r\n"),
+        ("A: b\r\n B: c\r\n", "A: b B: c\r\n"),
+        ("A: b\n", "A: b\r\n"),
+        ("A: b\n c\n", "A: b c\r\n"),
+        ("A: b\nB: c\r\n", "A: b\r\nB: c\r\n"),
+        ("A: b\x01c\r\n", "A: b c\r\n"),
+        ("A: b\x08\x0b\x0c\x1b\x7fc\r\n", "A: b     c\r\n"),
+        ("A: b\x7f\r\n", "A: b\r\n"),
+        ("A: \x01b\tc\x02 \r\n", "A: b\tc\r\n"),
+        ("Set-Cookie : a=b\r\n", "Set-Cookie: a=b\r\n"),
+        ("Connection : x-a\r\nX-A: 1\r\n", ""),
+        ("Connection:\r\n x-a\r\nX-A: 1\r\n", ""),
+        ("Content-Length : 5\r\n", ""),
+        ("Content-Length:\n 5\r\n", ""),
+    ] {
+        let (send, sent) = (hello(line), hello(sent));
+        all.push(Reply::repaired(&send, &sent));
+        all.push(Reply::repaired(send.replace("\r\n", "\n"), &sent));
+        all.push(Reply::repaired(send.replace("\r\n\r\n", "\n\n"), &sent));
+        all.push(Reply::repaired(send.replace("\r\n\r\n", "\r\n\n"), &sent));
+        let old = sent.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+        all.push(Reply::repaired(&send, old).to(ASK_OLD));
+        let without_body = (send.replace("hello", ""), sent.replace("hello", ""));
+        all.push(Reply::repaired(without_body.0, without_body.1).to(ASK_HEAD));
+        let not_modified = (
+            send.replace("200 OK", "304 No"),
+            sent.replace("200 OK", "304 No"),
+        );
+        let not_modified = (
+            not_modified.0.replace("hello", ""),
+            not_modified.1.replace("hello", ""),
+        );
+        all.push(Reply::repaired(not_modified.0, not_modified.1));
+    }
+    // A lone LF may end a head where the application meant none: then what follows is content,
+    // and answers nobody else.
+    for split in ["A: b\n\nhello", "A: b\r\n\nhello", "A: b\n\r\nhello"] {
+        let send = format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n{split}");
+        all.push(Reply::repaired(send, hello("A: b\r\n")).followed_by(EVIL));
+    }
+    // A coding in disguise is one, and chunks win.
+    for line in [
+        "Transfer-Encoding : chunked\r\n",
+        "Transfer-Encoding:\r\n chunked\r\n",
+    ] {
+        let whole = format!("{IN_CHUNKS}5\r\nhello\r\n0\r\n\r\n");
+        all.push(Reply::broken(hello(line), &whole));
+        let send = format!("HTTP/1.1 200 OK\r\n{line}\r\n5\r\nhello\r\n0\r\n\r\n");
+        all.push(Reply::repaired(send, whole));
+    }
+    // As many fields and bytes as an upstream may need for its cookies.
+    for count in [128, 150, 511] {
+        let many = hello(&"Set-Cookie: a=b\r\n".repeat(count));
+        all.push(Reply::delivered(&many, &many));
+    }
+    let size = hello(&format!("X: {}\r\n", "")).len() - "hello".len();
+    for length in [40_000, 100_000, 256 * 1024 - size] {
+        let large = hello(&format!("X: {}\r\n", "x".repeat(length)));
+        all.push(Reply::delivered(&large, &large));
+    }
+    let large = format!("X: {}\r\n", "x".repeat(256 * 1024 - size + 1));
+    all.push(Reply::bad(hello(&large)));
+    all.push(Reply::bad(hello(&"X: y\r\n".repeat(512))));
+    all.push(Reply::bad(hello(&"X : y\r\n".repeat(512))));
     all.push(Reply::bad(hello(&"X: y\r\n".repeat(10_000))));
+    all.push(Reply::bad(hello(&"X: y\n".repeat(100_000))));
     all.push(Reply::bad(hello(&format!(
         "X: {}\r\n",
         "x".repeat(1 << 20)
@@ -454,9 +563,9 @@ pub(super) fn answer_framing(tally: &mut Tally) {
     let with = |fields: &str, body: &str| format!("HTTP/1.1 200 OK\r\n{fields}\r\n{body}");
     #[rustfmt::skip]
     let variants = [
-        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
-        "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n",
+        "Content-Length: x\r\nTransfer-Encoding: chunked\r\n",
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\nContent-Length: 6\r\n",
+        "Content-Length: 5\r\nTransfer-Encoding: gzip, chunked\r\n",
         "Content-Length: 15\r\nTransfer-Encoding: identity\r\n",
         "Content-Length: 5\r\nContent-Length: 6\r\n",
         "Content-Length: 0\r\nContent-Length: 5\r\n",
@@ -472,7 +581,7 @@ pub(super) fn answer_framing(tally: &mut Tally) {
         "Transfer-Encoding: chunked, gzip\r\n", "Transfer-Encoding: chunked, identity\r\n",
         "Transfer-Encoding: chunked, chunked\r\n", "Transfer-Encoding: chunked,\r\n",
         "Transfer-Encoding: xchunked\r\n", "Transfer-Encoding: \"chunked\"\r\n",
-        "Transfer-Encoding: chunked;q=1\r\n", "Transfer-Encoding: \x0bchunked\r\n",
+        "Transfer-Encoding: chunked;q=1\r\n", "Transfer-Encoding: chun\x0bked\r\n",
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
         "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
@@ -486,8 +595,32 @@ pub(super) fn answer_framing(tally: &mut Tally) {
         let not_modified = with(fields, "").replace("200 OK", "304 Not Modified");
         all.push(Reply::bad(not_modified));
     }
+    // Both framings: chunks win, and only they are told (RFC 9112 §6.3). In HTTP/1.0 chunks
+    // are a mistake that is made (§6.1).
     let chunked = with("Transfer-Encoding: chunked\r\n", body);
-    all.push(Reply::bad(chunked.replace("HTTP/1.1", "HTTP/1.0")));
+    for send in [
+        chunked.replace("HTTP/1.1", "HTTP/1.0"),
+        with("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", body),
+        with("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", body),
+        with("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n", body),
+    ] {
+        all.push(Reply::repaired(&send, &chunked));
+        all.push(Reply::repaired(send.replace("\r\n", "\n"), &chunked));
+        let to_old = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello";
+        all.push(Reply::repaired(&send, to_old).to(ASK_OLD));
+        let (head, sent) = (send.replace(body, ""), chunked.replace(body, ""));
+        all.push(Reply::repaired(&head, &sent).to(ASK_HEAD));
+        let not_modified = |head: &str| head.replace("200 OK", "304 Not Modified");
+        all.push(Reply::repaired(not_modified(&head), not_modified(&sent)));
+        let no_content = head.replace("200 OK", "204 No Content");
+        all.push(Reply::repaired(
+            no_content,
+            "HTTP/1.1 204 No Content\r\n\r\n",
+        ));
+    }
+    let in_old = chunked.replace("HTTP/1.1", "HTTP/1.0");
+    let broken = in_old.replace("5\r\nhello", "X\r\nhello");
+    all.push(Reply::broken(broken, &chunked));
     for fields in [
         "Content-Length: 5\r\n",
         "Content-Length:5\r\n",
@@ -528,7 +661,39 @@ pub(super) fn answer_framing(tally: &mut Tally) {
         ),
     ] {
         let (send, sent) = (format!("{IN_CHUNKS}{body}"), format!("{IN_CHUNKS}{sent}"));
+        all.push(Reply::delivered(&send, &sent));
+        // With LF alone for the ends of all lines, and of those behind the head.
+        all.push(Reply::repaired(send.replace("\r\n", "\n"), &sent));
+        let body = body.replace("\r\n", "\n");
+        all.push(Reply::repaired(format!("{IN_CHUNKS}{body}"), &sent));
+    }
+    for (body, sent) in [
+        // As some servers pad their sizes: no fault.
+        ("5   \r\nhello\r\n0 \t\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        ("5 ;a\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+    ] {
+        let (send, sent) = (format!("{IN_CHUNKS}{body}"), format!("{IN_CHUNKS}{sent}"));
         all.push(Reply::delivered(send, sent));
+    }
+    for (body, sent) in [
+        ("5\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        ("5;a\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        ("5\r\nhello\n0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        ("5\r\nhello\r\n0\n\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        ("5\r\nhello\r\n0\r\n\n", "5\r\nhello\r\n0\r\n\r\n"),
+        ("0\r\nX: 1\n\r\n", "0\r\nX: 1\r\n\r\n"),
+        ("0\r\nX : 1\r\n\r\n", "0\r\nX: 1\r\n\r\n"),
+        (
+            "0\r\nX: 1\r\n 2\r\nY: \x013\r\n\r\n",
+            "0\r\nX: 1 2\r\nY: 3\r\n\r\n",
+        ),
+        ("0\r\nHost : b\r\nContent-Length\t: 5\r\n\r\n", "0\r\n\r\n"),
+    ] {
+        let (send, sent) = (format!("{IN_CHUNKS}{body}"), format!("{IN_CHUNKS}{sent}"));
+        all.push(Reply::repaired(&send, sent));
+        let content = if body.contains("hello") { "hello" } else { "" };
+        let to_old = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{content}");
+        all.push(Reply::repaired(send, to_old).to(ASK_OLD));
     }
     // HTTP/1.0 knows no chunks; and only the upstream's end delimits the others.
     let chunks = format!("{IN_CHUNKS}{body}");
@@ -601,12 +766,11 @@ pub(super) fn answers_cut(tally: &mut Tally) {
         "X\r\nhello\r\n0\r\n\r\n", "\r\n0\r\n\r\n", " 5\r\nhello\r\n0\r\n\r\n",
         "+5\r\nhello\r\n0\r\n\r\n", "-5\r\nhello\r\n0\r\n\r\n", "0x5\r\nhello\r\n0\r\n\r\n",
         "5_0\r\nhello\r\n0\r\n\r\n", "10000000000000005\r\nhello\r\n0\r\n\r\n",
-        "5\nhello\r\n0\r\n\r\n", "5;a\nhello\r\n0\r\n\r\n", "5;a=\"\n\"\r\nhello\r\n0\r\n\r\n",
-        "5;a\rb\r\nhello\r\n0\r\n\r\n", "5\r\nhello\n0\r\n\r\n", "5\r\nhello0\r\n\r\n",
+        "5\rhello\r\n0\r\n\r\n", "5 5\r\nhello\r\n0\r\n\r\n", "5;a=\"\n\"\r\nhello\r\n0\r\n\r\n",
+        "5;a\rb\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r0\r\n\r\n", "5\r\nhello0\r\n\r\n",
+         "5\r\nhello\n\n0\r\n\r\n",
         "5\r\nhelloXX0\r\n\r\n", "4\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n\r\n0\r\n\r\n",
-        "5\r\nhello\r\n-0\r\n\r\n", "5\r\nhello\r\n0\n\r\n", "5\r\nhello\r\n0\r\n\n",
-        "5\r\nhello\r\n0\r\nX : 1\r\n\r\n", "5\r\nhello\r\n0\r\n X: 1\r\n\r\n",
-        "5\r\nhello\r\n0\r\nX: 1\r\n 2\r\n\r\n", "5\r\nhello\r\n0\r\nX: 1\n\r\n",
+        "5\r\nhello\r\n-0\r\n\r\n", "5\r\nhello\r\n0\r\n X: 1\r\n\r\n",
         "5\r\nhello\r\n0\r\nX\r\n\r\n", "5\r\nhello\r\n0\r\nX: \0\r\n\r\n",
         "5\r\nhello\r\n0\r\nX: a\rb\r\n\r\n", "5\r\nhello\r\nHTTP/1.1 200 OK\r\n\r\n",
     ];
@@ -688,7 +852,8 @@ pub(super) fn interim(tally: &mut Tally) {
         "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nLink: </b>\r\n\r\n",
         "HTTP/1.1 199 What\r\n\r\n",
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 103 Again\r\n\r\n",
-        &"HTTP/1.1 102 Processing\r\n\r\n".repeat(20),
+        &"HTTP/1.1 102 Processing\r\n\r\n".repeat(40),
+        &"HTTP/1.1 104 Upload Resumption Supported\r\nX: y\r\n\r\n".repeat(500),
     ] {
         let whole = format!("{heads}{last}");
         all.push(Reply::delivered(&whole, &whole));
@@ -709,17 +874,31 @@ pub(super) fn interim(tally: &mut Tally) {
     }
     for request in [ASK, ASK_OLD] {
         // Without end; the upstream would go on for as long as it is read.
-        let without_end = "HTTP/1.1 102 Processing\r\n\r\n".repeat(5000);
+        let without_end = "HTTP/1.1 102 Processing\r\n\r\n".repeat(20_000);
         all.push(Reply::bad(without_end).to(request));
-        let without_end = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(1000);
+        let without_end = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(10_000);
         all.push(Reply::bad(without_end).to(request));
     }
+    // A fault in any of them is one of the connection.
+    for (head, sent) in [
+        ("HTTP/1.1 103 Early Hints\r\nA : b\r\n\r\n", "A: b\r\n"),
+        (
+            "HTTP/1.1 103 Early Hints\r\nA: b\r\n c\r\n\r\n",
+            "A: b c\r\n",
+        ),
+        ("HTTP/1.1 103 Early Hints\r\nA: \x01\r\n\r\n", "A: \r\n"),
+        ("HTTP/1.1  103 Early Hints\r\n\r\n", ""),
+        ("HTTP/1.1 103 Early Hints\n\n", ""),
+    ] {
+        let sent = format!("HTTP/1.1 103 Early Hints\r\n{sent}\r\n{last}");
+        all.push(Reply::repaired(format!("{head}{last}"), sent));
+        let old = last.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+        all.push(Reply::repaired(format!("{head}{last}"), old).to(ASK_OLD));
+    }
     for head in [
-        "HTTP/1.1 103 Early Hints\r\nA : b\r\n\r\n",
-        "HTTP/1.1 103 Early Hints\r\nA: b\r\n c\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\n A: b\r\n\r\n",
         "HTTP/1.1 103 Early Hints\r\nA: \0\r\n\r\n",
         "HTTP/1.1 103 Early\rHints\r\n\r\n",
-        "HTTP/1.1 103 Early Hints\n\n",
         "HTTP/1.1 1 Hint\r\n\r\n",
         "HTTP/1.1 1030 Hints\r\n\r\n",
     ] {
@@ -744,13 +923,27 @@ pub(super) fn interim(tally: &mut Tally) {
         "Connection: Upgrade\r\nUpgrade: websocket/13\r\n",
         "Connection: Upgrade\r\nUpgrade: websockets\r\n",
         "Connection: Upgrade\r\nUpgrade: websoc\u{212a}et\r\n",
-        "Connection: Upgrade\r\nUpgrade : websocket\r\n",
         "Connection: Upgrade\r\nUpgrade: web\r\n socket\r\n",
+        "Connection: Upgrade\r\nUpgrade: web\x01socket\r\n",
         "Connection: Upgrade\r\nUpgrade: websocket\0\r\n",
     ];
     for fields in variants {
         all.push(Reply::bad(switch(fields)).to(ASK_UPGRADE));
         all.push(Reply::bad(switch(fields) + EVIL).to(ASK_UPGRADE));
+    }
+    let sent = switch("Upgrade: websocket\r\nConnection: Upgrade\r\n");
+    for send in [
+        switch(right),
+        switch(right).replace("\r\n", "\n"),
+        switch(right).replace("\r\n\r\n", "\n\n"),
+        switch(right).replace("1.1 ", "1.1  "),
+        switch(right).replace("Upgrade:", "Upgrade\t:"),
+        switch(right).replace("Upgrade:", "Upgrade:\r\n"),
+        switch(right).replace("websocket", "websocket\x01"),
+        switch(right).replace("HTTP/1.1", "HTTP/1.2"),
+    ] {
+        // What follows goes through the tunnel, on the same connection.
+        all.push(Reply::delivered(send, &sent).to(ASK_UPGRADE));
     }
     let wrong_line = switch(right).replace("101 ", "1010 ");
     all.push(Reply::bad(wrong_line).to(ASK_UPGRADE));
