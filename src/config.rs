@@ -37,6 +37,8 @@ pub struct Config {
     pub health_path: Option<String>,
     /// Where Prometheus finds the metrics.
     pub metrics: Option<SocketAddr>,
+    /// Where the status page is served.
+    pub status: Option<SocketAddr>,
     /// What is logged, and how.
     pub log: LogSettings,
 }
@@ -228,6 +230,16 @@ pub enum Verbosity {
     Normal,
     /// Each connection in detail.
     Verbose,
+}
+
+impl Route {
+    /// The proxy on the way, if there is one.
+    pub fn proxy(&self) -> Option<&Proxy> {
+        match self {
+            Route::Direct => None,
+            Route::Socks5(proxy) | Route::Connect(proxy) => Some(proxy),
+        }
+    }
 }
 
 impl fmt::Display for Route {

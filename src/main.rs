@@ -2,6 +2,7 @@
 //! signals end them.
 
 use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,12 +11,16 @@ use futures_lite::StreamExt;
 
 use simple_proxy::check;
 use simple_proxy::cli::resolve::{resolve, Command};
+use simple_proxy::cli::settings::Setting;
 use simple_proxy::config::Config;
 use simple_proxy::error::describe;
 use simple_proxy::report::log;
+use simple_proxy::report::status::Board;
 use simple_proxy::route::dial::Dialer;
+use simple_proxy::serve::listen;
 use simple_proxy::serve::notify::{notify, Status};
-use simple_proxy::serve::{listen, server};
+use simple_proxy::serve::scrape::Pages;
+use simple_proxy::serve::server::{self, Watched};
 
 /// A bad flag or setting.
 const USAGE: u8 = 2;
@@ -27,7 +32,7 @@ fn main() -> ExitCode {
     let args = std::env::args_os().skip(1);
     match resolve(args, |name| std::env::var_os(name)) {
         Ok(Command::Print(text)) => print(&text),
-        Ok(Command::Serve(config)) => match serve(*config) {
+        Ok(Command::Serve(config, settings)) => match serve(*config, settings) {
             Ok(()) => ExitCode::SUCCESS,
             Err(problem) => complain(CANNOT_RUN, &format!("simple-proxy: {problem}")),
         },
@@ -65,14 +70,19 @@ fn complain(status: u8, problem: &str) -> ExitCode {
     ExitCode::from(status)
 }
 
-fn serve(mut config: Config) -> Result<(), String> {
+fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
     log::init(config.log);
     let listeners = listen::listeners(&config.listen, config.threads)?;
     std::panic::set_hook(Box::new(|panic| {
         log::panicked(&panic.to_string());
         log::flush();
     }));
-    let metrics = config.metrics.map(listen::metrics).transpose()?;
+    let listen_on = |flag, address: Option<SocketAddr>| {
+        let listener = address.map(|address| listen::watched(flag, address));
+        listener.transpose()
+    };
+    let metrics = listen_on("--metrics-listen", config.metrics)?;
+    let status = listen_on("--status-listen", config.status)?;
     share_out_descriptors(&mut config, raise_descriptor_limit());
 
     let mut signals = Signals::new([Signal::Term, Signal::Int])
@@ -83,13 +93,25 @@ fn serve(mut config: Config) -> Result<(), String> {
         .iter()
         .filter_map(|listener| listener.local_addr().ok())
         .collect();
-    let metrics_address = metrics
-        .as_ref()
-        .and_then(|listener| listener.local_addr().ok());
+    let address_of = |listener: &Option<TcpListener>| {
+        let listener = listener.as_ref();
+        listener.and_then(|listener| listener.local_addr().ok())
+    };
+    let (metrics_address, status_address) = (address_of(&metrics), address_of(&status));
+    let board = status.is_some().then(|| {
+        let board = Board::new(config.clone(), settings, addresses.clone());
+        Arc::new(board)
+    });
+    let metrics = metrics.map(|listener| (listener, Pages::Metrics));
+    let status = status.map(|listener| (listener, Pages::Status));
+    let watched = Watched {
+        listeners: metrics.into_iter().chain(status).collect(),
+        board,
+    };
     let ready = {
         let config = config.clone();
         move || {
-            log::started(&addresses, metrics_address, &config);
+            log::started(&addresses, metrics_address, status_address, &config);
             notify(Status::Ready);
             log::flush_waiting();
         }
@@ -105,7 +127,7 @@ fn serve(mut config: Config) -> Result<(), String> {
         });
         reason
     };
-    server::run(config, dialer, listeners, metrics, ready, shutdown)
+    server::run(config, dialer, listeners, watched, ready, shutdown)
         .map_err(|error| describe(&error))
 }
 

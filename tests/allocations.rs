@@ -15,7 +15,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use simple_proxy::cli::resolve::{resolve, Command};
 use simple_proxy::report::log;
 use simple_proxy::route::dial::Dialer;
-use simple_proxy::serve::{listen, server};
+use simple_proxy::serve::listen;
+use simple_proxy::serve::server::{self, Watched};
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
@@ -171,7 +172,7 @@ fn serve(upstream: SocketAddr) -> std::io::Result<SocketAddr> {
         "1",
     ];
     let args = args.into_iter().map(OsString::from);
-    let Ok(Command::Serve(config)) = resolve(args, |_| None) else {
+    let Ok(Command::Serve(config, _)) = resolve(args, |_| None) else {
         return Err(std::io::Error::other("the settings are good"));
     };
     log::init(config.log);
@@ -187,7 +188,7 @@ fn serve(upstream: SocketAddr) -> std::io::Result<SocketAddr> {
             config,
             dialer,
             listeners,
-            None,
+            Watched::default(),
             ready,
             std::future::pending(),
         )

@@ -17,6 +17,7 @@ mod rooms;
 mod route;
 mod settings;
 mod shared;
+mod status;
 mod strict;
 mod support;
 mod upgrade;
@@ -119,6 +120,11 @@ fn main() {
             a_login_over_tls_is_for_one_name,
             many_logins_at_once_and_strangers_between,
             an_offer_alone_binds_nothing;
+        status:
+            the_page_is_for_people_at_this_machine,
+            the_metrics_port_has_no_page,
+            the_numbers_are_those_of_the_program,
+            failures_name_their_cause_and_the_remedy;
         drain:
             sigterm_finishes_what_is_open,
             sigterm_ends_idle_connections_and_relays_in_time,

@@ -12,7 +12,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,17 @@ pub fn trials() -> Vec<Trial> {
         &needs,
         ssh_carries_and_names_a_dead_target,
     ));
+    let needs = [Need::Command("chromium"), Need::Command("node")];
+    trials.push(trial("chromium_shows_the_status_page", &needs, || {
+        let _turn = one_browser();
+        let profile = open_folder("profile");
+        crate::status::a_browser_shows_what_happens(|url| {
+            let mut command = command("node");
+            command.arg(script_path("status.mjs")).arg(url);
+            command.arg(&profile.0);
+            command
+        });
+    }));
     trials.push(trial(
         "promtool_has_no_complaint",
         &[Need::Command("promtool")],
@@ -956,11 +967,14 @@ fn websocket_trial(client: Talker, via: Option<Proxying>, with_tls: bool) -> Tri
     trial(&name, &needs, move || websocket(client, via, with_tls))
 }
 
-fn websocket(client: Talker, via: Option<Proxying>, with_tls: bool) {
-    // One browser at a time is as much as a small machine bears.
+/// One browser at a time is as much as a small machine bears.
+fn one_browser() -> MutexGuard<'static, ()> {
     static BROWSER: Mutex<()> = Mutex::new(());
-    let _turn = matches!(client, Talker::Chromium)
-        .then(|| BROWSER.lock().unwrap_or_else(PoisonError::into_inner));
+    BROWSER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn websocket(client: Talker, via: Option<Proxying>, with_tls: bool) {
+    let _turn = matches!(client, Talker::Chromium).then(one_browser);
     let origin = websocket_origin(with_tls);
     let server = via.map(|via| (via, via.start(true)));
     let (route, flags) = match &server {

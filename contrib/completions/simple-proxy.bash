@@ -23,7 +23,7 @@ _simple_proxy() {
             --host-header | --upgrade | --connect-timeout | --head-timeout | \
             --response-timeout | --keepalive-timeout | --tunnel-timeout | \
             --drain-timeout | --upstream-idle | --threads | --max-connections | \
-            --health-path | --metrics-listen | --check-path)
+            --health-path | --metrics-listen | --status-listen | --check-path)
             return
             ;;
         *)
@@ -33,8 +33,9 @@ _simple_proxy() {
                 --tls-verify --tls-ca --host-header --upgrade --forwarded
                 --connect-timeout --head-timeout --response-timeout
                 --keepalive-timeout --tunnel-timeout --drain-timeout --upstream-idle
-                --threads --max-connections --health-path --metrics-listen --log-lang
-                --log-format -q --quiet -v --verbose --check --check-path -V --version'
+                --threads --max-connections --health-path --metrics-listen
+                --status-listen --log-lang --log-format -q --quiet -v --verbose
+                --check --check-path -V --version'
             ;;
     esac
     COMPREPLY=($(compgen -W "$words" -- "$word"))

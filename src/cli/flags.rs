@@ -423,6 +423,13 @@ flags! {
         default: Default::Words(Text::new("off", "关闭")),
         group: Group::Monitoring,
     }
+    Single status_listen: Option<std::net::SocketAddr> = socket_address {
+        en: "serve a status page for people at this address, and /metrics",
+        zh: "在此地址提供状态页，以及 /metrics",
+        metavar: "ADDRESS:PORT",
+        default: Default::Words(Text::new("off", "关闭")),
+        group: Group::Monitoring,
+    }
     Single log_lang: Option<Language> = language {
         en: "language of the log: zh or en",
         zh: "日志的语言：zh 或 en",

@@ -18,8 +18,8 @@ use crate::language::Words;
 
 /// What the command line asks for.
 pub enum Command {
-    /// Run with these settings.
-    Serve(Box<Config>),
+    /// Run with these settings; the second form is how they are shown.
+    Serve(Box<Config>, Vec<Setting>),
     /// Try these settings once.
     Check(Box<Check>),
     /// Print this on standard output and exit.
@@ -77,7 +77,10 @@ pub fn resolve(
             "--check-path",
             Words::new("requires --check", "须与 --check 合用"),
         )),
-        (false, None) => Ok(Command::Serve(Box::new(config))),
+        (false, None) => {
+            let settings = in_effect(shown, &config);
+            Ok(Command::Serve(Box::new(config), settings))
+        }
     }
 }
 
@@ -216,6 +219,7 @@ fn config(settings: Settings) -> Config {
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         health_path: settings.health_path,
         metrics: settings.metrics_listen,
+        status: settings.status_listen,
         log: LogSettings {
             language: settings.log_lang.unwrap_or(Language::Chinese),
             format: settings.log_format,
@@ -260,7 +264,7 @@ mod tests {
 
     fn config(args: &[&str], variables: &[(&str, &str)]) -> Config {
         match resolve_with(args, variables) {
-            Ok(Command::Serve(config)) => *config,
+            Ok(Command::Serve(config, _)) => *config,
             Ok(Command::Check(_)) => panic!("{args:?} checks"),
             Ok(Command::Print(text)) => panic!("{args:?} prints {text}"),
             Err(usage) => panic!("{args:?}: {usage}"),

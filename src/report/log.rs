@@ -186,6 +186,16 @@ impl Subject {
         }
     }
 
+    /// The method.
+    pub fn method(&self) -> &[u8] {
+        &self.method
+    }
+
+    /// The path, without query.
+    pub fn path(&self) -> &[u8] {
+        &self.path
+    }
+
     /// How long ago the request's head was there.
     pub fn elapsed(&self) -> Duration {
         now().saturating_duration_since(self.start)
@@ -211,7 +221,12 @@ fn without_query(path: &[u8]) -> &[u8] {
 }
 
 /// The addresses listened on, the upstream and the route, once at the start.
-pub fn started(addresses: &[SocketAddr], metrics: Option<SocketAddr>, config: &Config) {
+pub fn started(
+    addresses: &[SocketAddr],
+    metrics: Option<SocketAddr>,
+    status: Option<SocketAddr>,
+    config: &Config,
+) {
     for address in addresses {
         emit(
             Priority::Info,
@@ -226,6 +241,14 @@ pub fn started(addresses: &[SocketAddr], metrics: Option<SocketAddr>, config: &C
             ("metrics", &[("address", Value::Shown(&address))]),
             format_args!("指标: http://{address}/metrics"),
             format_args!("metrics: http://{address}/metrics"),
+        );
+    }
+    if let Some(address) = status {
+        emit(
+            Priority::Info,
+            ("status_page", &[("address", Value::Shown(&address))]),
+            format_args!("状态页: http://{address}/"),
+            format_args!("status page: http://{address}/"),
         );
     }
     let with_tls = config.tls.is_some();

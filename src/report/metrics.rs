@@ -168,6 +168,37 @@ impl Registry {
         self.sum(opened).saturating_sub(closed)
     }
 
+    /// What all threads have counted together.
+    pub fn totals(&self) -> Totals {
+        let histogram = |of: fn(&Counters) -> &Histogram| {
+            let buckets = 0..=BOUNDS.len();
+            let count = buckets.map(|n| self.sum(|c| &of(c).buckets[n])).sum();
+            let micros = self.sum(|c| &of(c).micros);
+            (count, Duration::from_micros(micros))
+        };
+        let class = |class| {
+            let methods = 0..METHODS.len();
+            methods.map(|n| self.sum(|c| &c.requests[n][class])).sum()
+        };
+        Totals {
+            connections: self.sum(|c| &c.connections),
+            connections_open: self.open(|c| &c.connections, |c| &c.connections_closed),
+            classes: std::array::from_fn(class),
+            aborted: self.sum(|c| &c.aborted),
+            failed: (0..Stage::ALL.len())
+                .map(|stage| self.sum(|c| &c.upstream_failures[stage]))
+                .sum(),
+            upgrades: self.sum(|c| &c.upgrades),
+            upgrades_open: self.open(|c| &c.upgrades, |c| &c.upgrades_closed),
+            bytes_up: self.sum(|c| &c.bytes_up),
+            bytes_down: self.sum(|c| &c.bytes_down),
+            dial: histogram(|c| &c.dial),
+            response_head: histogram(|c| &c.response_head),
+            pool_hits: self.sum(|c| &c.pool_hits),
+            pool_misses: self.sum(|c| &c.pool_misses),
+        }
+    }
+
     /// All of it in Prometheus' text format, version 0.0.4.
     pub fn render(&self) -> String {
         let mut page = Page(String::with_capacity(8 * 1024));
@@ -289,6 +320,36 @@ impl Registry {
         let _ = writeln!(page.0, "simple_proxy_{name}_sum {seconds}");
         let _ = writeln!(page.0, "simple_proxy_{name}_count {so_far}");
     }
+}
+
+/// What all threads have counted together, for the status page.
+pub struct Totals {
+    /// Client connections accepted.
+    pub connections: u64,
+    /// Client connections that are open.
+    pub connections_open: u64,
+    /// Requests answered, by the status's class, 1xx first.
+    pub classes: [u64; CLASSES],
+    /// Requests that broke off before their response had ended.
+    pub aborted: u64,
+    /// Requests that the upstream, or the way to it, has failed.
+    pub failed: u64,
+    /// Upgrades that the upstream accepted.
+    pub upgrades: u64,
+    /// Tunnels that are open.
+    pub upgrades_open: u64,
+    /// Bytes of request bodies and of tunnels.
+    pub bytes_up: u64,
+    /// Bytes of response bodies and of tunnels.
+    pub bytes_down: u64,
+    /// Dials, and what they took together.
+    pub dial: (u64, Duration),
+    /// Responses, and how long their heads took together.
+    pub response_head: (u64, Duration),
+    /// Requests that took a kept upstream connection.
+    pub pool_hits: u64,
+    /// Requests that found none.
+    pub pool_misses: u64,
 }
 
 /// A page of metrics on its way.

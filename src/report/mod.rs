@@ -7,4 +7,5 @@
 pub mod json;
 pub mod log;
 pub mod metrics;
+pub mod status;
 pub mod stderr;

@@ -7,6 +7,7 @@ use crate::date::push_http_date;
 use crate::error::Error;
 use crate::http::request::{Rejection, Request};
 use crate::http::response::write_connection;
+use crate::serve::status::{DATA_FIELDS, PAGE_FIELDS};
 
 /// To a request that is not forwarded.
 pub fn rejected(rejection: &Rejection) -> Vec<u8> {
@@ -60,12 +61,12 @@ pub fn health(request: &Request, draining: bool, close: bool) -> Vec<u8> {
     answer.write(Some(request))
 }
 
-/// To one who asks for the metrics and is told that there is no such page.
-pub fn not_found(request: &Request) -> Vec<u8> {
+/// To one who asks for a page that is not there; `words` say where one is.
+pub fn not_found(request: &Request, words: &str) -> Vec<u8> {
     let answer = Answer {
         status: 404,
         error: None,
-        words: "the metrics are at /metrics",
+        words,
         close: true,
     };
     answer.write(Some(request))
@@ -82,6 +83,18 @@ pub fn metrics(request: &Request, page: &str) -> Vec<u8> {
         true,
         Some(request),
     )
+}
+
+/// The status page.
+pub fn status_page(request: &Request, page: &str) -> Vec<u8> {
+    let content_type = "text/html; charset=utf-8";
+    response(200, content_type, &PAGE_FIELDS, page, true, Some(request))
+}
+
+/// What the status page shows, as JSON.
+pub fn status_json(request: &Request, json: &str) -> Vec<u8> {
+    let content_type = "application/json";
+    response(200, content_type, DATA_FIELDS, json, true, Some(request))
 }
 
 /// One line of text.

@@ -161,6 +161,9 @@ impl Answering<'_> {
         habits.answered_after(now().saturating_duration_since(self.progress.began));
         let took = self.subject.elapsed();
         self.worker.counters().response_head.observe(took);
+        if let Some(board) = &self.worker.board {
+            board.answered();
+        }
         if head.status == 101 {
             let asked = self.request.upgrade.as_deref();
             if !asked.is_some_and(|protocol| head.switches_to(protocol)) {

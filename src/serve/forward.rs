@@ -162,6 +162,9 @@ impl Exchange<'_> {
         let upstream = upstream.map_err(Failure::Upstream)?;
         self.worker.counters().dial.observe(steps.total());
         log::dialled(self.subject, &steps);
+        if let Some(board) = &self.worker.board {
+            board.dialled(&steps);
+        }
         self.attempt(upstream, downstream, &Progress::begin(binds))
             .await
     }

@@ -33,15 +33,15 @@ pub fn listeners(listen: &Listen, threads: usize) -> Result<Vec<Vec<TcpListener>
     shared.map_err(words)
 }
 
-/// A listener for the metrics.
-pub fn metrics(address: SocketAddr) -> Result<TcpListener, String> {
+/// A listener for those who watch the program, as the given flag says.
+pub fn watched(flag: &str, address: SocketAddr) -> Result<TcpListener, String> {
     let bound = bind_one(address, false).and_then(|listener| {
         rustix::net::listen(&listener, BACKLOG)?;
         Ok(listener)
     });
     bound.map_err(|error| {
         let words = crate::error::describe(&error);
-        format!("--metrics-listen: {address}: {words}")
+        format!("{flag}: {address}: {words}")
     })
 }
 

@@ -19,4 +19,5 @@ pub mod relay;
 pub mod scrape;
 pub mod server;
 pub mod session;
+pub mod status;
 pub mod worker;

@@ -1,4 +1,4 @@
-//! The port that the metrics are read from.
+//! The ports that the program is watched through: metrics alone, or the status page too.
 
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -10,15 +10,17 @@ use smol::LocalExecutor;
 
 use crate::config::MAX_HEAD_BYTES;
 use crate::http::fields::no_fields;
+use crate::http::guard;
 use crate::http::head::Extent;
 use crate::http::read::read_head;
-use crate::http::request::{rules, Rejection, RequestHead};
+use crate::http::request::{rules, Rejection, Request, RequestHead};
 use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::socket::{is_momentary, Listener, Socket};
 use crate::net::stream::{Connection, Stream};
 use crate::serve::answer;
 use crate::serve::contain::contained;
 use crate::serve::linger::linger;
+use crate::serve::status;
 use crate::serve::worker::Worker;
 
 /// Readers at once; more wait.
@@ -27,8 +29,22 @@ const AT_ONCE: usize = 16;
 /// How long accepting pauses when descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// What a port serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// `/metrics` alone: the port may be open to a network.
+    Metrics,
+    /// The status page, what it asks for, and `/metrics`.
+    Status,
+}
+
 /// Answers whoever comes, one request each, for as long as the thread.
-pub async fn serve(executor: Weak<LocalExecutor<'static>>, worker: Rc<Worker>, listener: Listener) {
+pub async fn serve(
+    executor: Weak<LocalExecutor<'static>>,
+    worker: Rc<Worker>,
+    listener: Listener,
+    pages: Pages,
+) {
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         listener.readable().await;
@@ -36,7 +52,11 @@ pub async fn serve(executor: Weak<LocalExecutor<'static>>, worker: Rc<Worker>, l
         let accepted = listener.try_accept();
         match accepted.and_then(|(stream, _)| Socket::new(stream)) {
             Ok(socket) => {
-                let answering = answer(worker.clone(), Connection::new(Stream::Plain(socket)));
+                let answering = answer(
+                    worker.clone(),
+                    Connection::new(Stream::Plain(socket)),
+                    pages,
+                );
                 let answering = async move {
                     let _ = contained(answering).await;
                     drop(permit);
@@ -53,7 +73,7 @@ pub async fn serve(executor: Weak<LocalExecutor<'static>>, worker: Rc<Worker>, l
     }
 }
 
-async fn answer(worker: Rc<Worker>, mut connection: Connection) {
+async fn answer(worker: Rc<Worker>, mut connection: Connection, pages: Pages) {
     let deadline = Deadline::new(&worker.timers);
     let patience = worker.config.limits.head_timeout;
     let Connection {
@@ -62,7 +82,7 @@ async fn answer(worker: Rc<Worker>, mut connection: Connection) {
     let head = read_head(stream, received, rules(MAX_HEAD_BYTES));
     let response = match deadline.limit(patience, head).await {
         Ok(Ok(Extent { length, .. })) => {
-            let response = response(&worker, &received.bytes()[..length]);
+            let response = response(&worker, &received.bytes()[..length], pages);
             received.consume(length);
             response.unwrap_or_else(|rejection| answer::rejected(&rejection))
         }
@@ -78,14 +98,37 @@ async fn answer(worker: Rc<Worker>, mut connection: Connection) {
     }
 }
 
-fn response(worker: &Worker, head: &[u8]) -> Result<Vec<u8>, Rejection> {
+fn response(worker: &Worker, head: &[u8], pages: Pages) -> Result<Vec<u8>, Rejection> {
     let (mut canonical, mut fields) = (Vec::new(), no_fields());
     let head = RequestHead::parse(head, &mut canonical, &mut fields, &[])?;
+    let request = &head.request;
+    let board = worker.board.as_ref().filter(|_| pages == Pages::Status);
+    if board.is_some()
+        && !head
+            .host
+            .is_some_and(|host| guard::is_safe(host, &worker.config.access.hosts))
+    {
+        return Err(Rejection {
+            status: 421,
+            reason: "the status page is served under an IP address, localhost, or a name that \
+                     --allow-host lists",
+        });
+    }
     let path = head.target.split(|&b| b == b'?').next();
-    Ok(match (head.method, path) {
-        ("GET" | "HEAD", Some(b"/metrics")) => {
-            answer::metrics(&head.request, &worker.registry.render())
+    Ok(match (head.method, path, board) {
+        ("GET" | "HEAD", Some(b"/metrics"), _) => {
+            answer::metrics(request, &worker.registry.render())
         }
-        _ => answer::not_found(&head.request),
+        ("GET" | "HEAD", Some(b"/"), Some(_)) => status_page(worker, request),
+        ("GET" | "HEAD", Some(b"/status.json"), Some(board)) => {
+            let draining = worker.timers.draining();
+            answer::status_json(request, &board.json(&worker.registry, draining))
+        }
+        (_, _, Some(_)) => answer::not_found(request, "the status page is at /"),
+        (_, _, None) => answer::not_found(request, "the metrics are at /metrics"),
     })
+}
+
+fn status_page(worker: &Worker, request: &Request) -> Vec<u8> {
+    answer::status_page(request, &status::page(worker.config.log.language))
 }

@@ -24,10 +24,11 @@ use crate::net::socket::{is_momentary, Listener, Socket};
 use crate::net::stream::{Connection, Stream};
 use crate::report::log;
 use crate::report::metrics::Registry;
+use crate::report::status::Board;
 use crate::route::dial::Dialer;
 use crate::route::pool::Shelves;
 use crate::serve::contain::contained;
-use crate::serve::scrape;
+use crate::serve::scrape::{self, Pages};
 use crate::serve::session;
 use crate::serve::worker::Worker;
 
@@ -50,6 +51,8 @@ struct Shared {
     registry: Registry,
     /// Upstream connections that are kept.
     shelves: Arc<Shelves>,
+    /// What the status page shows, where one is served.
+    board: Option<Arc<Board>>,
     /// One permit per client that may be served at once.
     permits: Arc<Semaphore>,
     /// Numbers the connections in the log.
@@ -58,14 +61,23 @@ struct Shared {
     cut_off: AtomicUsize,
 }
 
-/// Serves on `listeners`, one thread for each group of them, and metrics on a listener of
-/// their own; calls `ready` when all of them do. Goes on until `shutdown` resolves to the
-/// reason; then finishes what is open, for at most the drain timeout.
+/// Where the program is watched, and what the status page shows.
+#[derive(Default)]
+pub struct Watched {
+    /// Listeners, and what each serves.
+    pub listeners: Vec<(TcpListener, Pages)>,
+    /// What the status page shows, where one is served.
+    pub board: Option<Arc<Board>>,
+}
+
+/// Serves on `listeners`, one thread for each group of them, and lets itself be watched;
+/// calls `ready` when all of them do. Goes on until `shutdown` resolves to the reason; then
+/// finishes what is open, for at most the drain timeout.
 pub fn run(
     config: Arc<Config>,
     dialer: Dialer,
     listeners: Vec<Vec<TcpListener>>,
-    mut metrics: Option<TcpListener>,
+    mut watched: Watched,
     ready: impl FnOnce(),
     shutdown: impl Future<Output = &'static str>,
 ) -> io::Result<()> {
@@ -77,6 +89,7 @@ pub fn run(
         dialer,
         registry: Registry::new(listeners.len()),
         shelves,
+        board: watched.board.take(),
         permits: Arc::new(Semaphore::new(most)),
         accepted: AtomicU64::new(0),
         cut_off: AtomicUsize::new(0),
@@ -90,7 +103,7 @@ pub fn run(
         let (shared, draining, report) = (shared.clone(), draining.clone(), report.clone());
         let sockets = Sockets {
             clients: listeners,
-            metrics: metrics.take(),
+            watched: std::mem::take(&mut watched.listeners),
         };
         let thread = thread::Builder::new().name(format!("worker-{n}"));
         let end = end.clone();
@@ -121,16 +134,18 @@ pub fn run(
 /// What one thread listens on.
 struct Sockets<T> {
     clients: Vec<T>,
-    metrics: Option<T>,
+    watched: Vec<(T, Pages)>,
 }
 
 impl Sockets<TcpListener> {
     /// Registers them with the thread.
     fn register(self) -> io::Result<Sockets<Listener>> {
         let clients = self.clients.into_iter().map(Listener::new);
+        let watched = self.watched.into_iter();
+        let watched = watched.map(|(listener, pages)| Ok((Listener::new(listener)?, pages)));
         Ok(Sockets {
             clients: clients.collect::<io::Result<_>>()?,
-            metrics: self.metrics.map(Listener::new).transpose()?,
+            watched: watched.collect::<io::Result<_>>()?,
         })
     }
 }
@@ -159,13 +174,14 @@ fn serve(
     };
     let executor = Rc::new(LocalExecutor::new());
     let config = shared.config.clone();
-    let worker = Worker::new(
+    let mut worker = Worker::new(
         config.clone(),
         shared.dialer.clone(),
         shared.shelves.clone(),
         shared.registry.clone(),
         number,
     );
+    worker.board = shared.board.clone();
     let acceptor = Acceptor {
         worker: Rc::new(worker),
         executor: executor.clone(),
@@ -174,9 +190,9 @@ fn serve(
     };
     let (open, worker) = (acceptor.open.clone(), acceptor.worker.clone());
     executor.spawn(sweep(worker.clone())).detach();
-    if let Some(listener) = sockets.metrics {
+    for (listener, pages) in sockets.watched {
         // A task that kept its executor would keep it, and all that is in it, for ever.
-        let scraping = scrape::serve(Rc::downgrade(&executor), worker.clone(), listener);
+        let scraping = scrape::serve(Rc::downgrade(&executor), worker.clone(), listener, pages);
         executor.spawn(scraping).detach();
     }
     let acceptor = Rc::new(acceptor);

@@ -10,6 +10,7 @@ use std::time::Instant;
 use futures_lite::future;
 
 use crate::config::MAX_HEAD_BYTES;
+use crate::error::Error;
 use crate::http::fields::no_fields;
 use crate::http::framing::Framing;
 use crate::http::head::{Extent, HeadError};
@@ -23,6 +24,7 @@ use crate::net::socket::Socket;
 use crate::net::stream::Connection;
 use crate::report::log::{self, Subject};
 use crate::report::metrics::{Counters, Method};
+use crate::report::status::Failed;
 use crate::serve::answer;
 use crate::serve::bound::Bound;
 use crate::serve::forward::{Exchange, Failure, Outcome};
@@ -53,6 +55,7 @@ pub fn serve<T>(
         server_name: String::new(),
         bound: None,
         names: Names::default(),
+        host: Vec::new(),
     };
     let session = Box::pin(session.run(connection));
     let closing = Closing {
@@ -145,6 +148,8 @@ struct Session {
     bound: Option<Box<Bound>>,
     /// The two origins of the current request, where they may differ.
     names: Names,
+    /// What the status page calls the host; empty where no page is served.
+    host: Vec<u8>,
 }
 
 /// A request that was read and checked.
@@ -356,6 +361,10 @@ impl Session {
         if let Some(refused) = self.worker.guard.as_ref().and_then(|g| g.refuses(&head)) {
             return Ok(Arrived::Refused(head.request, refused));
         }
+        if self.worker.board.is_some() {
+            self.host.clear();
+            self.host.extend_from_slice(host);
+        }
         self.server_name.clear();
         self.worker.dialer.server_name(host, &mut self.server_name);
         let authority = &self.worker.default_host;
@@ -419,6 +428,7 @@ impl Session {
                 counters.upstream_failed(error.stage);
                 counters.request(self.method, error.status());
                 log::request_failed(&self.subject, error.status(), &error);
+                self.tell_board(&error);
                 let goes_on = request.persistent
                     && request.upgrade.is_none()
                     && request.framing == Framing::None
@@ -437,6 +447,19 @@ impl Session {
         match self.send(connection, &response).await {
             true => then,
             false => Then::Reset,
+        }
+    }
+
+    /// Tells the status page, where one is served.
+    fn tell_board(&self, error: &Error) {
+        if let Some(board) = &self.worker.board {
+            let request = Failed {
+                client: self.peer.ip(),
+                method: self.subject.method(),
+                path: self.subject.path(),
+                host: &self.host,
+            };
+            board.failed(&request, error);
         }
     }
 

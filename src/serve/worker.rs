@@ -8,6 +8,7 @@ use crate::http::guard::SiteGuard;
 use crate::http::origin::Naming;
 use crate::net::deadline::Timers;
 use crate::report::metrics::{Counters, Registry};
+use crate::report::status::Board;
 use crate::route::dial::Dialer;
 use crate::route::pool::{Pool, Shelves};
 
@@ -27,6 +28,8 @@ pub struct Worker {
     pub naming: Option<Naming>,
     /// Refuses what foreign pages ask for; none where everyone is served.
     pub guard: Option<SiteGuard>,
+    /// What the status page shows, where one is served.
+    pub board: Option<Arc<Board>>,
     /// What every thread counts.
     pub registry: Registry,
     thread: usize,
@@ -49,6 +52,7 @@ impl Worker {
             pool: Pool::new(shelves, thread),
             timers: Rc::default(),
             config,
+            board: None,
             registry,
             thread,
         }

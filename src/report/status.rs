@@ -1,0 +1,317 @@
+//! What the status page shows beside the counters: how each hop stands, and the last
+//! failures with what to try. Kept only where a page is served.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::cli::settings::Setting;
+use crate::config::{Config, Route};
+use crate::date;
+use crate::error::{Error, Stage};
+use crate::report::json::{self, Value};
+use crate::report::metrics::Registry;
+use crate::route::steps::{Step, Steps};
+
+/// How many failures are remembered.
+const REMEMBERED: usize = 20;
+
+/// What is known of the route and of what went wrong on it, for all threads.
+pub struct Board {
+    config: Arc<Config>,
+    settings: Vec<Setting>,
+    listening: Vec<SocketAddr>,
+    started: Instant,
+    /// When the upstream last answered a request, in milliseconds since the start; 0 is
+    /// never. Written for each response, so without the lock.
+    answered: AtomicU64,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    proxy: Hop,
+    upstream: Hop,
+    failures: VecDeque<Failure>,
+}
+
+/// How a hop stands.
+#[derive(Default)]
+struct Hop {
+    succeeded: Option<Instant>,
+    failed: Option<Instant>,
+    /// What the last dial spent on this hop.
+    steps: Vec<(Step, Duration)>,
+}
+
+/// A request that the upstream, or the way to it, has failed.
+struct Failure {
+    time: String,
+    client: IpAddr,
+    method: Vec<u8>,
+    path: Vec<u8>,
+    host: Vec<u8>,
+    error: Error,
+}
+
+/// The request of a failure, as its client sent it.
+pub struct Failed<'a> {
+    /// Who sent it.
+    pub client: IpAddr,
+    /// The method.
+    pub method: &'a [u8],
+    /// The path, without query.
+    pub path: &'a [u8],
+    /// Host.
+    pub host: &'a [u8],
+}
+
+impl Board {
+    /// A board on which nothing has happened yet.
+    pub fn new(config: Arc<Config>, settings: Vec<Setting>, listening: Vec<SocketAddr>) -> Board {
+        Board {
+            config,
+            settings,
+            listening,
+            started: Instant::now(),
+            answered: AtomicU64::new(0),
+            known: Mutex::default(),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Plain stores leave nothing half done, so a panic elsewhere spoils nothing.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_proxy(&self) -> bool {
+        self.config.route != Route::Direct
+    }
+
+    /// An upstream connection was made, in these steps.
+    pub fn dialled(&self, steps: &Steps) {
+        let now = Some(Instant::now());
+        let (last, first): (Vec<_>, Vec<_>) = steps
+            .taken()
+            .partition(|(step, _)| *step == Step::Tls || !self.has_proxy());
+        let mut known = self.known();
+        known.upstream.succeeded = now;
+        known.upstream.steps = last;
+        if self.has_proxy() {
+            known.proxy.succeeded = now;
+            known.proxy.steps = first;
+        }
+    }
+
+    /// The upstream has answered a request.
+    pub fn answered(&self) {
+        let millis = self.started.elapsed().as_millis() as u64;
+        self.answered.store(millis.max(1), Relaxed);
+    }
+
+    /// The upstream, or the way to it, has failed a request.
+    pub fn failed(&self, request: &Failed<'_>, error: &Error) {
+        let now = Some(Instant::now());
+        let mut time = String::new();
+        date::stamp(&mut time);
+        let mut known = self.known();
+        let at_proxy = match error.stage {
+            Stage::Resolve => self.has_proxy(),
+            Stage::ProxyConnect | Stage::ProxyAuth => true,
+            Stage::Connect | Stage::ProxyRefused | Stage::Tls | Stage::Response => false,
+        };
+        if at_proxy {
+            known.proxy.failed = now;
+        } else {
+            known.upstream.failed = now;
+            // What the upstream's side has failed, the proxy has carried that far.
+            if self.has_proxy() {
+                known.proxy.succeeded = now;
+            }
+        }
+        if known.failures.len() == REMEMBERED {
+            known.failures.pop_back();
+        }
+        known.failures.push_front(Failure {
+            time,
+            client: request.client,
+            method: request.method.to_vec(),
+            path: request.path.to_vec(),
+            host: request.host.to_vec(),
+            error: error.clone(),
+        });
+    }
+
+    /// All of it, with what was counted, as one JSON object.
+    pub fn json(&self, registry: &Registry, draining: bool) -> String {
+        let known = self.known();
+        let totals = registry.totals();
+        let number = Value::Number;
+        let listening: Vec<_> = self.listening.iter().map(|a| Value::Shown(a)).collect();
+        let tls = if self.config.tls.is_some() {
+            " (TLS)"
+        } else {
+            ""
+        };
+        let upstream = format!("{}{tls}", self.config.upstream);
+        let answered = match self.answered.load(Relaxed) {
+            0 => None,
+            millis => Some(self.started + Duration::from_millis(millis)),
+        };
+        let mut shown = Vec::new();
+        if let Some(proxy) = self.config.route.proxy() {
+            shown.push((
+                "proxy",
+                proxy.to_string(),
+                &known.proxy,
+                known.proxy.succeeded,
+            ));
+        }
+        let reached = known.upstream.succeeded.max(answered);
+        shown.push(("upstream", upstream, &known.upstream, reached));
+        let classes = totals.classes.map(number);
+        let steps: Vec<Vec<_>> = shown
+            .iter()
+            .map(|(_, _, hop, _)| hop.steps.iter())
+            .map(|steps| steps.map(|(s, took)| (s.name(), Value::Seconds(*took))))
+            .map(Iterator::collect)
+            .collect();
+        let since = |at: Option<Instant>| at.map_or(Value::Null, |at| Value::Seconds(at.elapsed()));
+        let hops: Vec<_> = shown
+            .iter()
+            .zip(&steps)
+            .map(|((role, address, hop, succeeded), steps)| {
+                [
+                    ("role", Value::Text(role)),
+                    ("address", Value::Text(address)),
+                    ("state", Value::Text(state(*succeeded, hop.failed))),
+                    ("steps", Value::Object(steps)),
+                    ("succeeded", since(*succeeded)),
+                    ("failed", since(hop.failed)),
+                ]
+            })
+            .collect();
+        let hops: Vec<_> = hops.iter().map(|hop| Value::Object(hop)).collect();
+        let causes: Vec<_> = known.failures.iter().map(|f| f.error.in_full()).collect();
+        let failures: Vec<_> = known
+            .failures
+            .iter()
+            .zip(&causes)
+            .map(|(failure, cause)| {
+                [
+                    ("time", Value::Text(&failure.time)),
+                    ("client", Value::Shown(&failure.client)),
+                    ("method", Value::Bytes(&failure.method)),
+                    ("path", Value::Bytes(&failure.path)),
+                    ("host", Value::Bytes(&failure.host)),
+                    ("status", number(failure.error.status().into())),
+                    ("stage", Value::Text(failure.error.stage.name())),
+                    ("address", Value::Text(&failure.error.address)),
+                    ("cause", Value::Text(cause)),
+                    ("advice", Value::Text(failure.error.advice(&self.config))),
+                ]
+            })
+            .collect();
+        let failures: Vec<_> = failures.iter().map(|f| Value::Object(f)).collect();
+        let language = self.config.log.language;
+        let settings: Vec<_> = self
+            .settings
+            .iter()
+            .map(|setting| {
+                [
+                    ("name", Value::Text(setting.name)),
+                    ("value", Value::Text(setting.value.say(language))),
+                    ("source", Value::Text(setting.source)),
+                ]
+            })
+            .collect();
+        let settings: Vec<_> = settings.iter().map(|s| Value::Object(s)).collect();
+        let timed = |(count, took): (u64, Duration)| {
+            [("count", number(count)), ("seconds", Value::Seconds(took))]
+        };
+        let (dial, response) = (timed(totals.dial), timed(totals.response_head));
+        let mut out = String::new();
+        json::write(
+            &mut out,
+            Value::Object(&[
+                ("version", Value::Text(env!("CARGO_PKG_VERSION"))),
+                ("uptime", Value::Seconds(self.started.elapsed())),
+                ("draining", Value::Flag(draining)),
+                ("listening", Value::List(&listening)),
+                (
+                    "connections",
+                    Value::Object(&[
+                        ("open", number(totals.connections_open)),
+                        ("total", number(totals.connections)),
+                    ]),
+                ),
+                ("hops", Value::List(&hops)),
+                (
+                    "requests",
+                    Value::Object(&[
+                        ("classes", Value::List(&classes)),
+                        ("aborted", number(totals.aborted)),
+                    ]),
+                ),
+                ("failed", number(totals.failed)),
+                (
+                    "upgrades",
+                    Value::Object(&[
+                        ("open", number(totals.upgrades_open)),
+                        ("total", number(totals.upgrades)),
+                    ]),
+                ),
+                (
+                    "bytes",
+                    Value::Object(&[
+                        ("up", number(totals.bytes_up)),
+                        ("down", number(totals.bytes_down)),
+                    ]),
+                ),
+                ("response", Value::Object(&response)),
+                ("dial", Value::Object(&dial)),
+                (
+                    "pool",
+                    Value::Object(&[
+                        ("hits", number(totals.pool_hits)),
+                        ("misses", number(totals.pool_misses)),
+                    ]),
+                ),
+                ("failures", Value::List(&failures)),
+                ("settings", Value::List(&settings)),
+            ]),
+        );
+        out
+    }
+}
+
+/// How a hop stands: by what was seen of it last.
+fn state(succeeded: Option<Instant>, failed: Option<Instant>) -> &'static str {
+    match (succeeded, failed) {
+        (None, None) => "unknown",
+        (succeeded, failed) if succeeded >= failed => "ok",
+        _ => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hop_stands_as_it_was_seen_last() {
+        let early = Instant::now();
+        let late = early + Duration::from_secs(1);
+        for (succeeded, failed, expected) in [
+            (None, None, "unknown"),
+            (Some(early), None, "ok"),
+            (None, Some(early), "failed"),
+            (Some(early), Some(late), "failed"),
+            (Some(late), Some(early), "ok"),
+        ] {
+            assert_eq!(state(succeeded, failed), expected);
+        }
+    }
+}
