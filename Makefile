@@ -70,6 +70,11 @@ bench: prerequisites
 fuzz: prerequisites
 	@fuzz/run
 
+# The README's pictures, made anew: docs/pictures/make.mjs says what that needs.
+pictures: prerequisites
+	@$(CARGO) build $(optimized) --bin simple-proxy --example demo
+	@node docs/pictures/make.mjs "$(program)" "$(release)/examples/demo"
+
 # Writes what tests/completions.rs makes of the table of flags.
 completions: prerequisites
 	@SIMPLE_PROXY_WRITE_COMPLETIONS=1 $(CARGO) test $(CARGOFLAGS) $(features) -q \
@@ -143,6 +148,7 @@ help:
 	@echo 'bench           compare with peers; QUICK=1, or BENCH with options and workloads'
 	@echo 'fuzz            fuzz for 30 s a target, or SECONDS_EACH'
 	@echo 'completions     write contrib/completions anew after a change of flags'
+	@echo 'pictures        make the pictures of the README anew'
 	@echo 'install         install program, man page, completions and documents, and systemd'
 	@echo '                units if unitdir is set; install-strip: a smaller program'
 	@echo 'uninstall       remove them; give it the same variables'
@@ -153,5 +159,5 @@ help:
 	@echo 'DESTDIR, INSTALL, INSTALL_PROGRAM, INSTALL_DATA, CARGO, CARGOFLAGS (--locked),'
 	@echo 'CARGO_TARGET_DIR, PKG_CONFIG, VENDORED=1 (OpenSSL from source).'
 
-.PHONY: all demo test check soak bench fuzz completions installdirs install install-strip \
+.PHONY: all demo test check soak bench fuzz completions pictures installdirs install install-strip \
   uninstall dist clean prerequisites help

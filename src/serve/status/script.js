@@ -42,7 +42,9 @@ const WORDS = {
 };
 const language = document.documentElement.lang.startsWith('zh') ? 'zh' : 'en';
 const W = WORDS[language];
+// One value a second: at most five minutes are drawn, and never less than one as wide.
 const KEPT = 300;
+const FIRST = 60;
 const $ = (id) => document.getElementById(id);
 const SVG = 'http://www.w3.org/2000/svg';
 
@@ -106,7 +108,7 @@ function makeTiles() {
     const more = element('div', '', 'more soft');
     const plot = document.createElementNS(SVG, 'svg');
     plot.setAttribute('class', 'plot');
-    plot.setAttribute('viewBox', `0 0 ${KEPT} 40`);
+    plot.setAttribute('viewBox', `0 0 ${FIRST} 40`);
     plot.setAttribute('preserveAspectRatio', 'none');
     plot.setAttribute('role', 'img');
     const shapes = ['line', 'path', 'path'].map((kind) => document.createElementNS(SVG, kind));
@@ -125,17 +127,19 @@ function drawPlot(n, write) {
   const known = values.filter((v) => v !== null);
   const { plot, area, line, value } = drawn[n];
   const top = Math.max(...known, 0) || 1;
+  const width = Math.max(values.length - 1, FIRST);
   let path = '';
   let last = null;
   values.forEach((v, at) => {
     if (v === null) return;
-    const x = KEPT - values.length + at;
+    const x = width - values.length + 1 + at;
     path += `${path ? 'L' : 'M'}${x} ${(38 - 34 * v / top).toFixed(2)}`;
     last = x;
   });
   line.setAttribute('d', path);
   const first = values.findIndex((v) => v !== null);
-  area.setAttribute('d', path ? `${path}L${last} 39.5L${KEPT - values.length + first} 39.5Z` : '');
+  area.setAttribute('d', path ? `${path}L${last} 39.5L${width - values.length + 1 + first} 39.5Z` : '');
+  plot.setAttribute('viewBox', `0 0 ${width} 40`);
   plot.setAttribute('aria-label', W.plot(W[TILES[n][0]], value.textContent));
   if (known.length) {
     let title = plot.querySelector('title');
