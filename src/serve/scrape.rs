@@ -106,7 +106,7 @@ fn response(worker: &Worker, head: &[u8], pages: Pages) -> Result<Vec<u8>, Rejec
     if board.is_some()
         && !head
             .host
-            .is_some_and(|host| guard::is_safe(host, &worker.config.access.hosts))
+            .is_some_and(|host| guard::is_safe(&host, &worker.config.access.hosts))
     {
         return Err(Rejection {
             status: 421,
