@@ -9,7 +9,7 @@ use native_tls::Certificate;
 
 use crate::authority::Authority;
 use crate::edits::{is_twin, FieldEdits};
-use crate::proxy::Proxy;
+use crate::proxy::{Proxies, Proxy};
 
 pub use crate::language::Language;
 
@@ -86,9 +86,19 @@ pub enum Route {
     /// Straight to it.
     Direct,
     /// Through a SOCKS5 proxy (RFC 1928).
-    Socks5(Proxy),
+    Socks5(Proxies),
     /// Through an HTTP proxy, by CONNECT (RFC 9110 §9.3.6).
-    Connect(Proxy),
+    Connect(Proxies),
+}
+
+impl Route {
+    /// The proxies, first to last; none on the direct route.
+    pub fn proxies(&self) -> &[Proxy] {
+        match self {
+            Route::Direct => &[],
+            Route::Socks5(proxies) | Route::Connect(proxies) => proxies.as_slice(),
+        }
+    }
 }
 
 /// TLS to the upstream.
@@ -246,8 +256,8 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Route::Direct => f.write_str("direct"),
-            Route::Socks5(proxy) => write!(f, "SOCKS5 {proxy}"),
-            Route::Connect(proxy) => write!(f, "CONNECT {proxy}"),
+            Route::Socks5(proxies) => write!(f, "SOCKS5 {proxies}"),
+            Route::Connect(proxies) => write!(f, "CONNECT {proxies}"),
         }
     }
 }

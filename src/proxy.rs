@@ -18,6 +18,11 @@ pub struct Proxy {
     pub credentials: Option<Credentials>,
 }
 
+/// Proxies of one kind, to be tried in this order; at least one. Displays as it is written in
+/// a setting, passwords hidden.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proxies(Vec<Proxy>);
+
 /// The scheme of a proxy URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
@@ -64,6 +69,64 @@ impl Scheme {
             Scheme::Http => "http",
             Scheme::Https => "https",
         }
+    }
+}
+
+impl Proxies {
+    /// Parses URLs of SOCKS5 proxies.
+    pub fn parse_socks5(urls: &str) -> Result<Proxies, String> {
+        let proxies: Result<_, _> = split(urls).map(Proxy::parse_socks5).collect();
+        Ok(Proxies(proxies?))
+    }
+
+    /// Parses URLs of HTTP proxies.
+    pub fn parse_http(urls: &str) -> Result<Proxies, String> {
+        let proxies: Result<_, _> = split(urls).map(Proxy::parse_http).collect();
+        Ok(Proxies(proxies?))
+    }
+
+    /// The proxies, first to last.
+    pub fn as_slice(&self) -> &[Proxy] {
+        &self.0
+    }
+}
+
+/// Splits at each comma that `SCHEME://` follows: passwords may hold any other comma.
+fn split(urls: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(urls);
+    std::iter::from_fn(move || {
+        let urls = rest?;
+        let mut commas = urls.match_indices(',').map(|(at, _)| at);
+        let end = commas.find(|at| begins_with_scheme(&urls[at + 1..]));
+        rest = end.map(|at| urls[at + 1..].trim_start());
+        Some(end.map_or(urls, |at| urls[..at].trim_end()))
+    })
+}
+
+/// RFC 3986 §3.1
+fn begins_with_scheme(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, _)| {
+        let scheme = scheme.trim_start().as_bytes();
+        scheme.first().is_some_and(u8::is_ascii_alphabetic)
+            && scheme
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+    })
+}
+
+impl fmt::Display for Proxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, proxy) in self.0.iter().enumerate() {
+            let separator = if n > 0 { "," } else { "" };
+            write!(f, "{separator}{proxy}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -220,6 +283,40 @@ mod tests {
             let parsed = Proxy::parse_http(url).expect(url).to_string();
             assert_eq!(parsed, expected, "{url}");
         }
+    }
+
+    #[test]
+    fn a_comma_before_a_scheme_parts_proxies() {
+        for (urls, expected) in [
+            (
+                "socks5://a:1,socks5h://b,socks://c:3",
+                "socks5://a:1,socks5://b:1080,socks5://c:3",
+            ),
+            ("a:1,socks5://b:2", "socks5://a:1,socks5://b:2"),
+            ("socks5://a:1, socks5://b:2", "socks5://a:1,socks5://b:2"),
+            (
+                "socks5://u:p,q://,x@a:1,socks5://v:w@b",
+                "socks5://u:***@a:1,socks5://v:***@b:1080",
+            ),
+        ] {
+            let parsed = Proxies::parse_socks5(urls).map(|proxies| proxies.to_string());
+            match urls.contains("q://") {
+                // What looks like a scheme ends the proxy before it.
+                true => assert!(parsed.is_err(), "{urls}"),
+                false => assert_eq!(parsed.as_deref(), Ok(expected), "{urls}"),
+            }
+        }
+        let commas = Proxies::parse_socks5("socks5://u:p,q,@a,socks5://b").expect("two");
+        let [first, _] = commas.as_slice() else {
+            panic!("two proxies are not two: {commas}")
+        };
+        let credentials = first.credentials.as_ref().expect("there are some");
+        assert_eq!(credentials.password, "p,q,");
+        for urls in ["socks5://a,http://b", "socks5://a,socks5://", ""] {
+            assert!(Proxies::parse_socks5(urls).is_err(), "{urls}");
+        }
+        let mixed = Proxies::parse_http("http://a,https://b").expect("both are HTTP proxies");
+        assert_eq!(mixed.to_string(), "http://a:80,https://b:443");
     }
 
     #[test]

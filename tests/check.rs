@@ -4,13 +4,13 @@ use std::process::Stdio;
 
 use crate::support::*;
 
-struct Checked {
-    status: Option<i32>,
-    text: String,
+pub struct Checked {
+    pub status: Option<i32>,
+    pub text: String,
 }
 
 /// Runs the check to its end; its standard error must stay empty.
-fn check(args: &[&str], environment: &[(&str, &str)]) -> Checked {
+pub fn check(args: &[&str], environment: &[(&str, &str)]) -> Checked {
     let mut command = program();
     command.arg("--check").args(args);
     command.envs(environment.iter().copied());
@@ -24,7 +24,7 @@ fn check(args: &[&str], environment: &[(&str, &str)]) -> Checked {
 
 impl Checked {
     #[track_caller]
-    fn has(&self, words: &str) {
+    pub fn has(&self, words: &str) {
         let text = self.text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(text.contains(words), "no {words:?} in:\n{}", self.text);
     }

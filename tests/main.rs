@@ -12,6 +12,7 @@ mod http;
 mod names;
 mod peers;
 mod pool;
+mod proxies;
 mod regression;
 mod rooms;
 mod route;
@@ -65,6 +66,13 @@ fn main() {
             tls_names,
             tls_verification,
             http_1_1_is_negotiated;
+        proxies:
+            one_that_does_not_answer_is_passed_over,
+            what_a_proxy_says_is_final,
+            without_any_that_answers_none_goes_direct,
+            nobody_waits_for_a_probe,
+            one_that_is_back_serves_again,
+            the_check_walks_each;
         http:
             host_and_fields_arrive_as_they_were_sent,
             keep_alive_and_pipelining,

@@ -74,6 +74,15 @@ pub fn trials() -> Vec<Trial> {
             }));
         }
     }
+    for (first, second) in [
+        (Proxying::Microsocks, Proxying::Dante),
+        (Proxying::Dante, Proxying::Microsocks),
+        (Proxying::Tinyproxy, Proxying::Squid),
+    ] {
+        let name = format!("{}_and_{}_in_turn", first.command(), second.command());
+        let needs = [first.needs(false), second.needs(false)].concat();
+        trials.push(trial(&name, &needs, move || two_in_turn(first, second)));
+    }
     let needs = ["sshd", "ssh", "ssh-keygen"].map(Need::Command);
     trials.push(trial(
         "ssh_carries_and_names_a_dead_target",
@@ -601,17 +610,19 @@ impl Proxying {
     }
 
     fn start(self, locked: bool) -> Server {
-        Server::start(
-            &self.name(locked),
-            free_address,
-            |folder, address| match self {
-                Proxying::Microsocks => microsocks(address, locked),
-                Proxying::Dante => dante(folder, address, locked),
-                Proxying::Tinyproxy => tinyproxy(folder, address, locked),
-                Proxying::Squid => squid(folder, address, locked),
-                Proxying::Privoxy => privoxy(folder, address),
-            },
-        )
+        Server::start(&self.name(locked), free_address, |folder, address| {
+            self.prepare(folder, address, locked)
+        })
+    }
+
+    fn prepare(self, folder: &Folder, address: SocketAddr, locked: bool) -> Command {
+        match self {
+            Proxying::Microsocks => microsocks(address, locked),
+            Proxying::Dante => dante(folder, address, locked),
+            Proxying::Tinyproxy => tinyproxy(folder, address, locked),
+            Proxying::Squid => squid(folder, address, locked),
+            Proxying::Privoxy => privoxy(folder, address),
+        }
     }
 }
 
@@ -721,6 +732,52 @@ fn privoxy(folder: &Folder, address: SocketAddr) -> Command {
     let mut command = command("privoxy");
     command.args(["--no-daemon", &folder.write("conf", &conf)]);
     command
+}
+
+/// Two proxies, of which the first is killed, back again, and stopped; then the second. No
+/// request that begins while one of them serves fails.
+fn two_in_turn(first: Proxying, second: Proxying) {
+    let upstream = origin(|mut client| {
+        if client.try_head().is_some() {
+            client.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let (mut one, two) = (first.start(false), second.start(false));
+    let [flag, one_url] = &first.flags(one.address, None)[..] else {
+        panic!("a flag and a URL")
+    };
+    let two_url = &second.flags(two.address, None)[1];
+    let flags = [flag.clone(), format!("{one_url},{two_url}")];
+    // Half of it is what a proxy that hangs may cost.
+    let timeout = ["--connect-timeout".to_owned(), "8".to_owned()];
+    let proxy = Tested::start(upstream, &[&flags[..], &timeout].concat());
+    let all_are_served = |what: &str| {
+        let clients: Vec<_> = (0..40).map(|_| proxy.0.connect()).collect();
+        for mut client in clients {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            let response = client.response();
+            assert_eq!(response.status(), 200, "{what}: {}", response.text());
+        }
+    };
+    all_are_served("both serve");
+    let address = one.address;
+    drop(one);
+    all_are_served("the first is killed");
+    one = Server::start(
+        first.command(),
+        || address,
+        |folder, address| first.prepare(folder, address, false),
+    );
+    all_are_served("the first is back");
+    let group = Pid::from_child(&one.process.guard.0);
+    kill_process_group(group, Signal::STOP).expect("it runs");
+    all_are_served("the first is stopped");
+    kill_process_group(group, Signal::CONT).expect("it is stopped");
+    all_are_served("the first goes on");
+    drop(two);
+    all_are_served("the second is killed");
+    drop(one);
+    assert_eq!(proxy.0.get("/").status(), 502);
 }
 
 /// A server that takes the key in `folder` alone, whoever runs the tests.

@@ -105,7 +105,7 @@ pub fn health_is_answered_here() {
 }
 
 /// Starts the program with metrics; gives their address as well.
-fn start_measured(args: &[&str]) -> (Proxy, SocketAddr) {
+pub fn start_measured(args: &[&str]) -> (Proxy, SocketAddr) {
     let metrics = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en"];
     let proxy = Proxy::start(&[args, &metrics].concat());
     let line = proxy.log.wait_for("metrics: http://");
@@ -123,7 +123,7 @@ fn page(address: SocketAddr) -> Response {
 }
 
 /// Values by name and labels, as they stand.
-fn values(address: SocketAddr) -> HashMap<String, f64> {
+pub fn values(address: SocketAddr) -> HashMap<String, f64> {
     let text = page(address).text();
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines

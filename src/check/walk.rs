@@ -71,18 +71,39 @@ impl Walk {
 
     /// Walks: the dial, a HEAD request, and a WebSocket on the given path if there is one.
     pub async fn all(&mut self, websocket: Option<&str>) -> Result<(), Error> {
-        let steps = Steps::begin();
-        let dialled = self.dialer.dial(&self.server_name, &self.deadline, &steps);
-        let dialled = dialled.await;
-        for (step, took) in steps.taken() {
-            let detail = self.detail(step, steps.first_hop());
-            self.line(step.name(), took, detail);
+        let proxies = self.config.route.proxies().len();
+        let mut reached = None;
+        let mut failure = None;
+        for proxy in 0..proxies.max(1) {
+            let dialer = match proxies {
+                0 | 1 => self.dialer.clone(),
+                _ => self.dialer.only(proxy),
+            };
+            match self.dial(&dialer, proxy).await {
+                Ok(connection) => reached = reached.or(Some((dialer, connection))),
+                Err(error) => failure = failure.or(Some(error)),
+            }
         }
         let at_tls = |error: &Error| error.stage == Stage::Tls;
-        if self.config.tls.is_some() && dialled.as_ref().err().is_none_or(at_tls) {
+        if self.config.tls.is_some() && (reached.is_some() || failure.as_ref().is_some_and(at_tls))
+        {
             self.look_at_certificate().await;
         }
-        let mut connection = dialled?;
+        let Some((dialer, connection)) = reached else {
+            return failure.map_or(Ok(()), Err);
+        };
+        self.dialer = dialer;
+        self.ask(connection, websocket).await?;
+        // One proxy that fails is a fault, although requests take another.
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// A HEAD request over a connection, and a WebSocket on the given path if there is one.
+    async fn ask(
+        &mut self,
+        mut connection: Connection,
+        websocket: Option<&str>,
+    ) -> Result<(), Error> {
         let start = Instant::now();
         let request = format!(
             "HEAD / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
@@ -99,15 +120,41 @@ impl Walk {
         }
     }
 
+    /// Dials once and notes the steps, and where there are several proxies also which one was
+    /// taken and how it failed.
+    async fn dial(&mut self, dialer: &Dialer, proxy: usize) -> Result<Connection, Error> {
+        let proxies = self.config.route.proxies();
+        let is_one_of_several = proxies.len() > 1;
+        if is_one_of_several {
+            let detail = format!("{} of {}: {}", proxy + 1, proxies.len(), proxies[proxy]);
+            self.line("through", Duration::ZERO, detail);
+        }
+        let steps = Steps::begin();
+        let dialled = dialer.dial(&self.server_name, &self.deadline, &steps);
+        let dialled = dialled.await;
+        for (step, took) in steps.taken() {
+            let detail = self.detail(step, steps.first_hop(), proxy);
+            self.line(step.name(), took, detail);
+        }
+        if let (true, Err(error)) = (is_one_of_several, &dialled) {
+            let detail = format!("[{}] {}", error.stage.name(), error.in_full());
+            self.line("failed", Duration::ZERO, detail);
+        }
+        dialled
+    }
+
     fn line(&mut self, name: &'static str, took: Duration, detail: String) {
         self.lines.push(Line { name, took, detail });
     }
 
-    fn detail(&self, step: Step, first_hop: Option<SocketAddr>) -> String {
+    fn detail(&self, step: Step, first_hop: Option<SocketAddr>, proxy: usize) -> String {
         match (step, &self.config.route) {
-            (Step::Resolve, Route::Direct) => self.config.upstream.to_string(),
-            (Step::Resolve, Route::Socks5(proxy) | Route::Connect(proxy)) => {
-                proxy.authority.to_string()
+            (Step::PassedOver, _) => String::new(),
+            (Step::Resolve, route) => {
+                let proxy = route.proxies().get(proxy);
+                proxy
+                    .map_or(&self.config.upstream, |proxy| &proxy.authority)
+                    .to_string()
             }
             (Step::Connect, _) => first_hop
                 .map(|address| address.to_string())

@@ -15,7 +15,7 @@ use crate::cli::settings::{Given, Shown, Value};
 use crate::cli::values::*;
 use crate::config::{Language, LogFormat};
 use crate::language::{Text, Words};
-use crate::proxy::Proxy;
+use crate::proxy::Proxies;
 
 /// One flag, as it is written and told.
 #[derive(Debug)]
@@ -268,7 +268,7 @@ flags! {
         default: Default::Words(Text::new("all addresses", "所有地址")),
         group: Group::Addresses,
     }
-    Single socks_proxy: Option<Proxy> = socks5_proxy {
+    Single socks_proxy: Option<Proxies> = socks5_proxy {
         en: "SOCKS5 proxy, socks5://[USER:PASS@]HOST[:1080]; it resolves the names",
         zh: "SOCKS5 代理，socks5://[USER:PASS@]HOST[:1080]；域名由它解析",
         short: Some('s'),
@@ -277,7 +277,7 @@ flags! {
         default: Default::Words(Text::new("none", "无")),
         group: Group::Route,
     }
-    Single http_proxy: Option<Proxy> = http_proxy {
+    Single http_proxy: Option<Proxies> = http_proxy {
         en: "HTTP proxy, http[s]://[USER:PASS@]HOST[:PORT]; it is asked to CONNECT",
         zh: "HTTP 代理，http[s]://[USER:PASS@]HOST[:PORT]；使用 CONNECT",
         metavar: "URL",
@@ -285,7 +285,7 @@ flags! {
         default: Default::Words(Text::new("none", "无")),
         group: Group::Route,
     }
-    Single https_proxy: Option<Proxy> = http_proxy {
+    Single https_proxy: Option<Proxies> = http_proxy {
         en: "HTTP proxy that is preferred when the upstream speaks TLS",
         zh: "上游使用 TLS 时优先采用的 HTTP 代理",
         metavar: "URL",

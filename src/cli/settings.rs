@@ -10,7 +10,7 @@ use crate::cli::flags::{Default, Flag, Group, Settings, TABLE};
 use crate::cli::values::Roots;
 use crate::config::{Language, LogFormat};
 use crate::language::Words;
-use crate::proxy::Proxy;
+use crate::proxy::Proxies;
 
 /// A value as given: where it came from, and its text.
 pub(crate) struct Given {
@@ -120,7 +120,7 @@ macro_rules! shown_as_displayed {
     )*};
 }
 
-shown_as_displayed!(u16 usize String Authority IpAddr SocketAddr Proxy);
+shown_as_displayed!(u16 usize String Authority IpAddr SocketAddr Proxies);
 
 impl Shown for bool {
     fn shown(&self) -> Option<Words> {

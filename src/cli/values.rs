@@ -12,7 +12,7 @@ use crate::config::{Language, LogFormat};
 use crate::error::describe;
 use crate::http::syntax::{is_host, is_protocol};
 use crate::language::Words;
-use crate::proxy::Proxy;
+use crate::proxy::Proxies;
 
 type Read<T> = Result<T, Words>;
 
@@ -46,12 +46,12 @@ pub(super) fn bind_address(text: &str) -> Read<IpAddr> {
     })
 }
 
-pub(super) fn socks5_proxy(text: &str) -> Read<Proxy> {
-    Proxy::parse_socks5(text).map_err(Words::same)
+pub(super) fn socks5_proxy(text: &str) -> Read<Proxies> {
+    Proxies::parse_socks5(text).map_err(Words::same)
 }
 
-pub(super) fn http_proxy(text: &str) -> Read<Proxy> {
-    Proxy::parse_http(text).map_err(Words::same)
+pub(super) fn http_proxy(text: &str) -> Read<Proxies> {
+    Proxies::parse_http(text).map_err(Words::same)
 }
 
 /// Whether TLS is on; none leaves it to the port.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::Stage;
+use crate::route::hops::{Dial, Hops};
 
 /// A number that one thread writes.
 #[derive(Default)]
@@ -131,6 +132,7 @@ impl Counters {
 #[derive(Clone)]
 pub struct Registry {
     threads: Arc<[Counters]>,
+    hops: Option<Arc<Hops>>,
     /// Since the epoch.
     started: Duration,
 }
@@ -141,8 +143,15 @@ impl Registry {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Registry {
             threads: (0..threads).map(|_| Counters::default()).collect(),
+            hops: None,
             started: now.unwrap_or_default(),
         }
+    }
+
+    /// Tells also how the proxies of the route are doing.
+    pub fn with_proxies(self, hops: Arc<Hops>) -> Registry {
+        let hops = Some(hops).filter(|hops| hops.count() > 0);
+        Registry { hops, ..self }
     }
 
     /// Those of one thread.
@@ -291,6 +300,9 @@ impl Registry {
         ] {
             page.labelled("pool_lookups_total", labels, count);
         }
+        if let Some(hops) = &self.hops {
+            proxies(&mut page, hops);
+        }
         let start = self.started.as_secs_f64();
         page.0.push_str(
             "# HELP process_start_time_seconds Start time of the process, since the epoch.\n\
@@ -350,6 +362,31 @@ pub struct Totals {
     pub pool_hits: u64,
     /// Requests that found none.
     pub pool_misses: u64,
+}
+
+/// How each proxy is doing, by its number in the setting: an address could tell a user.
+fn proxies(page: &mut Page, hops: &Hops) {
+    page.family(
+        "proxy_dials_total",
+        "counter",
+        "Dials through each proxy, by how they ended.",
+    );
+    for n in 0..hops.count() {
+        for dial in Dial::ALL {
+            let labels = format!("proxy=\"{}\",result=\"{}\"", n + 1, dial.name());
+            page.labelled("proxy_dials_total", &labels, hops.dials(n, dial));
+        }
+    }
+    page.family(
+        "proxy_passed_over",
+        "gauge",
+        "Whether a proxy has failed and is passed over.",
+    );
+    for n in 0..hops.count() {
+        let labels = format!("proxy=\"{}\"", n + 1);
+        let is_passed_over = u64::from(hops.is_passed_over(n));
+        page.labelled("proxy_passed_over", &labels, is_passed_over);
+    }
 }
 
 /// A page of metrics on its way.

@@ -8,19 +8,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use async_io::Timer;
+use futures_lite::future;
 
 use crate::authority::{is_dns_name, Authority, Host};
 use crate::config::{Config, Route};
 use crate::error::{Error, Result, Stage};
 use crate::http::syntax::split_port;
 use crate::net::deadline::{Deadline, TimedOut};
+use crate::net::reactor;
 use crate::net::socket::Socket;
 use crate::net::stream::{Connection, Stream};
 use crate::net::tls::{Tls, Verify};
 use crate::proxy::{Proxy, Scheme};
+use crate::route::hops::{Dial, Hops, Plan};
 use crate::route::names::{Addresses, Names};
 use crate::route::steps::{Step, Steps};
 use crate::route::{http_connect, socks5};
@@ -35,6 +39,9 @@ pub struct Dialer {
     upstream_tls: Option<Tls>,
     proxy_tls: Option<Tls>,
     names: Names,
+    hops: Arc<Hops>,
+    /// The one proxy to go through, where several are not tried in turn.
+    only: Option<usize>,
 }
 
 impl Dialer {
@@ -49,16 +56,31 @@ impl Dialer {
             Some(_) => Some(tls(Verify::Nothing)?),
             None => None,
         };
-        let proxy_tls = match &config.route {
-            Route::Connect(proxy) if proxy.scheme == Scheme::Https => Some(tls(Verify::Full)?),
-            _ => None,
-        };
+        let proxies = config.route.proxies();
+        let with_tls = proxies.iter().any(|proxy| proxy.scheme == Scheme::Https);
+        let proxy_tls = with_tls.then(|| tls(Verify::Full)).transpose()?;
+        let hops = Arc::new(Hops::new(proxies.len()));
         Ok(Dialer {
             config,
             upstream_tls,
             proxy_tls,
             names: Names::default(),
+            hops,
+            only: None,
         })
+    }
+
+    /// A dialer that goes through one of the proxies alone, by its number from 0.
+    pub fn only(&self, proxy: usize) -> Dialer {
+        Dialer {
+            only: Some(proxy),
+            ..self.clone()
+        }
+    }
+
+    /// How the proxies are doing.
+    pub fn hops(&self) -> &Arc<Hops> {
+        &self.hops
     }
 
     /// Appends the name for SNI, and for verification, to `name`: the configured one; the
@@ -101,38 +123,44 @@ impl Dialer {
         steps: &Steps,
     ) -> Result<Connection> {
         let timeout = self.config.limits.connect_timeout;
-        let first_hop = match &self.config.route {
-            Route::Direct => &self.config.upstream,
-            Route::Socks5(proxy) | Route::Connect(proxy) => &proxy.authority,
-        };
-        let progress = Progress {
-            at: Cell::new((Stage::Resolve, first_hop)),
-            in_flight: RefCell::default(),
-        };
-        let walked = deadline
-            .limit(timeout, self.walk(server_name, &progress, steps))
-            .await;
-        let (stage, address) = progress.at.get();
-        let error = match walked {
+        let progress = Progress::begin(self.first_hop(0));
+        let walk = self.walk(server_name, &progress, steps);
+        let mut error = match deadline.limit(timeout, walk).await {
             Ok(Ok(connection)) => {
                 steps.first_hop().inspect(|at| self.names.succeeded(*at));
                 return Ok(connection);
             }
-            Ok(Err(error)) => error,
-            Err(TimedOut) => {
-                let in_flight = progress.in_flight.take();
-                in_flight.iter().for_each(|at| self.names.failed(*at));
-                Error::timed_out(stage, timeout)
-            }
+            Ok(Err(error)) => error.at(progress.at.get().1),
+            Err(TimedOut) => self.out_of_time(timeout, &progress, steps),
         };
-        let is_at_fault = match &self.config.route {
-            Route::Direct => true,
-            Route::Socks5(_) | Route::Connect(_) => error.stage == Stage::ProxyConnect,
-        };
-        if is_at_fault {
+        let passed_over = progress.passed_over.take();
+        error.said = format!("{}{passed_over}", error.said)
+            .trim_start()
+            .to_owned();
+        if self.config.route == Route::Direct {
             steps.first_hop().inspect(|at| self.names.failed(*at));
         }
-        Err(error.at(address))
+        Err(error)
+    }
+
+    /// What a walk had come to when its time was over.
+    fn out_of_time(&self, after: Duration, progress: &Progress, steps: &Steps) -> Error {
+        let (stage, address) = progress.at.get();
+        let in_flight = progress.in_flight.take();
+        in_flight.iter().for_each(|at| self.names.failed(*at));
+        let error = Error::timed_out(stage, after).at(address);
+        if let Some(proxy) = steps.proxy() {
+            self.note(proxy, Some(&error), steps);
+        }
+        error
+    }
+
+    /// The authority of a proxy, or of the upstream on the direct route.
+    fn first_hop(&self, proxy: usize) -> &Authority {
+        let proxies = self.config.route.proxies();
+        proxies
+            .get(proxy)
+            .map_or(&self.config.upstream, |proxy| &proxy.authority)
     }
 
     async fn walk<'a>(
@@ -142,27 +170,11 @@ impl Dialer {
         steps: &Steps,
     ) -> Result<Connection> {
         let upstream = &self.config.upstream;
-        let first_hop =
-            |authority, stage| first_hop(&self.names, authority, stage, progress, steps);
-        let mut connection = match &self.config.route {
-            Route::Direct => first_hop(upstream, Stage::Connect).await?,
-            Route::Socks5(proxy) => {
-                let mut hop = first_hop(&proxy.authority, Stage::ProxyConnect).await?;
-                let credentials = proxy.credentials.as_ref();
-                socks5::connect(&mut hop.stream, upstream, credentials).await?;
-                steps.done(Step::Proxy);
-                hop
+        let mut connection = match self.config.route {
+            Route::Direct => {
+                first_hop(&self.names, upstream, Stage::Connect, progress, steps).await?
             }
-            Route::Connect(proxy) => {
-                let mut hop = first_hop(&proxy.authority, Stage::ProxyConnect).await?;
-                if let Some(tls) = &self.proxy_tls {
-                    hop = tls_to_proxy(tls, proxy, hop).await?;
-                    steps.done(Step::ProxyTls);
-                }
-                http_connect::connect(&mut hop, upstream, proxy.credentials.as_ref()).await?;
-                steps.done(Step::Proxy);
-                hop
-            }
+            Route::Socks5(_) | Route::Connect(_) => self.through_any_proxy(progress, steps).await?,
         };
         if let (Some(tls), Some(server_name)) = (&self.upstream_tls, server_name) {
             progress.at.set((Stage::Tls, upstream));
@@ -172,10 +184,152 @@ impl Dialer {
         }
         Ok(connection)
     }
+
+    /// Goes through the first proxy that answers. Each has a fair share of the time; what one
+    /// says about the upstream, or about our login, is final.
+    async fn through_any_proxy<'a>(
+        &'a self,
+        progress: &Progress<'a>,
+        steps: &Steps,
+    ) -> Result<Connection> {
+        let began = Instant::now();
+        let Plan { order, probe } = match self.only {
+            Some(only) => Plan {
+                order: vec![only],
+                probe: None,
+            },
+            None => self.hops.plan(),
+        };
+        if let Some(proxy) = probe {
+            self.probe(proxy);
+        }
+        for (tried, &proxy) in order.iter().enumerate() {
+            let others = order.len() - tried - 1;
+            steps.through(proxy);
+            let walk = self.through(proxy, progress, steps);
+            let walked = match u32::try_from(others) {
+                Ok(0) | Err(_) => walk.await,
+                Ok(others) => {
+                    let timeout = self.config.limits.connect_timeout;
+                    let share = timeout.saturating_sub(began.elapsed()) / (others + 1);
+                    let late = async {
+                        Timer::after(share).await;
+                        Err(self.out_of_time(share, progress, steps))
+                    };
+                    future::or(walk, late).await
+                }
+            };
+            let error = match walked {
+                Ok(connection) => return Ok(connection),
+                Err(error) => error,
+            };
+            if others == 0 || !is_failure_of_proxy(&error) {
+                return Err(error);
+            }
+            let Error { address, cause, .. } = &error;
+            let passed_over = format!(" (before it, {address}: {cause})");
+            progress.passed_over.borrow_mut().push_str(&passed_over);
+            steps.passed_over();
+        }
+        unreachable!("a route through proxies has one")
+    }
+
+    /// Goes through one proxy, and notes how that went unless it is cut off.
+    async fn through<'a>(
+        &'a self,
+        proxy: usize,
+        progress: &Progress<'a>,
+        steps: &Steps,
+    ) -> Result<Connection> {
+        let walked = self.ask(proxy, progress, steps).await;
+        let walked = walked.map_err(|error| error.at(self.first_hop(proxy)));
+        self.note(proxy, walked.as_ref().err(), steps);
+        walked
+    }
+
+    async fn ask<'a>(
+        &'a self,
+        proxy: usize,
+        progress: &Progress<'a>,
+        steps: &Steps,
+    ) -> Result<Connection> {
+        let Proxy {
+            scheme,
+            authority,
+            credentials,
+        } = &self.config.route.proxies()[proxy];
+        let (stage, upstream) = (Stage::ProxyConnect, &self.config.upstream);
+        let mut hop = first_hop(&self.names, authority, stage, progress, steps).await?;
+        if let (Scheme::Https, Some(tls)) = (scheme, &self.proxy_tls) {
+            hop = tls_to_proxy(tls, authority, hop).await?;
+            steps.done(Step::ProxyTls);
+        }
+        match scheme {
+            Scheme::Socks5 => {
+                socks5::connect(&mut hop.stream, upstream, credentials.as_ref()).await?;
+            }
+            Scheme::Http | Scheme::Https => {
+                http_connect::connect(&mut hop, upstream, credentials.as_ref()).await?;
+            }
+        }
+        steps.done(Step::Proxy);
+        Ok(hop)
+    }
+
+    /// Notes how a dial through a proxy went.
+    fn note(&self, proxy: usize, error: Option<&Error>, steps: &Steps) {
+        let dial = match error {
+            None => Dial::Done,
+            Some(error) if is_failure_of_proxy(error) => Dial::Failed,
+            Some(error) if error.stage == Stage::Tls => return,
+            Some(_) => Dial::Refused,
+        };
+        if dial == Dial::Failed {
+            steps.first_hop().inspect(|at| self.names.failed(*at));
+        }
+        self.hops.ended(proxy, dial);
+    }
+
+    /// Tries a proxy on a thread of its own, so that nobody waits for it. At most one thread
+    /// for each proxy, once in ten seconds, for as long as a dial may take.
+    fn probe(&self, proxy: usize) {
+        let dialer = self.clone();
+        let probe = move || {
+            let timeout = dialer.config.limits.connect_timeout;
+            let (progress, steps) = (Progress::begin(dialer.first_hop(proxy)), Steps::begin());
+            steps.through(proxy);
+            let walk = async {
+                let walk = dialer.through(proxy, &progress, &steps);
+                let late = async {
+                    Timer::after(timeout).await;
+                    Err(dialer.out_of_time(timeout, &progress, &steps))
+                };
+                let _ = future::or(walk, late).await;
+            };
+            if reactor::block_on(walk, || None).is_err() {
+                dialer.hops.ended(proxy, Dial::Failed);
+            }
+        };
+        let thread = thread::Builder::new().name("probe".to_owned());
+        if thread.spawn(probe).is_err() {
+            self.hops.ended(proxy, Dial::Failed);
+        }
+    }
 }
 
-async fn tls_to_proxy(tls: &Tls, proxy: &Proxy, hop: Connection) -> Result<Connection> {
-    let name = match &proxy.authority.host {
+/// Whether the proxy has not answered, so that another may be asked. A failure to reach the
+/// upstream, which the proxy tells, and a refused login are answers; to close behind the
+/// request is none, although it most often means the former.
+fn is_failure_of_proxy(error: &Error) -> bool {
+    match error.stage {
+        Stage::Resolve | Stage::ProxyConnect => true,
+        Stage::ProxyRefused => error.token == socks5::UNANSWERED,
+        Stage::Connect | Stage::ProxyAuth | Stage::Tls | Stage::Response => false,
+    }
+}
+
+async fn tls_to_proxy(tls: &Tls, proxy: &Authority, hop: Connection) -> Result<Connection> {
+    let name = match &proxy.host {
         Host::Name(name) => name.trim_end_matches('.').to_owned(),
         Host::Ip(address) => address.to_string(),
     };
@@ -253,6 +407,19 @@ async fn first_hop<'a>(
 struct Progress<'a> {
     at: Cell<(Stage, &'a Authority)>,
     in_flight: InFlight,
+    /// The proxies that did not answer, and why, for the log.
+    passed_over: RefCell<String>,
+}
+
+impl<'a> Progress<'a> {
+    /// A walk begins with this hop.
+    fn begin(first_hop: &'a Authority) -> Progress<'a> {
+        Progress {
+            at: Cell::new((Stage::Resolve, first_hop)),
+            in_flight: InFlight::default(),
+            passed_over: RefCell::default(),
+        }
+    }
 }
 
 /// The addresses of the first hop that are being connected to.

@@ -6,6 +6,7 @@
 
 pub mod dial;
 pub mod habits;
+pub mod hops;
 pub mod http_connect;
 pub mod names;
 pub mod pool;

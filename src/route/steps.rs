@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 /// A step on the way to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Proxies that did not answer, before one did.
+    PassedOver,
     /// Looking up the first hop's name.
     Resolve,
     /// The TCP connection to the first hop.
@@ -20,7 +22,8 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 5] = [
+    const ALL: [Step; 6] = [
+        Step::PassedOver,
         Step::Resolve,
         Step::Connect,
         Step::ProxyTls,
@@ -31,6 +34,7 @@ impl Step {
     /// Its name in the log and in the report of `--check`.
     pub fn name(self) -> &'static str {
         match self {
+            Step::PassedOver => "passed-over",
             Step::Resolve => "resolve",
             Step::Connect => "connect",
             Step::ProxyTls => "proxy-tls",
@@ -44,6 +48,7 @@ impl Step {
 pub struct Steps {
     began: Instant,
     first_hop: Cell<Option<SocketAddr>>,
+    proxy: Cell<Option<usize>>,
     done: [Cell<Option<Duration>>; Step::ALL.len()],
 }
 
@@ -53,6 +58,7 @@ impl Steps {
         Steps {
             began: Instant::now(),
             first_hop: Cell::default(),
+            proxy: Cell::default(),
             done: Default::default(),
         }
     }
@@ -60,6 +66,23 @@ impl Steps {
     /// A step has just been done, all of it since the one before.
     pub fn done(&self, step: Step) {
         self.done[step as usize].set(Some(self.began.elapsed()));
+    }
+
+    /// The walk now tries a proxy, by its number from 0.
+    pub fn through(&self, proxy: usize) {
+        self.proxy.set(Some(proxy));
+    }
+
+    /// The proxy that was tried last, if any was.
+    pub fn proxy(&self) -> Option<usize> {
+        self.proxy.get()
+    }
+
+    /// The proxy that was tried did not answer, and the walk begins again with another.
+    pub fn passed_over(&self) {
+        self.first_hop.set(None);
+        self.done.iter().for_each(|done| done.set(None));
+        self.done(Step::PassedOver);
     }
 
     /// The first hop answered at this address.

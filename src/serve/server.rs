@@ -86,8 +86,8 @@ pub fn run(
     let shelves = Arc::new(Shelves::new(listeners.len(), &config.limits));
     let shared = Arc::new(Shared {
         config,
+        registry: Registry::new(listeners.len()).with_proxies(dialer.hops().clone()),
         dialer,
-        registry: Registry::new(listeners.len()),
         shelves,
         board: watched.board.take(),
         permits: Arc::new(Semaphore::new(most)),
