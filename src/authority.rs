@@ -1,14 +1,14 @@
-//! A host and a port, as a setting names them (RFC 3986 §3.2).
+//! A host and a port, or a unix socket, as a setting names them (RFC 3986 §3.2).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// A host and a port (RFC 3986 §3.2).
+/// A host and a port (RFC 3986 §3.2), or the path of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authority {
     /// A name or an address.
     pub host: Host,
-    /// The TCP port.
+    /// The TCP port; 0 for a unix socket.
     pub port: u16,
 }
 
@@ -19,15 +19,49 @@ pub enum Host {
     Name(String),
     /// An IP literal.
     Ip(IpAddr),
+    /// An IPv6 address that is one on a link alone, and the link's name or number
+    /// (RFC 4007 §11).
+    Zoned(Ipv6Addr, String),
+    /// The absolute path of a unix socket.
+    Unix(String),
 }
 
+/// The longest path of a unix socket, in bytes: sun_path has 108, with a NUL (unix(7)).
+const MAX_PATH: usize = 107;
+
 impl Authority {
-    /// Parses `HOST:PORT`, IPv6 in brackets. The error says what is wrong, in words.
+    /// Parses `HOST:PORT`, IPv6 in brackets, or `unix:PATH`. The error says what is wrong, in
+    /// words.
     pub fn parse(text: &str) -> Result<Authority, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Authority::unix(path);
+        }
         if text.contains("://") {
             return Err("write HOST:PORT, without a scheme".to_owned());
         }
         Authority::parse_with_default(text, None)
+    }
+
+    /// The unix socket at `path`.
+    pub(crate) fn unix(path: &str) -> Result<Authority, String> {
+        if !path.starts_with('/') || path.ends_with('/') {
+            return Err("write unix:/PATH, the absolute path of a socket".to_owned());
+        }
+        if path.chars().any(char::is_control) {
+            return Err("the path holds a control character".to_owned());
+        }
+        if path.len() > MAX_PATH {
+            return Err(format!(
+                "the path of a unix socket has at most {MAX_PATH} bytes"
+            ));
+        }
+        let host = Host::Unix(path.to_owned());
+        Ok(Authority { host, port: 0 })
+    }
+
+    /// Whether it means something on this machine only, so that no proxy can go there.
+    pub fn is_local(&self) -> bool {
+        matches!(self.host, Host::Unix(_) | Host::Zoned(..))
     }
 
     pub(crate) fn parse_with_default(
@@ -45,14 +79,12 @@ impl Authority {
         };
         let (host, port) = match host {
             Some(address) => {
-                let address: Ipv6Addr = address
-                    .parse()
-                    .map_err(|_| "the brackets hold no IPv6 address".to_owned())?;
+                let host = Host::parse_ipv6(address)?;
                 let port = match port {
                     "" => None,
                     port => Some(port.strip_prefix(':').ok_or("a colon must follow the ]")?),
                 };
-                (Host::Ip(IpAddr::V6(address)), port)
+                (host, port)
             }
             None => {
                 let (name, port) = match port.split_once(':') {
@@ -77,6 +109,32 @@ impl Authority {
 }
 
 impl Host {
+    fn parse_ipv6(text: &str) -> Result<Host, String> {
+        // RFC 6874 would write the % as %25; no tool does.
+        let (address, zone) = match text.split_once('%') {
+            Some((address, zone)) => (address, Some(zone)),
+            None => (text, None),
+        };
+        let address: Ipv6Addr = address
+            .parse()
+            .map_err(|_| "the brackets hold no IPv6 address".to_owned())?;
+        let Some(zone) = zone else {
+            return Ok(Host::Ip(IpAddr::V6(address)));
+        };
+        if !address.is_unicast_link_local() {
+            return Err("only a link-local address (fe80::) has a zone".to_owned());
+        }
+        // IFNAMSIZ is 16, with a NUL (netdevice(7)).
+        let is_name = (1..16).contains(&zone.len())
+            && zone
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !b"/%]".contains(&b));
+        match is_name {
+            true => Ok(Host::Zoned(address, zone.to_owned())),
+            false => Err("the zone is not the name of a network interface".to_owned()),
+        }
+    }
+
     fn parse_name(name: &str) -> Result<Host, String> {
         if name.is_empty() {
             return Err("the host is missing".to_owned());
@@ -116,6 +174,8 @@ impl fmt::Display for Authority {
             Host::Name(name) => write!(f, "{name}:{}", self.port),
             Host::Ip(IpAddr::V4(address)) => write!(f, "{address}:{}", self.port),
             Host::Ip(IpAddr::V6(address)) => write!(f, "[{address}]:{}", self.port),
+            Host::Zoned(address, zone) => write!(f, "[{address}%{zone}]:{}", self.port),
+            Host::Unix(path) => write!(f, "unix:{path}"),
         }
     }
 }
@@ -125,12 +185,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn paths_have_a_length() {
+        let path = format!("/{}", "x".repeat(MAX_PATH - 1));
+        assert!(Authority::unix(&path).is_ok());
+        assert!(Authority::unix(&format!("{path}x")).is_err());
+    }
+
+    #[test]
     fn authorities() {
         for (text, expected) in [
             ("example.com:443", Ok("example.com:443")),
             ("192.0.2.1:80", Ok("192.0.2.1:80")),
             ("[2001:db8::1]:80", Ok("[2001:db8::1]:80")),
             ("a_b.example.:80", Ok("a_b.example.:80")),
+            ("[fe80::1%eth0]:80", Ok("[fe80::1%eth0]:80")),
+            ("[fe80::1%2]:80", Ok("[fe80::1%2]:80")),
+            ("[fe80::1]:80", Ok("[fe80::1]:80")),
+            ("[2001:db8::1%eth0]:80", Err("only a link-local")),
+            ("[fe80::1%]:80", Err("the zone is not")),
+            ("[fe80::1%a/b]:80", Err("the zone is not")),
+            ("[fe80::1%interface-of-16c]:80", Err("the zone is not")),
+            ("unix:/run/app.sock", Ok("unix:/run/app.sock")),
+            ("unix:/run/a b:c@d.sock", Ok("unix:/run/a b:c@d.sock")),
+            ("unix:run/app.sock", Err("write unix:/PATH")),
+            ("unix:/run/", Err("write unix:/PATH")),
+            ("unix:", Err("write unix:/PATH")),
+            ("unix:/a\nb", Err("the path holds a control")),
             ("example.com", Err("a port is missing")),
             ("example.com:", Err("the port must be")),
             ("example.com:0", Err("the port must be")),

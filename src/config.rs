@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use native_tls::Certificate;
 
-use crate::authority::Authority;
 use crate::edits::{is_twin, FieldEdits};
+use crate::authority::{Authority, Host};
 use crate::proxy::{Proxies, Proxy};
 
 pub use crate::language::Language;
@@ -51,15 +51,19 @@ impl Config {
     }
 
     /// The upstream's authority, without the port that its scheme implies: Host where no
-    /// other is given.
+    /// other is given. Without a zone, which is this machine's (RFC 6874 §1), and `localhost`
+    /// for a unix socket.
     pub fn default_host(&self) -> String {
-        let text = self.upstream.to_string();
-        match (self.tls.is_some(), self.upstream.port) {
-            (true, 443) | (false, 80) => {
-                let colon = text.rfind(':').unwrap_or(text.len());
-                text[..colon].to_owned()
-            }
-            _ => text,
+        let Authority { host, port } = &self.upstream;
+        let host = match host {
+            Host::Name(name) => name.clone(),
+            Host::Ip(IpAddr::V4(address)) => address.to_string(),
+            Host::Ip(IpAddr::V6(address)) | Host::Zoned(address, _) => format!("[{address}]"),
+            Host::Unix(_) => return "localhost".to_owned(),
+        };
+        match (self.tls.is_some(), port) {
+            (true, 443) | (false, 80) => host,
+            _ => format!("{host}:{port}"),
         }
     }
 }

@@ -179,14 +179,17 @@ impl Proxy {
         if path.contains('@') {
             return Err("write / ? and # in a password as %2F %3F and %23".to_owned());
         }
-        if !matches!(path, "" | "/") {
-            return Err("a proxy URL has no path, query or fragment".to_owned());
-        }
         let (userinfo, host) = match authority.rsplit_once('@') {
             Some((userinfo, host)) => (Some(userinfo), host),
             None => (None, authority),
         };
-        let authority = Authority::parse_with_default(host, Some(scheme.default_port()))?;
+        // Ours, and curl's, which has a host because a URL must.
+        let is_unix = host == "unix:" || host.eq_ignore_ascii_case("localhost");
+        let authority = match path {
+            "" | "/" => Authority::parse_with_default(host, Some(scheme.default_port()))?,
+            path if is_unix && scheme == Scheme::Socks5 => Authority::unix(path)?,
+            _ => return Err("a proxy URL has no path, query or fragment".to_owned()),
+        };
         let credentials = userinfo.map(Credentials::parse).transpose()?;
         Ok(Proxy {
             scheme,
@@ -359,5 +362,7 @@ mod tests {
         assert!(Proxy::parse_socks5(&long).is_err());
         assert!(Proxy::parse_http("http://a%3Ab:c@h").is_err());
         assert!(Proxy::parse_http("socks5://h").is_err());
+        assert!(Proxy::parse_http("http://localhost/run/socket").is_err());
+        assert!(Proxy::parse_http("unix:/run/socket").is_err());
     }
 }

@@ -21,6 +21,7 @@ mod shared;
 mod status;
 mod strict;
 mod support;
+mod unix;
 mod upgrade;
 mod watch;
 
@@ -66,6 +67,10 @@ fn main() {
             tls_names,
             tls_verification,
             http_1_1_is_negotiated;
+        unix:
+            an_upstream_on_a_unix_socket,
+            tls_over_a_unix_socket,
+            a_socks_proxy_on_a_unix_socket;
         proxies:
             one_that_does_not_answer_is_passed_over,
             what_a_proxy_says_is_final,

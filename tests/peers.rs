@@ -110,6 +110,12 @@ pub fn trials() -> Vec<Trial> {
         &[Need::PidNamespace],
         crate::drain::works_as_pid_1,
     ));
+    let needs = ["unshare", "ip", "sh"].map(Need::Command);
+    trials.push(trial(
+        "a_link_local_upstream_is_dialled_on_its_link",
+        &[&needs[..], &[Need::NetworkNamespace]].concat(),
+        crate::unix::a_link_local_upstream_is_dialled_on_its_link,
+    ));
     let needs = ["unshare", "mount", "sh"].map(Need::Command);
     let needs = [&needs[..], &[Need::MountNamespace, Need::Port53]].concat();
     for (name, body) in [
@@ -137,6 +143,7 @@ pub fn trials() -> Vec<Trial> {
             nginx_upload_that_expects_100,
         ),
         ("nginx_keep_alive", nginx_keep_alive),
+        ("nginx_on_a_unix_socket", nginx_on_a_unix_socket),
         ("nginx_gzip_passes", nginx_gzip_passes),
     ] {
         trials.push(trial(name, &needs, body));
@@ -176,6 +183,8 @@ enum Need {
     MountNamespace,
     /// The right to make a PID namespace.
     PidNamespace,
+    /// The right to make a network namespace.
+    NetworkNamespace,
 }
 
 /// Why a need is not met; each is looked at once.
@@ -221,6 +230,12 @@ fn look_for(need: Need) -> Option<String> {
             command.args(["-m", "mount", "--bind", "/etc/shadow", "/etc/shadow"]);
             let met = succeeds(&mut command) && File::open("/etc/shadow").is_ok();
             (met, "a private mount namespace needs root".to_owned())
+        }
+        Need::NetworkNamespace => {
+            let mut command = Command::new("unshare");
+            command.args(["-n", "true"]);
+            let reason = "a network namespace needs root";
+            (succeeds(&mut command), reason.to_owned())
         }
         Need::PidNamespace => {
             let mut command = Command::new("unshare");
@@ -1251,6 +1266,18 @@ fn nginx_upload_that_expects_100() {
     );
     assert!(sent.errors.contains("< HTTP/1.1 201 "), "{}", sent.errors);
     files.assert_stored("expected");
+}
+
+fn nginx_on_a_unix_socket() {
+    let servers = "server { listen LISTEN; listen unix:FOLDER/socket; root FOLDER; }\n";
+    let nginx = nginx(servers, |folder| {
+        folder.write("hello", "hello from nginx\n");
+    });
+    let socket = nginx.process.folder.path("socket");
+    let proxy = Tested::start(format!("unix:{socket}"), &[]);
+    assert_eq!(curl_text(&[&proxy.url("/hello")]), "hello from nginx\n");
+    let head = curl_text(&["-I", &proxy.url("/hello")]);
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
 }
 
 fn nginx_keep_alive() {

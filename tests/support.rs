@@ -314,7 +314,10 @@ impl Client {
     pub fn new(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
+        // A unix socket, which has no address, has no Nagle's algorithm either.
+        if stream.peer_addr().is_ok() {
+            stream.set_nodelay(true).unwrap();
+        }
         Client {
             socket: stream.try_clone().unwrap(),
             stream: Box::new(stream),

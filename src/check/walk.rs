@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use base64::prelude::{Engine, BASE64_STANDARD};
 
+use crate::authority::Authority;
 use crate::check::certificate::{inspect, Inspection};
 use crate::config::{Config, Route};
 use crate::error::{describe, Error, Stage};
@@ -150,15 +151,11 @@ impl Walk {
     fn detail(&self, step: Step, first_hop: Option<SocketAddr>, proxy: usize) -> String {
         match (step, &self.config.route) {
             (Step::PassedOver, _) => String::new(),
-            (Step::Resolve, route) => {
-                let proxy = route.proxies().get(proxy);
-                proxy
-                    .map_or(&self.config.upstream, |proxy| &proxy.authority)
-                    .to_string()
-            }
-            (Step::Connect, _) => first_hop
-                .map(|address| address.to_string())
-                .unwrap_or_default(),
+            (Step::Resolve, _) => self.first_hop(proxy).to_string(),
+            (Step::Connect, _) => match first_hop {
+                Some(address) => address.to_string(),
+                None => self.first_hop(proxy).to_string(),
+            },
             (Step::ProxyTls, _) => "the proxy's certificate is valid".to_owned(),
             (Step::Proxy, Route::Connect(_)) => format!("CONNECT to {}", self.config.upstream),
             (Step::Proxy, _) => format!("SOCKS5 to {}", self.config.upstream),
@@ -167,6 +164,12 @@ impl Walk {
             }
             (Step::Tls, _) => format!("server name (SNI) {}", self.server_name),
         }
+    }
+
+    /// The authority of a proxy, or of the upstream on the direct route.
+    fn first_hop(&self, proxy: usize) -> &Authority {
+        let proxy = self.config.route.proxies().get(proxy);
+        proxy.map_or(&self.config.upstream, |proxy| &proxy.authority)
     }
 
     /// By a connection of its own: the one that serves does not tell.

@@ -125,6 +125,13 @@ fn given_as_flag(given: &[Vec<Given>], long: &str) -> bool {
     found.is_some_and(|(_, values)| values.iter().any(|value| value.source == long))
 }
 
+/// The flag, or the variable that speaks in its place.
+fn source_of(given: &[Vec<Given>], long: &'static str) -> &'static str {
+    let found = TABLE.iter().zip(given).find(|(flag, _)| flag.long == long);
+    let last = found.and_then(|(_, values)| values.last());
+    last.map_or(long, |value| value.source)
+}
+
 /// Settings that are good alone and not together.
 fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<(), Usage> {
     let combined = |flag: &'static str, other: &str| {
@@ -136,6 +143,20 @@ fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<()
         if let Some(flag) = proxies.into_iter().find(|flag| given_as_flag(given, flag)) {
             return combined("--direct", flag);
         }
+    }
+    let proxies = [
+        ("--socks-proxy", &settings.socks_proxy),
+        ("--http-proxy", &settings.http_proxy),
+        ("--https-proxy", &settings.https_proxy),
+    ];
+    let proxy = proxies.iter().find(|(_, proxies)| proxies.is_some());
+    if let (true, Some((flag, _))) = (settings.upstream_host.is_local(), proxy) {
+        let source = source_of(given, flag);
+        let problem = both!(
+            "no proxy can reach a unix socket or a link of this machine; add --direct, or leave out {source}",
+            "代理无法访问本机的 unix 套接字或链路；请加上 --direct，或去掉 {source}"
+        );
+        return Err(Usage::new(source_of(given, "--upstream-host"), problem));
     }
     if settings.quiet && settings.verbose {
         return combined("--quiet", "--verbose");
@@ -361,6 +382,16 @@ mod tests {
                 "--direct: cannot be combined with --socks-proxy",
             ),
             (&["-qv"], &[up], "--quiet: cannot be combined"),
+            (
+                &["-u", "unix:/run/app"],
+                &[("SOCKS_PROXY", "h")],
+                "--upstream-host: no proxy can reach a unix socket",
+            ),
+            (
+                &["-s", "h"],
+                &[("UPSTREAM_HOST", "[fe80::1%lo]:80")],
+                "UPSTREAM_HOST: no proxy can reach",
+            ),
             (&["--nope=secret"], &[up], "--nope: no such option"),
             (&["-x"], &[up], "-x: no such option"),
             (

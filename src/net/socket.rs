@@ -1,4 +1,4 @@
-//! One non-blocking TCP socket: what is there is taken at once, and a wait follows only
+//! One non-blocking stream socket, TCP or unix: what is there is taken at once, and a wait follows only
 //! when the kernel has nothing, or when a short read has just said so.
 
 use std::cell::Cell;
@@ -9,9 +9,10 @@ use std::os::fd::AsFd;
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
 
+use async_io::Timer;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketFlags};
-use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, TcpKeepalive, Type};
 
 use crate::net::reactor::Source;
 
@@ -22,6 +23,9 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(10))
     .with_retries(6);
+
+/// How long a full backlog of a unix socket is given.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 
 /// Sets TCP_NODELAY and keepalive. What a listener accepts has the same.
 pub fn set_options(socket: &impl AsFd) -> io::Result<()> {
@@ -78,7 +82,8 @@ impl Drop for Listener {
     }
 }
 
-/// A connected TCP socket of this thread.
+/// A connected socket of this thread. A unix socket is one as well: what is done with the
+/// descriptor of the standard library's type are the calls of any stream socket.
 pub struct Socket {
     source: Source<TcpStream>,
     /// What the last operation that would have blocked is waiting for.
@@ -114,6 +119,23 @@ impl Socket {
             }
         }
         Ok(socket)
+    }
+
+    /// Connects to a unix socket. Waits while its backlog is full, which the kernel tells by
+    /// EAGAIN (unix(7)) and of which it does not tell the end.
+    pub async fn connect_unix(path: &str) -> io::Result<Socket> {
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let address = SockAddr::unix(path)?;
+        loop {
+            let socket = socket2::Socket::new(Domain::UNIX, kind, None)?;
+            match socket.connect(&address) {
+                Ok(()) => return Socket::new(socket.into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Timer::after(BACKLOG_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn stream(&self) -> &TcpStream {
@@ -318,6 +340,31 @@ mod tests {
             let read = reader.join().expect("no panic").expect("it was closed");
             assert!(read == [a, b].concat());
         }
+    }
+
+    #[test]
+    fn a_full_backlog_of_a_unix_socket_is_waited_for() {
+        let name = format!("simple-proxy-{}-backlog", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let path = path.to_str().expect("UTF-8");
+        let _ = std::fs::remove_file(path);
+        let listener = std::os::unix::net::UnixListener::bind(path).expect("a new path");
+        rustix::net::listen(&listener, 0).expect("a smaller backlog is allowed");
+        let first = std::os::unix::net::UnixStream::connect(path).expect("there is room for one");
+        let connected = async {
+            let waiting = Socket::connect_unix(path);
+            let accepting = async {
+                // The other polls first, and finds no room.
+                Timer::after(3 * BACKLOG_PAUSE).await;
+                listener.accept().map(|_| ())
+            };
+            let (waited, accepted) = futures_lite::future::zip(waiting, accepting).await;
+            accepted.and(waited.map(|_| ()))
+        };
+        let connected = block_on(connected, || None).expect("the reactor runs");
+        assert!(connected.is_ok(), "{connected:?}");
+        drop(first);
+        let _ = std::fs::remove_file(path);
     }
 
     #[test]

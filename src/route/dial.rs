@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{poll_fn, Future};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use futures_lite::future;
+use rustix::net::{AddressFamily, SocketType};
 
 use crate::authority::{is_dns_name, Authority, Host};
 use crate::config::{Config, Route};
@@ -93,9 +94,9 @@ impl Dialer {
         match (&tls.name, &self.config.upstream.host) {
             (Some(configured), _) => name.push_str(configured),
             (None, Host::Name(upstream)) => name.push_str(upstream.trim_end_matches('.')),
-            (None, Host::Ip(address)) => match sni_of(host) {
+            (None, upstream) => match sni_of(host) {
                 Some(host) => name.push_str(host),
-                None => name.push_str(&address.to_string()),
+                None => name.push_str(&address_of(upstream)),
             },
         }
     }
@@ -331,7 +332,7 @@ fn is_failure_of_proxy(error: &Error) -> bool {
 async fn tls_to_proxy(tls: &Tls, proxy: &Authority, hop: Connection) -> Result<Connection> {
     let name = match &proxy.host {
         Host::Name(name) => name.trim_end_matches('.').to_owned(),
-        Host::Ip(address) => address.to_string(),
+        host => address_of(host),
     };
     let secured = tls.connect(&name, hop).await;
     secured.map_err(|error| tls_error(Stage::ProxyConnect, &error))
@@ -367,6 +368,17 @@ fn openssl_words(text: &str) -> String {
     }
 }
 
+/// The address that stands for a host in TLS, where no name is sent. Behind a unix socket is
+/// this machine.
+fn address_of(host: &Host) -> String {
+    match host {
+        Host::Name(name) => name.clone(),
+        Host::Ip(address) => address.to_string(),
+        Host::Zoned(address, _) => address.to_string(),
+        Host::Unix(_) => Ipv4Addr::LOCALHOST.to_string(),
+    }
+}
+
 /// The name in a Host that can be sent as SNI (RFC 6066 §3): no address, not localhost.
 fn sni_of(host: &[u8]) -> Option<&str> {
     let (host, _) = split_port(host);
@@ -388,8 +400,21 @@ async fn first_hop<'a>(
     steps: &Steps,
 ) -> Result<Connection> {
     progress.at.set((Stage::Resolve, authority));
+    let failed = |error| Error::io(stage, &error);
     let addresses = match &authority.host {
+        Host::Unix(path) => {
+            steps.done(Step::Resolve);
+            progress.at.set((stage, authority));
+            let socket = Socket::connect_unix(path).await.map_err(failed)?;
+            steps.connected(None);
+            return Ok(Connection::new(Stream::Plain(socket)));
+        }
         Host::Ip(address) => vec![SocketAddr::new(*address, authority.port)].into(),
+        Host::Zoned(address, zone) => {
+            let scope = scope_id(zone).map_err(|error| Error::io(Stage::Resolve, &error))?;
+            let address = SocketAddrV6::new(*address, authority.port, 0, scope);
+            vec![SocketAddr::V6(address)].into()
+        }
         Host::Name(name) => {
             let found = names.resolve(name, authority.port).await;
             found.map_err(|words| Error::new(Stage::Resolve, "dns_error", words))?
@@ -398,9 +423,19 @@ async fn first_hop<'a>(
     steps.done(Step::Resolve);
     progress.at.set((stage, authority));
     let socket = connect_any(addresses, names, &progress.in_flight).await;
-    let socket = socket.map_err(|error| Error::io(stage, &error))?;
+    let socket = socket.map_err(failed)?;
     steps.connected(socket.peer().ok());
     Ok(Connection::new(Stream::Plain(socket)))
+}
+
+/// The number of a link, which its name stands for on this machine (RFC 4007 §11.2). Looked
+/// up for each dial: interfaces come and go.
+fn scope_id(zone: &str) -> io::Result<u32> {
+    if let Ok(number) = zone.parse() {
+        return Ok(number);
+    }
+    let any = rustix::net::socket(AddressFamily::INET6, SocketType::DGRAM, None)?;
+    Ok(rustix::net::netdevice::name_to_index(any, zone)?)
 }
 
 /// How far a walk has come, should time run out.

@@ -32,6 +32,9 @@ pub async fn connect(
     let destination = match &upstream.host {
         Host::Ip(address) => AddrKind::Ip(SocketAddr::new(*address, upstream.port)),
         Host::Name(name) => AddrKind::Domain(name.clone(), upstream.port),
+        // Links and unix sockets are this machine's: no setting sends one to a proxy.
+        Host::Zoned(address, _) => AddrKind::Ip(SocketAddr::new((*address).into(), upstream.port)),
+        Host::Unix(path) => AddrKind::Domain(path.clone(), upstream.port),
     };
     let auth = credentials.map(|c| Auth::new(c.user.clone(), c.password.clone()));
     // No read buffer in between: bytes behind the reply belong to the upstream.

@@ -1,0 +1,188 @@
+//! Unix sockets in place of addresses, and addresses that are this machine's alone.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::thread;
+
+use crate::check::check;
+use crate::support::*;
+
+/// A listener on a path whose connections each run `script` in a thread. The standard
+/// library's type for TCP reads and writes any stream socket.
+fn origin_on(path: &str, script: impl Fn(Client) + Send + Sync + 'static) {
+    let listener = UnixListener::bind(path).unwrap();
+    let script = Arc::new(script);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = OwnedFd::from(stream.unwrap());
+            let script = script.clone();
+            thread::spawn(move || script(Client::new(stream.into())));
+        }
+    });
+}
+
+/// More than the kernel holds, and enough to be spliced.
+const BULK: usize = 8 << 20;
+
+pub fn an_upstream_on_a_unix_socket() {
+    let folder = Folder::new("unix-upstream");
+    let path = folder.path("app.sock");
+    let noise = Noise::new(8).bytes(BULK);
+    let sent = noise.clone();
+    origin_on(&path, move |mut client| {
+        while let Some(head) = client.try_head() {
+            if field(&head, "upgrade").is_some() {
+                client.send(&switching(&head));
+                while let Some(payload) = client.frame() {
+                    client.send_bytes(&frame(&payload, None));
+                }
+                return;
+            }
+            if let Some(length) = field(&head, "content-length") {
+                let body = client.exactly(length.parse().unwrap());
+                assert!(body == sent);
+            }
+            if head.starts_with("GET /bulk ") {
+                client.send(&format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {BULK}\r\n\r\n"
+                ));
+                client.send_bytes(&sent);
+                continue;
+            }
+            client.send(&ok(&format!("host={}", field(&head, "host").unwrap())));
+        }
+    });
+    let upstream = format!("unix:{path}");
+    let proxy = Proxy::start(&["-u", &upstream, "--log-lang", "en"]);
+    proxy.log.wait_for(&format!("upstream: {upstream}"));
+    let mut client = proxy.connect();
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        assert_eq!(client.response().text(), "host=a.example");
+    }
+    client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    assert_eq!(client.response().text(), "host=localhost");
+    client.send("GET /bulk HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(client.response().body == noise);
+    client.send(&format!(
+        "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {BULK}\r\n\r\n"
+    ));
+    client.send_bytes(&noise);
+    assert_eq!(client.response().text(), "host=a");
+    client.upgrade("/ws");
+    for size in [1, 70_000, BULK] {
+        client.send_bytes(&frame(&noise[..size], MASK));
+        assert!(client.frame().unwrap() == noise[..size]);
+    }
+    let checked = check(&["-u", &upstream, "--check-path", "/ws"], &[]);
+    assert_eq!(checked.status, Some(0), "{}", checked.text);
+    checked.has(&format!("route direct to {upstream}"));
+    checked.has(&format!("ms {upstream}"));
+    checked.has("HEAD / with Host localhost was answered 200 OK");
+    // A socket that nobody listens on any more, and none at all.
+    for (path, cause) in [
+        (folder.path("stale.sock"), "connection refused"),
+        (folder.path("none.sock"), "no such file or directory"),
+    ] {
+        if path.contains("stale") {
+            drop(UnixListener::bind(&path).unwrap());
+        }
+        let proxy = Proxy::start(&["-u", &format!("unix:{path}")]);
+        let response = proxy.get("/");
+        assert_eq!(response.status(), 502);
+        assert!(!response.text().contains(&path), "{}", response.text());
+        proxy
+            .log
+            .wait_for(&format!("[connect] unix:{path}: {cause}"));
+    }
+}
+
+pub fn tls_over_a_unix_socket() {
+    let folder = Folder::new("unix-tls");
+    let path = folder.path("tls.sock");
+    let certificate = Certificate::new("app.example");
+    let ca = folder.write("ca.pem", &certificate.pem());
+    let acceptor = certificate.acceptor();
+    origin_on(&path, move |client| {
+        if let Some(client) = client.accept_tls(&acceptor) {
+            echo(client);
+        }
+    });
+    let upstream = format!("unix:{path}");
+    let args = [
+        "-u",
+        &upstream,
+        "--tls",
+        "on",
+        "--tls-verify",
+        "--tls-ca",
+        &ca,
+    ];
+    let proxy = Proxy::start(&args);
+    let response = proxy.fetch("GET /p HTTP/1.1\r\nHost: app.example\r\n\r\n");
+    assert_eq!(response.text(), "path=/p host=app.example\n");
+}
+
+pub fn a_socks_proxy_on_a_unix_socket() {
+    let folder = Folder::new("unix-socks");
+    let path = folder.path("socks");
+    origin_on(&path, |mut client| {
+        let greeting = client.exactly(2);
+        client.exactly(greeting[1].into());
+        client.send_bytes(&[5, 0]);
+        assert_eq!(
+            client.exactly(22),
+            *b"\x05\x01\x00\x03\x0fno-such.invalid\x00\x50"
+        );
+        client.send_bytes(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        echo(client);
+    });
+    for url in [
+        format!("unix:{path}"),
+        format!("socks5://unix:{path}"),
+        format!("socks5h://localhost{path}"),
+    ] {
+        let args = ["-u", "no-such.invalid:80", "-s", &url, "--log-lang", "en"];
+        let proxy = Proxy::start(&args);
+        proxy
+            .log
+            .wait_for(&format!("route: SOCKS5 socks5://unix:{path}"));
+        assert_eq!(proxy.get("/p").text(), "path=/p host=a.example\n");
+        let mut client = proxy.connect();
+        client.upgrade("/");
+        client.send_bytes(&frame(b"through", MASK));
+        assert_eq!(client.frame().unwrap(), b"through");
+    }
+    let none = folder.path("none");
+    let args = ["-u", "no-such.invalid:80", "-s", &format!("unix:{none}")];
+    let proxy = Proxy::start(&args);
+    assert_eq!(proxy.get("/").status(), 502);
+    proxy
+        .log
+        .wait_for(&format!("[proxy-connect] unix:{none}: no such file"));
+}
+
+/// Among the peers, as it makes a network of its own: an address on a link.
+pub fn a_link_local_upstream_is_dialled_on_its_link() {
+    for (zone, stage, cause) in [
+        ("lo", "connect", "connection refused"),
+        ("1", "connect", "connection refused"),
+        ("none", "resolve", "no such device"),
+    ] {
+        let script = "ip link set lo up && ip addr add fe80::1/64 dev lo nodad && exec \"$@\"";
+        let mut command = cleaned(std::process::Command::new("unshare"));
+        command.args(["-n", "sh", "-c", script, "sh", PROGRAM, "--check"]);
+        let upstream = format!("[fe80::1%{zone}]:80");
+        command.args(["-d", "-u", &upstream, "--log-lang", "en"]);
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let failed = format!("failed: [{stage}] {upstream}: {cause}");
+        assert!(text.contains(&failed), "no {failed:?} in:\n{text}{errors}");
+        assert!(
+            text.contains(&format!("route direct to {upstream}")),
+            "{text}"
+        );
+    }
+}
