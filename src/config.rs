@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use native_tls::Certificate;
 
-use crate::edits::{is_twin, FieldEdits};
 use crate::authority::{Authority, Host};
+use crate::edits::{is_twin, FieldEdits};
+use crate::identity::Identity;
 use crate::proxy::{Proxies, Proxy};
 
 pub use crate::language::Language;
@@ -25,6 +26,10 @@ pub struct Config {
     pub tls: Option<UpstreamTls>,
     /// PEM roots to trust beside the system's.
     pub roots: Vec<Certificate>,
+    /// What the upstream is shown when it asks who we are.
+    pub identity: Option<Identity>,
+    /// The oldest version of TLS that is spoken to the upstream and to a proxy.
+    pub tls_min: TlsVersion,
     /// How heads change on their way.
     pub rewrite: Rewrite,
     /// Who is served.
@@ -45,9 +50,9 @@ pub struct Config {
 
 impl Config {
     /// Whether requests go upstream with something that may open doors there: the value of
-    /// a field of ours.
+    /// a field of ours, or a client certificate.
     pub fn adds_a_credential(&self) -> bool {
-        self.rewrite.request_fields.sets_a_value()
+        self.rewrite.request_fields.sets_a_value() || self.identity.is_some()
     }
 
     /// The upstream's authority, without the port that its scheme implies: Host where no
@@ -121,6 +126,35 @@ pub struct Access {
     pub hosts: Vec<String>,
     /// The origins whose pages `--allow-origin` lists, in lower case.
     pub origins: Vec<String>,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// 1.0, of 1999
+    V1_0,
+    /// 1.1, of 2006
+    V1_1,
+    /// 1.2, of 2008
+    V1_2,
+    /// 1.3, of 2018
+    V1_3,
+}
+
+impl TlsVersion {
+    /// Every version, and how it is written.
+    pub const ALL: [(TlsVersion, &'static str); 4] = [
+        (TlsVersion::V1_0, "1.0"),
+        (TlsVersion::V1_1, "1.1"),
+        (TlsVersion::V1_2, "1.2"),
+        (TlsVersion::V1_3, "1.3"),
+    ];
+}
+
+impl fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(TlsVersion::ALL[*self as usize].1)
+    }
 }
 
 /// How heads change on their way.

@@ -33,6 +33,7 @@ pub mod config;
 pub mod date;
 pub mod edits;
 pub mod error;
+pub mod identity;
 pub mod language;
 pub mod proxy;
 pub mod text;

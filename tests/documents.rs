@@ -19,7 +19,7 @@ const VARIABLES: [&str; 5] = [
 ];
 
 /// Names in the documents that look like variables of ours and are none.
-const OTHER_NAMES: [&str; 12] = [
+const OTHER_NAMES: [&str; 13] = [
     "ALL_PROXY",
     "CAP_NET_BIND_SERVICE",
     "JOURNAL_STREAM",
@@ -27,6 +27,7 @@ const OTHER_NAMES: [&str; 12] = [
     "LISTEN_PID",
     "NOTIFY_SOCKET",
     "NO_PROXY",
+    "OPENSSL_CONF",
     "RLIMIT_NOFILE",
     "SIMPLE_PROXY_REQUIRE_PEERS",
     "SO_REUSEPORT",

@@ -49,6 +49,7 @@ fn main() {
         settings:
             help_and_version_go_to_stdout,
             a_bad_setting_is_one_line_and_exit_2,
+            keys_are_read_in_every_form_or_refused_with_a_remedy,
             a_port_in_use_is_exit_1,
             variables_work_and_flags_override_them,
             listen_port_0_logs_the_port_taken,

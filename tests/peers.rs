@@ -101,6 +101,16 @@ pub fn trials() -> Vec<Trial> {
         });
     }));
     trials.push(trial(
+        "openssl_that_speaks_tls_1_0_alone",
+        &[Need::Command("openssl")],
+        openssl_that_speaks_tls_1_0_alone,
+    ));
+    trials.push(trial(
+        "openssl_that_demands_a_client_certificate",
+        &[Need::Command("openssl")],
+        openssl_that_demands_a_client_certificate,
+    ));
+    trials.push(trial(
         "promtool_has_no_complaint",
         &[Need::Command("promtool")],
         crate::watch::promtool_has_no_complaint,
@@ -153,6 +163,10 @@ pub fn trials() -> Vec<Trial> {
         (
             "nginx_three_vhosts_by_sni",
             nginx_three_vhosts_by_sni as fn(),
+        ),
+        (
+            "nginx_that_demands_a_client_certificate",
+            nginx_that_demands_a_client_certificate,
         ),
         (
             "nginx_three_vhosts_over_one_connection",
@@ -1278,6 +1292,110 @@ fn nginx_on_a_unix_socket() {
     assert_eq!(curl_text(&[&proxy.url("/hello")]), "hello from nginx\n");
     let head = curl_text(&["-I", &proxy.url("/hello")]);
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
+
+/// The report of `--check`, and whether it found all well.
+fn checked(upstream: SocketAddr, flags: &[&str]) -> (String, bool) {
+    let upstream = upstream.to_string();
+    let mut command = program();
+    command.args([
+        "--check",
+        "-u",
+        &upstream,
+        "--tls",
+        "on",
+        "--log-lang",
+        "en",
+    ]);
+    let output = command.args(flags).output().expect("the program runs");
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    // Lines are broken where the terminal would end.
+    let words: Vec<&str> = report.split_whitespace().collect();
+    (words.join(" "), output.status.success())
+}
+
+/// A certificate that signs itself, and its key, in PEM files.
+fn client_certificate(folder: &Folder) -> [String; 2] {
+    let certificate = Certificate::new("client.example");
+    let chain = folder.write("client.pem", &certificate.pem());
+    [chain, folder.write("client.key", &certificate.key_pem())]
+}
+
+const MISSING: &str = "asks for a client certificate: --tls-cert and --tls-key";
+
+fn nginx_that_demands_a_client_certificate() {
+    let clients = open_folder("clients");
+    let [chain, key] = client_certificate(&clients);
+    let servers = format!(
+        "server {{ listen LISTEN ssl; ssl_certificate FOLDER/cert.pem;
+         ssl_certificate_key FOLDER/key.pem; ssl_protocols VERSION;
+         ssl_client_certificate {chain}; ssl_verify_client on;
+         location / {{ return 200 \"$ssl_client_s_dn\"; }} }}\n"
+    );
+    for version in ["TLSv1.2", "TLSv1.3"] {
+        let nginx = nginx(&servers.replace("VERSION", version), |folder| {
+            let certificate = Certificate::new("nginx.example");
+            folder.write("cert.pem", &certificate.pem());
+            folder.write("key.pem", &certificate.key_pem());
+        });
+        let flags = ["--tls", "on", "--tls-cert", &chain, "--tls-key", &key];
+        let proxy = Tested::start(nginx.address, &flags.map(str::to_owned));
+        assert_eq!(curl_text(&[&proxy.url("/")]), "CN=client.example");
+        let (report, is_well) = checked(nginx.address, &flags[2..]);
+        assert!(
+            is_well && !report.contains("client certificate"),
+            "{report}"
+        );
+        let (report, is_well) = checked(nginx.address, &[]);
+        assert!(!is_well && report.contains(MISSING), "{version}: {report}");
+    }
+}
+
+fn s_server(folder: &Folder, address: SocketAddr, more: &[&str]) -> Command {
+    let certificate = Certificate::new("old.example");
+    let mut command = command("openssl");
+    command.args(["s_server", "-accept", &address.to_string(), "-www"]);
+    command.args(["-cert", &folder.write("cert.pem", &certificate.pem())]);
+    command.args(["-key", &folder.write("key.pem", &certificate.key_pem())]);
+    command.args(more);
+    command
+}
+
+/// It ends the handshake of a client without a certificate, where nginx answers 400.
+fn openssl_that_demands_a_client_certificate() {
+    for version in ["-tls1_2", "-tls1_3"] {
+        let server = Server::start("s_server", free_address, |folder, address| {
+            s_server(folder, address, &[version, "-Verify", "1"])
+        });
+        let [chain, key] = client_certificate(&server.process.folder);
+        let (report, is_well) = checked(server.address, &[]);
+        assert!(!is_well && report.contains(MISSING), "{version}: {report}");
+        let flags = ["--tls", "on", "--tls-cert", &chain, "--tls-key", &key];
+        let proxy = Tested::start(server.address, &flags.map(str::to_owned));
+        let response = proxy.0.fetch("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+        assert_eq!(response.status(), 200, "{version}");
+    }
+}
+
+fn openssl_that_speaks_tls_1_0_alone() {
+    let server = Server::start("s_server", free_address, |folder, address| {
+        s_server(
+            folder,
+            address,
+            &["-tls1", "-cipher", "DEFAULT:@SECLEVEL=0"],
+        )
+    });
+    let conf = server.process.folder.write(
+        "openssl.cnf",
+        "openssl_conf = init\n[init]\nssl_conf = ssl\n[ssl]\nsystem_default = tls\n\
+         [tls]\nCipherString = DEFAULT:@SECLEVEL=0\n",
+    );
+    let upstream = server.address.to_string();
+    for (min, status) in [("1.0", 200), ("1.2", 502)] {
+        let args = ["-u", &upstream, "--tls", "on", "--tls-min", min];
+        let proxy = Tested(Proxy::start_with(&args, &[("OPENSSL_CONF", &conf)]));
+        assert_eq!(proxy.0.get("/").status(), status, "{min}");
+    }
 }
 
 fn nginx_keep_alive() {

@@ -36,6 +36,65 @@ pub fn help_and_version_go_to_stdout() {
     }
 }
 
+pub fn keys_are_read_in_every_form_or_refused_with_a_remedy() {
+    use openssl::symm::Cipher;
+    let folder = Folder::new("keys");
+    let (certificate, other) = (Certificate::new("a.example"), Certificate::new("b.example"));
+    let chain = folder.write("chain.pem", &certificate.pem());
+    let rsa = openssl::rsa::Rsa::generate(2048).unwrap();
+    let pem = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let ec = pem(certificate
+        .key
+        .ec_key()
+        .unwrap()
+        .private_key_to_pem()
+        .unwrap());
+    assert!(ec.starts_with("-----BEGIN EC PRIVATE KEY-----"), "{ec}");
+    let rsa_key = pem(rsa.private_key_to_pem().unwrap());
+    assert!(rsa_key.starts_with("-----BEGIN RSA PRIVATE KEY-----"));
+    let encrypted = certificate
+        .key
+        .private_key_to_pem_pkcs8_passphrase(Cipher::aes_256_cbc(), b"secret");
+    let dead = dead_address().to_string();
+    for (key, problem) in [
+        (certificate.key_pem(), None),
+        (ec, None),
+        (rsa_key, Some("does not belong to the first certificate")),
+        (other.key_pem(), Some("does not belong")),
+        (
+            pem(encrypted.unwrap()),
+            Some("encrypted; decrypt it: openssl pkcs8"),
+        ),
+        (certificate.pem(), Some("holds no PEM private key")),
+        (
+            "-----BEGIN X PRIVATE KEY-----\nAAAA\n-----END X PRIVATE KEY-----\n".to_owned(),
+            Some("convert it: openssl pkcs8"),
+        ),
+    ] {
+        let key = folder.write("key.pem", &key);
+        let args = [
+            "-u",
+            &dead,
+            "--tls",
+            "on",
+            "--tls-cert",
+            &chain,
+            "--tls-key",
+            &key,
+        ];
+        match problem {
+            None => drop(Proxy::start(&args)),
+            Some(problem) => {
+                let refused = output(program().args(args).args(["--log-lang", "en"]));
+                assert_eq!(refused.status.code(), Some(2), "{problem}");
+                let line = text(&refused.stderr);
+                assert!(line.starts_with("simple-proxy: --tls-key: "), "{line}");
+                assert!(line.contains(problem), "{line}");
+            }
+        }
+    }
+}
+
 pub fn a_bad_setting_is_one_line_and_exit_2() {
     for (args, start) in [
         (&["--nope"][..], "simple-proxy: --nope: no such option\n"),

@@ -1,14 +1,16 @@
 //! What a TLS peer shows of itself, whether or not it would be trusted: for `--check`.
 
 use std::future::poll_fn;
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 
-use native_tls::Certificate;
 use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
-use openssl::ssl::{ErrorCode, Ssl, SslConnector, SslMethod, SslStream, SslVerifyMode};
+use openssl::ssl::{ErrorCode, Ssl, SslConnector, SslMethod, SslStream, SslVerifyMode, SslVersion};
 use openssl::x509::{X509NameRef, X509};
 
+use crate::config::{Config, TlsVersion};
+use crate::identity::Identity;
 use crate::net::stream::Connection;
 use crate::net::tls::{Transport, ALPN};
 use crate::text::Escaped;
@@ -33,21 +35,28 @@ pub struct Inspection {
 }
 
 /// Performs a handshake that trusts anything, and tells what was seen. Fails with words.
+/// `asked` becomes whether the peer has asked for a certificate, also when it fails.
 pub async fn inspect(
     connection: Connection,
     server_name: &str,
-    roots: &[Certificate],
+    config: &Config,
+    asked: &mut bool,
 ) -> Result<Inspection, String> {
     let objection = Arc::new(Mutex::new(None));
-    let ssl = ssl(server_name, roots, objection.clone()).map_err(|error| error.to_string())?;
-    let transport = Transport::over(connection);
+    let ssl = ssl(server_name, config, objection.clone()).map_err(|error| error.to_string())?;
+    let transport = Recording {
+        transport: Transport::over(connection),
+        written: Vec::new(),
+    };
     let mut stream = SslStream::new(ssl, transport).map_err(|error| error.to_string())?;
     loop {
-        match stream.connect() {
+        let stepped = stream.connect();
+        *asked = answers_with_certificate(&stream.get_ref().written);
+        match stepped {
             Ok(()) => break,
             Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => {
                 // A broken socket fails the next step of the handshake, with its reason.
-                let _ = poll_fn(|cx| stream.get_ref().poll_unblocked(cx)).await;
+                let _ = poll_fn(|cx| stream.get_ref().transport.poll_unblocked(cx)).await;
             }
             Err(error) => return Err(error.to_string()),
         }
@@ -68,12 +77,28 @@ pub async fn inspect(
 
 fn ssl(
     server_name: &str,
-    roots: &[Certificate],
+    config: &Config,
     objection: Arc<Mutex<Option<String>>>,
 ) -> Result<Ssl, ErrorStack> {
     let mut builder = SslConnector::builder(SslMethod::tls())?;
     builder.set_alpn_protos(ALPN)?;
-    for root in roots {
+    builder.set_min_proto_version(Some(match config.tls_min {
+        TlsVersion::V1_0 => SslVersion::TLS1,
+        TlsVersion::V1_1 => SslVersion::TLS1_1,
+        TlsVersion::V1_2 => SslVersion::TLS1_2,
+        TlsVersion::V1_3 => SslVersion::TLS1_3,
+    }))?;
+    if let Some(Identity { chain, key }) = &config.identity {
+        let mut chain = chain.iter();
+        if let Some(certificate) = chain.next() {
+            builder.set_certificate(certificate)?;
+        }
+        builder.set_private_key(key)?;
+        for certificate in chain {
+            builder.add_extra_chain_cert(certificate.clone())?;
+        }
+    }
+    for root in &config.roots {
         let der = root.to_der().unwrap_or_default();
         // A root that is already there is no harm.
         let _ = builder.cert_store_mut().add_cert(X509::from_der(&der)?);
@@ -87,6 +112,54 @@ fn ssl(
         true
     });
     builder.build().configure()?.into_ssl(server_name)
+}
+
+/// A transport, and what was written to it: OpenSSL does not tell its callers whether the
+/// peer has asked for a certificate, but answers to it with a message.
+struct Recording {
+    transport: Transport,
+    written: Vec<u8>,
+}
+
+impl Read for Recording {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.transport.read(buf)
+    }
+}
+
+impl Write for Recording {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.transport.write(buf)?;
+        self.written.extend_from_slice(&buf[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.transport.flush()
+    }
+}
+
+/// Whether a Certificate message is among the records of a client's handshake. TLS 1.2 shows
+/// its type (RFC 5246 §7.4.6). TLS 1.3 hides it, but a client that is not asked protects one
+/// record only, its Finished (RFC 8446 §4.4).
+fn answers_with_certificate(mut records: &[u8]) -> bool {
+    const CHANGE_CIPHER_SPEC: u8 = 20;
+    const HANDSHAKE: u8 = 22;
+    const APPLICATION_DATA: u8 = 23;
+    const CERTIFICATE: u8 = 11;
+    let (mut is_protected, mut protected) = (false, 0);
+    while let [kind, _, _, high, low, rest @ ..] = records {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let (record, rest) = rest.split_at(length.min(rest.len()));
+        match *kind {
+            CHANGE_CIPHER_SPEC => is_protected = true,
+            HANDSHAKE if !is_protected && record.first() == Some(&CERTIFICATE) => return true,
+            APPLICATION_DATA => protected += 1,
+            _ => {}
+        }
+        records = rest;
+    }
+    protected > 1
 }
 
 fn name(name: &X509NameRef) -> String {

@@ -6,7 +6,7 @@ use crate::check::certificate::Inspection;
 use crate::check::walk::{Line, Walk};
 use crate::cli::settings::Setting;
 use crate::config::Language;
-use crate::error::Error;
+use crate::error::{Error, Stage};
 use crate::report::json::{self, Value};
 use crate::report::log::millis;
 use crate::text::wrap;
@@ -57,19 +57,35 @@ impl fmt::Display for Report<'_> {
                 None => writeln!(f, "  verified  yes")?,
                 Some(why) => writeln!(f, "  verified  no: {why}")?,
             }
+            if self.walk.lacks_certificate {
+                writeln!(
+                    f,
+                    "  asks for a client certificate, and --tls-cert is not set"
+                )?;
+            }
         }
         match self.failure {
             None => writeln!(f, "all is well"),
             Some(error) => {
                 let (stage, address, cause) = (error.stage.name(), &error.address, error.in_full());
                 wrap(f, &format!("failed: [{stage}] {address}: {cause}"), 0, 2)?;
-                wrap(f, &format!("try: {}", error.advice(config)), 0, 2)
+                wrap(f, &format!("try: {}", self.advice(error)), 0, 2)
             }
         }
     }
 }
 
 impl Report<'_> {
+    /// What to try, given all that was seen.
+    fn advice(&self, error: &Error) -> &'static str {
+        match error.stage {
+            Stage::Tls | Stage::Response if self.walk.lacks_certificate => {
+                "the upstream asks for a client certificate: --tls-cert and --tls-key"
+            }
+            _ => error.advice(&self.walk.config),
+        }
+    }
+
     /// The report as one JSON object.
     pub fn json(&self) -> String {
         let members: Vec<_> = self
@@ -133,7 +149,7 @@ impl Report<'_> {
                     ("stage", Value::Text(error.stage.name())),
                     ("address", Value::Text(&error.address)),
                     ("cause", Value::Text(&cause)),
-                    ("try", Value::Text(error.advice(&self.walk.config))),
+                    ("try", Value::Text(self.advice(error))),
                 ];
                 Value::Object(&failed)
             }

@@ -49,6 +49,8 @@ pub struct Walk {
     pub lines: Vec<Line>,
     /// What TLS showed of the upstream.
     pub inspection: Option<Inspection>,
+    /// Whether the upstream has asked for a certificate, and there is none to show.
+    pub lacks_certificate: bool,
 }
 
 impl Walk {
@@ -67,6 +69,7 @@ impl Walk {
             config,
             lines: Vec::new(),
             inspection: None,
+            lacks_certificate: false,
         })
     }
 
@@ -115,6 +118,12 @@ impl Walk {
             .await?;
         let detail = format!("HEAD / with Host {} was answered {status}", self.host);
         self.line("http", start.elapsed(), detail);
+        // nginx completes the handshake and then answers 400.
+        if self.lacks_certificate && status.starts_with("400") {
+            let cause = format!("HEAD / was answered {status}");
+            let error = Error::new(Stage::Response, "http_protocol_error", cause);
+            return Err(error.at(&self.config.upstream));
+        }
         match websocket {
             Some(path) => self.websocket(path).await,
             None => Ok(()),
@@ -177,11 +186,13 @@ impl Walk {
         let Ok(connection) = self.dialer.reach(&self.deadline, &Steps::begin()).await else {
             return;
         };
-        let looking = inspect(connection, &self.server_name, &self.config.roots);
+        let mut asked = false;
+        let looking = inspect(connection, &self.server_name, &self.config, &mut asked);
         let timeout = self.config.limits.connect_timeout;
         if let Ok(Ok(inspection)) = self.deadline.limit(timeout, looking).await {
             self.inspection = Some(inspection);
         }
+        self.lacks_certificate = asked && self.config.identity.is_none();
     }
 
     /// Sends a request and gives the status of the response, and whether it switches to

@@ -13,7 +13,7 @@ use crate::authority::Authority;
 use crate::cli::args::Usage;
 use crate::cli::settings::{Given, Shown, Value};
 use crate::cli::values::*;
-use crate::config::{Language, LogFormat};
+use crate::config::{Language, LogFormat, TlsVersion};
 use crate::language::{Text, Words};
 use crate::proxy::Proxies;
 
@@ -325,6 +325,30 @@ flags! {
         metavar: "FILE",
         values: Offer::Files,
         default: Default::Words(Text::new("the system's alone", "仅系统的根证书")),
+        group: Group::Tls,
+    }
+    Single tls_cert: Option<Chain> = certificate_chain {
+        en: "PEM file of the certificate to show an upstream that asks for one",
+        zh: "上游要求客户端证书时出示的证书（PEM 文件）",
+        metavar: "FILE",
+        values: Offer::Files,
+        default: Default::Words(Text::new("none", "无")),
+        group: Group::Tls,
+    }
+    Single tls_key: Option<Key> = private_key {
+        en: "PEM file of its private key",
+        zh: "该证书的私钥（PEM 文件）",
+        metavar: "FILE",
+        values: Offer::Files,
+        default: Default::Words(Text::new("none", "无")),
+        group: Group::Tls,
+    }
+    Single tls_min: TlsVersion = tls_version {
+        en: "oldest TLS version for the upstream and an https proxy",
+        zh: "与上游和 https 代理之间允许的最低 TLS 版本",
+        metavar: "VERSION",
+        values: Offer::Words(&["1.0", "1.1", "1.2", "1.3"]),
+        default: Default::Value("1.2"),
         group: Group::Tls,
     }
     Single host_header: Option<String> = host {

@@ -14,6 +14,7 @@ use crate::config::{
     Access, Config, Forwarded, Language, Limits, Listen, LogSettings, Rewrite, Route, UpstreamTls,
     Verbosity, MAX_PIPES,
 };
+use crate::identity::Identity;
 use crate::language::Words;
 
 /// What the command line asks for.
@@ -66,7 +67,8 @@ pub fn resolve(
     let shown = list(&settings, &given);
     let websocket = settings.check_path.take();
     let check = settings.check;
-    let config = config(settings);
+    let identity = identity(&mut settings)?;
+    let config = config(settings, identity);
     match (check, websocket) {
         (true, websocket) => Ok(Command::Check(Box::new(Check {
             settings: in_effect(shown, &config),
@@ -164,6 +166,8 @@ fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<()
     let without_effect = [
         ("--tls-name", settings.tls_name.is_some()),
         ("--tls-verify", settings.tls_verify),
+        ("--tls-cert", settings.tls_cert.is_some()),
+        ("--tls-key", settings.tls_key.is_some()),
     ];
     let useless = without_effect.iter().find(|(_, is_given)| *is_given);
     if let (false, Some((flag, _))) = (speaks_tls(settings), useless) {
@@ -181,7 +185,23 @@ fn speaks_tls(settings: &Settings) -> bool {
     settings.tls.unwrap_or(settings.upstream_host.port == 443)
 }
 
-fn config(settings: Settings) -> Config {
+/// The client certificate with its key: neither is of use alone.
+fn identity(settings: &mut Settings) -> Result<Option<Identity>, Usage> {
+    let alone = |flag, other: &str| {
+        let problem = both!("requires {other}", "须与 {other} 合用");
+        Err(Usage::new(flag, problem))
+    };
+    match (settings.tls_cert.take(), settings.tls_key.take()) {
+        (None, None) => Ok(None),
+        (Some(_), None) => alone("--tls-cert", "--tls-key"),
+        (None, Some(_)) => alone("--tls-key", "--tls-cert"),
+        (Some(chain), Some(key)) => Identity::new(chain.certificates, key.key)
+            .map(Some)
+            .map_err(|problem| Usage::new("--tls-key", problem)),
+    }
+}
+
+fn config(settings: Settings, identity: Option<Identity>) -> Config {
     let with_tls = speaks_tls(&settings);
     Config {
         listen: Listen {
@@ -209,6 +229,8 @@ fn config(settings: Settings) -> Config {
             name: settings.tls_name,
             verify: settings.tls_verify,
         }),
+        identity,
+        tls_min: settings.tls_min,
         roots: settings
             .tls_ca
             .map(|roots| roots.certificates)

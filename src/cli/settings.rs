@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::authority::Authority;
 use crate::cli::args::Usage;
 use crate::cli::flags::{Default, Flag, Group, Settings, TABLE};
-use crate::cli::values::Roots;
-use crate::config::{Language, LogFormat};
+use crate::cli::values::{Chain, Key, Roots};
+use crate::config::{Language, LogFormat, TlsVersion};
 use crate::language::Words;
 use crate::proxy::Proxies;
 
@@ -120,7 +120,7 @@ macro_rules! shown_as_displayed {
     )*};
 }
 
-shown_as_displayed!(u16 usize String Authority IpAddr SocketAddr Proxies);
+shown_as_displayed!(u16 usize String Authority IpAddr SocketAddr Proxies TlsVersion);
 
 impl Shown for bool {
     fn shown(&self) -> Option<Words> {
@@ -135,6 +135,18 @@ impl Shown for Duration {
     fn shown(&self) -> Option<Words> {
         let seconds = self.as_secs_f64();
         Some(crate::both!("{seconds} s", "{seconds} 秒"))
+    }
+}
+
+impl Shown for Chain {
+    fn shown(&self) -> Option<Words> {
+        Some(Words::same(self.path.as_str()))
+    }
+}
+
+impl Shown for Key {
+    fn shown(&self) -> Option<Words> {
+        Some(Words::same(self.path.as_str()))
     }
 }
 

@@ -5,12 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use native_tls::Certificate;
+use openssl::pkey::{PKey, Private};
+use openssl::x509::X509;
 
 use crate::authority::{is_dns_name, parse_port, Authority};
 use crate::both;
-use crate::config::{Language, LogFormat};
+use crate::config::{Language, LogFormat, TlsVersion};
 use crate::error::describe;
 use crate::http::syntax::{is_host, is_protocol};
+use crate::identity;
 use crate::language::Words;
 use crate::proxy::Proxies;
 
@@ -97,6 +100,45 @@ pub(super) fn roots(path: &str) -> Read<Roots> {
             "文件中没有 PEM 证书",
         )),
     }
+}
+
+/// A PEM file of certificates, and its name.
+pub struct Chain {
+    /// The file.
+    pub path: String,
+    /// What it holds.
+    pub certificates: Vec<X509>,
+}
+
+pub(super) fn certificate_chain(path: &str) -> Read<Chain> {
+    Ok(Chain {
+        path: path.to_owned(),
+        certificates: identity::read_chain(path)?,
+    })
+}
+
+/// A PEM file of a private key, and its name.
+pub struct Key {
+    /// The file.
+    pub path: String,
+    /// What it holds.
+    pub key: PKey<Private>,
+}
+
+pub(super) fn private_key(path: &str) -> Read<Key> {
+    Ok(Key {
+        path: path.to_owned(),
+        key: identity::read_key(path)?,
+    })
+}
+
+pub(super) fn tls_version(text: &str) -> Read<TlsVersion> {
+    let found = TlsVersion::ALL.iter().find(|(_, name)| *name == text);
+    let version = found.map(|(version, _)| *version);
+    version.ok_or(Words::new(
+        "must be 1.0, 1.1, 1.2 or 1.3",
+        "必须是 1.0、1.1、1.2 或 1.3",
+    ))
 }
 
 pub(super) fn host(text: &str) -> Read<String> {

@@ -8,8 +8,10 @@ use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::task::{Context, Poll};
 
-use native_tls::{Certificate, HandshakeError, TlsConnector};
+use native_tls::{Certificate, HandshakeError, Protocol, TlsConnector};
 
+use crate::config::TlsVersion;
+use crate::identity::Identity;
 use crate::net::buffer::Buffer;
 use crate::net::socket::{Direction, Socket};
 use crate::net::stream::{Connection, Stream};
@@ -32,11 +34,39 @@ pub enum Verify {
     Nothing,
 }
 
+/// What a TLS client shows, and what it demands.
+#[derive(Clone, Copy)]
+pub struct TlsClient<'a> {
+    /// What the peer's certificate must satisfy.
+    pub verify: Verify,
+    /// Roots to trust beside the system's.
+    pub roots: &'a [Certificate],
+    /// What is shown to a peer that asks.
+    pub identity: Option<&'a Identity>,
+    /// The oldest version that is spoken.
+    pub oldest: TlsVersion,
+}
+
 impl Tls {
     /// Loads the system's roots and the given ones. Costs some milliseconds: once per process.
-    pub fn new(verify: Verify, roots: &[Certificate]) -> Result<Tls, native_tls::Error> {
+    pub fn new(client: &TlsClient) -> Result<Tls, native_tls::Error> {
+        let TlsClient {
+            verify,
+            roots,
+            identity,
+            oldest,
+        } = *client;
         let mut builder = TlsConnector::builder();
         builder.request_alpns(&["http/1.1"]);
+        builder.min_protocol_version(Some(match oldest {
+            TlsVersion::V1_0 => Protocol::Tlsv10,
+            TlsVersion::V1_1 => Protocol::Tlsv11,
+            TlsVersion::V1_2 => Protocol::Tlsv12,
+            TlsVersion::V1_3 => Protocol::Tlsv13,
+        }));
+        if let Some(identity) = identity {
+            builder.identity(identity.to_native()?);
+        }
         for root in roots {
             builder.add_root_certificate(root.clone());
         }

@@ -23,7 +23,7 @@ use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::reactor;
 use crate::net::socket::Socket;
 use crate::net::stream::{Connection, Stream};
-use crate::net::tls::{Tls, Verify};
+use crate::net::tls::{Tls, TlsClient, Verify};
 use crate::proxy::{Proxy, Scheme};
 use crate::route::hops::{Dial, Hops, Plan};
 use crate::route::names::{Addresses, Names};
@@ -48,18 +48,24 @@ pub struct Dialer {
 impl Dialer {
     /// Prepares TLS where the route needs it. Fails with words for the operator.
     pub fn new(config: Arc<Config>) -> std::result::Result<Dialer, String> {
-        let tls = |verify| {
-            Tls::new(verify, &config.roots)
-                .map_err(|error| format!("TLS cannot be set up: {error}"))
+        let tls = |verify, identity| {
+            let client = TlsClient {
+                verify,
+                roots: &config.roots,
+                identity,
+                oldest: config.tls_min,
+            };
+            Tls::new(&client).map_err(|error| format!("TLS cannot be set up: {error}"))
         };
+        let identity = config.identity.as_ref();
         let upstream_tls = match &config.tls {
-            Some(settings) if settings.verify => Some(tls(Verify::Full)?),
-            Some(_) => Some(tls(Verify::Nothing)?),
+            Some(settings) if settings.verify => Some(tls(Verify::Full, identity)?),
+            Some(_) => Some(tls(Verify::Nothing, identity)?),
             None => None,
         };
         let proxies = config.route.proxies();
         let with_tls = proxies.iter().any(|proxy| proxy.scheme == Scheme::Https);
-        let proxy_tls = with_tls.then(|| tls(Verify::Full)).transpose()?;
+        let proxy_tls = with_tls.then(|| tls(Verify::Full, None)).transpose()?;
         let hops = Arc::new(Hops::new(proxies.len()));
         Ok(Dialer {
             config,

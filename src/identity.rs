@@ -1,0 +1,89 @@
+//! A certificate and its private key, as PEM files hold them.
+
+use openssl::error::ErrorStack;
+use openssl::pkey::{PKey, Private};
+use openssl::x509::X509;
+
+use crate::both;
+use crate::language::Words;
+
+/// A certificate, those that vouch for it, and its private key.
+#[derive(Clone)]
+pub struct Identity {
+    /// The certificate first, then the ones between it and a root.
+    pub chain: Vec<X509>,
+    /// The key of the first one.
+    pub key: PKey<Private>,
+}
+
+impl Identity {
+    /// Joins a chain and a key. Fails with words when they do not belong together.
+    pub fn new(chain: Vec<X509>, key: PKey<Private>) -> Result<Identity, Words> {
+        let belongs = |certificate: &X509| {
+            let public = certificate.public_key();
+            public.is_ok_and(|public| public.public_eq(&key))
+        };
+        match chain.first().is_some_and(belongs) {
+            true => Ok(Identity { chain, key }),
+            false => Err(Words::new(
+                "the key does not belong to the first certificate",
+                "私钥与第一张证书不匹配",
+            )),
+        }
+    }
+
+    /// The same for `native_tls`, which takes keys as PKCS#8 only.
+    pub fn to_native(&self) -> Result<native_tls::Identity, native_tls::Error> {
+        let pem = |certificate: &X509| certificate.to_pem().unwrap_or_default();
+        let chain: Vec<u8> = self.chain.iter().flat_map(pem).collect();
+        let key = self.key.private_key_to_pem_pkcs8().unwrap_or_default();
+        native_tls::Identity::from_pkcs8(&chain, &key)
+    }
+}
+
+/// The certificates of a PEM file.
+pub fn read_chain(path: &str) -> Result<Vec<X509>, Words> {
+    match X509::stack_from_pem(&read(path)?) {
+        Ok(chain) if !chain.is_empty() => Ok(chain),
+        _ => Err(Words::new(
+            "the file holds no PEM certificate",
+            "文件中没有 PEM 证书",
+        )),
+    }
+}
+
+/// The private key of a PEM file: PKCS#8 or one of the older forms, of which the first line
+/// names the algorithm. Fails with words that say how to convert what cannot be read.
+pub fn read_key(path: &str) -> Result<PKey<Private>, Words> {
+    let pem = read(path)?;
+    let text = String::from_utf8_lossy(&pem);
+    if !text.contains("PRIVATE KEY-----") {
+        return Err(Words::new(
+            "the file holds no PEM private key",
+            "文件中没有 PEM 私钥",
+        ));
+    }
+    // OpenSSL would ask on the terminal.
+    let mut is_encrypted = false;
+    let key = PKey::private_key_from_pem_callback(&pem, |_| {
+        is_encrypted = true;
+        Err(ErrorStack::get())
+    });
+    key.map_err(|_| match is_encrypted {
+        true => both!(
+            "the key is encrypted; decrypt it: openssl pkcs8 -topk8 -nocrypt -in {path} -out NEW",
+            "私钥已加密；请先解密：openssl pkcs8 -topk8 -nocrypt -in {path} -out NEW"
+        ),
+        false => both!(
+            "the key cannot be read; convert it: openssl pkcs8 -topk8 -nocrypt -in {path} -out NEW",
+            "无法读取私钥；请先转换：openssl pkcs8 -topk8 -nocrypt -in {path} -out NEW"
+        ),
+    })
+}
+
+fn read(path: &str) -> Result<Vec<u8>, Words> {
+    std::fs::read(path).map_err(|error| {
+        let cause = crate::error::describe(&error);
+        both!("cannot read the file: {cause}", "无法读取文件：{cause}")
+    })
+}
