@@ -281,11 +281,11 @@ pub enum Verbosity {
 }
 
 impl Route {
-    /// The proxy on the way, if there is one.
-    pub fn proxy(&self) -> Option<&Proxy> {
+    /// The proxies on the way, as they are shown, if there are any.
+    pub fn shown_proxies(&self) -> Option<&Proxies> {
         match self {
             Route::Direct => None,
-            Route::Socks5(proxy) | Route::Connect(proxy) => Some(proxy),
+            Route::Socks5(proxies) | Route::Connect(proxies) => Some(proxies),
         }
     }
 }

@@ -161,7 +161,7 @@ impl Board {
             millis => Some(self.started + Duration::from_millis(millis)),
         };
         let mut shown = Vec::new();
-        if let Some(proxy) = self.config.route.proxy() {
+        if let Some(proxy) = self.config.route.shown_proxies() {
             shown.push((
                 "proxy",
                 proxy.to_string(),
