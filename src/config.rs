@@ -213,6 +213,9 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// For the upstream to begin its answer, and for either side to go on with a body.
     pub response_timeout: Duration,
+    /// For an upstream to go on with its answer once our side has ended behind its client;
+    /// zero is as long as any answer.
+    pub abandon_timeout: Duration,
     /// For an idle client connection.
     pub keepalive_timeout: Duration,
     /// For an idle relay.

@@ -9,6 +9,7 @@ mod door;
 mod drain;
 mod faults;
 mod http;
+mod leaving;
 mod names;
 mod peers;
 mod pool;
@@ -139,6 +140,16 @@ fn main() {
             the_metrics_port_has_no_page,
             the_numbers_are_those_of_the_program,
             failures_name_their_cause_and_the_remedy;
+        leaving:
+            the_clients_end_is_passed_on,
+            a_prompt_answer_comes_before_the_end,
+            a_pipelined_request_is_no_end,
+            what_is_left_behind_is_let_go,
+            a_download_to_a_client_that_has_ended_its_side_is_whole,
+            who_leaves_during_the_dial_holds_nothing,
+            an_upgrade_is_not_dialled_for_who_has_left,
+            a_reset_that_a_write_meets_ends_a_relay,
+            urgent_data_does_not_stall_a_stream;
         drain:
             sigterm_finishes_what_is_open,
             sigterm_ends_idle_connections_and_relays_in_time,

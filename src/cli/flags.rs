@@ -391,6 +391,13 @@ flags! {
         default: Default::Value("300"),
         group: Group::Limits,
     }
+    Single abandon_timeout: std::time::Duration = time {
+        en: "time for the upstream to go on answering a client that has left; 0 is as --response-timeout",
+        zh: "客户端离开后，上游可继续响应的时间；0 表示同 --response-timeout",
+        metavar: "SECONDS",
+        default: Default::Value("30"),
+        group: Group::Limits,
+    }
     Single keepalive_timeout: std::time::Duration = time_above_zero {
         en: "time that an idle client connection is kept",
         zh: "空闲的客户端连接保留的时间",

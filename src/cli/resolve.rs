@@ -249,6 +249,7 @@ fn config(settings: Settings, identity: Option<Identity>) -> Config {
             connect_timeout: settings.connect_timeout,
             head_timeout: settings.head_timeout,
             response_timeout: settings.response_timeout,
+            abandon_timeout: settings.abandon_timeout,
             keepalive_timeout: settings.keepalive_timeout,
             tunnel_timeout: settings.tunnel_timeout,
             drain_timeout: settings.drain_timeout,

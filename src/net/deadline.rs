@@ -165,7 +165,8 @@ impl Deadline {
         entries[self.key] = Entry::default();
     }
 
-    fn poll_struck(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Waits until it strikes; it has struck until it is armed again.
+    pub fn poll_struck(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut entries = self.timers.entries.borrow_mut();
         let entry = &mut entries[self.key];
         if entry.struck {

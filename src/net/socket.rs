@@ -275,13 +275,16 @@ impl Socket {
         self.source.poll_broken(cx)
     }
 
-    /// Waits until the peer will send no more, while nobody reads from it; tells whether it
-    /// has reset the connection.
-    pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Waits until the peer will send no more, while nobody reads from it; gives the error
+    /// where that is because the connection is broken.
+    pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<Option<io::Error>> {
         ready!(self.source.poll_hung_up(cx));
-        let error = self.stream().take_error().ok().flatten();
-        let reset = error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset);
-        Poll::Ready(reset)
+        Poll::Ready(self.stream().take_error().ok().flatten())
+    }
+
+    /// Whether the connection is known to be reset.
+    pub fn is_broken(&self) -> bool {
+        self.source.is_broken()
     }
 
     /// The other end's address.

@@ -101,7 +101,8 @@ impl Stream {
         poll_fn(|cx| self.poll_shutdown_write(cx)).await
     }
 
-    fn poll_shutdown_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// The same, as a poll.
+    pub fn poll_shutdown_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Stream::Tls(tls) = self {
             // A peer that is gone needs no goodbye.
             let _ = ready!(self.poll_io(cx, || tls.borrow_mut().shutdown()));

@@ -87,6 +87,7 @@ impl Answering<'_> {
             self.progress.answered.set(!received.is_empty());
             let extent = extent.map_err(|error| self.no_answer(error))?;
             self.progress.answered.set(true);
+            self.progress.heard.set(true);
             self.deadline
                 .arm(self.worker.config.limits.response_timeout);
             let head = &received.bytes()[..extent.length];
@@ -179,6 +180,7 @@ impl Answering<'_> {
         let downstream_persistent = self.request.persistent
             && (self.request.upgrade.is_none() || self.goes_on_to_authenticate(head))
             && (!self.progress.bound || head.persistent)
+            && !self.progress.ended.get()
             && self.progress.uploaded.get()
             && downstream_framing != Framing::UntilClose
             && !self.worker.timers.draining();
@@ -236,6 +238,7 @@ impl Answering<'_> {
         };
         let moved = |bytes| {
             self.deadline.arm(timeout);
+            self.progress.heard.set(true);
             self.worker.counters().bytes_down.add(bytes);
         };
         let copied = body::copy(source, sink, moved).await;

@@ -49,8 +49,10 @@ impl<'a> Movement<'a> {
 pub struct Outlet<'a> {
     /// Where bytes go.
     pub stream: &'a Stream,
-    /// Its peer takes no more.
+    /// Its peer takes no more: it has closed.
     pub gone: bool,
+    /// A write has failed otherwise; a reset is one, and ends both directions.
+    pub failed: bool,
     movement: &'a Movement<'a>,
     count: &'a Count,
     /// How many bytes it has taken.
@@ -63,9 +65,22 @@ impl<'a> Outlet<'a> {
         Outlet {
             stream,
             gone: false,
+            failed: false,
             movement,
             count,
             carried: 0,
+        }
+    }
+
+    /// Takes the failure of a write. A peer that has closed answers bytes with a reset, which
+    /// the kernel then tells as EPIPE: what comes is swallowed from there on. ECONNRESET comes
+    /// from a peer that had not closed before, and is an end of both directions.
+    pub fn fail(&mut self, error: io::Error) -> io::Result<()> {
+        self.gone = is_close(&error) && error.kind() != io::ErrorKind::ConnectionReset;
+        self.failed = !self.gone;
+        match self.gone {
+            true => Ok(()),
+            false => Err(error),
         }
     }
 
@@ -85,12 +100,12 @@ impl AsyncWrite for Outlet<'_> {
     ) -> Poll<io::Result<usize>> {
         if !self.gone {
             match Pin::new(&mut self.stream).poll_write(cx, bytes) {
-                Poll::Ready(Err(error)) if is_close(&error) => self.gone = true,
+                Poll::Ready(Err(error)) => self.fail(error)?,
                 Poll::Ready(Ok(n)) => {
                     self.took(n);
                     return Poll::Ready(Ok(n));
                 }
-                outcome => return outcome,
+                Poll::Pending => return Poll::Pending,
             }
         }
         self.movement.happened();
@@ -177,7 +192,6 @@ mod pooled {
     use futures_lite::AsyncWriteExt;
 
     use super::Outlet;
-    use crate::error::is_close;
     use crate::net::budget::Budget;
     use crate::net::buffer::{Buffer, LARGE};
     use crate::net::splice::{transfer, Failure, Stop};
@@ -212,8 +226,7 @@ mod pooled {
                         Ok(Stop::Quiet) => {}
                         Ok(Stop::Ended | Stop::Done) => return Ok(()),
                         Err(Failure::Source(error)) => return Err(error),
-                        Err(Failure::Sink(error)) if is_close(&error) => sink.gone = true,
-                        Err(Failure::Sink(error)) => return Err(error),
+                        Err(Failure::Sink(error)) => sink.fail(error)?,
                     }
                 }
                 let n = fill(from, received).await?;

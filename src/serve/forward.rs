@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::future::{poll_fn, Future};
-use std::io;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
@@ -23,8 +22,9 @@ use crate::net::stream::{Connection, Stream};
 use crate::report::log::{self, Subject};
 use crate::route::pool::Kept;
 use crate::route::steps::Steps;
-use crate::serve::answering::{client_gone, Answer, Answering};
+use crate::serve::answering::{Answer, Answering};
 use crate::serve::bound::Bound;
+use crate::serve::leaving::{still_there, while_present, Client, Parties};
 use crate::serve::worker::Worker;
 
 /// What became of a request that was answered.
@@ -100,6 +100,10 @@ pub struct Progress {
     pub delivered: Cell<bool>,
     /// The bytes of interim responses since anything else has moved.
     pub interim_bytes: Cell<usize>,
+    /// The upstream has said something since this was last looked at.
+    pub heard: Cell<bool>,
+    /// Our side towards the upstream was ended, because the client has ended its own.
+    pub ended: Cell<bool>,
 }
 
 impl Progress {
@@ -114,6 +118,8 @@ impl Progress {
             answered: Cell::default(),
             delivered: Cell::default(),
             interim_bytes: Cell::default(),
+            heard: Cell::default(),
+            ended: Cell::default(),
         }
     }
 }
@@ -122,6 +128,7 @@ impl Exchange<'_> {
     /// Sends the request and delivers the response. Tries again on a fresh connection,
     /// once, when a reused one turns out to be closed and nothing can have happened twice.
     pub async fn run(mut self, downstream: &mut Connection) -> Result<Outcome, Failure> {
+        still_there(&downstream.stream)?;
         let server_name = self.server_name;
         if let Some(bound) = self.bound.take_if(|bound| bound.is_for(server_name)) {
             let ended = Failure::Raced("the authenticated upstream connection has ended");
@@ -158,8 +165,16 @@ impl Exchange<'_> {
         }
         let steps = Steps::begin();
         let dialer = &self.worker.dialer;
-        let upstream = dialer.dial(self.server_name, self.deadline, &steps).await;
-        let upstream = upstream.map_err(Failure::Upstream)?;
+        let dial = dialer.dial(self.server_name, self.deadline, &steps);
+        // Boxed, because most requests dial nothing.
+        let dialled = Box::pin(while_present(
+            self.worker,
+            downstream,
+            self.request,
+            self.has_body(),
+            dial,
+        ));
+        let upstream = dialled.await?.map_err(Failure::Upstream)?;
         self.worker.counters().dial.observe(steps.total());
         log::dialled(self.subject, &steps);
         if let Some(board) = &self.worker.board {
@@ -188,7 +203,16 @@ impl Exchange<'_> {
         let timeout = self.limits().response_timeout;
         let deadline = self.deadline;
         let exchanged = deadline.limit(timeout, self.exchange(&mut upstream, downstream, progress));
-        let answer = match exchanged.await {
+        let exchanged = exchanged.await;
+        if progress.ended.get() && !matches!(exchanged, Ok(Ok(_))) {
+            // The upstream was told that the client has left, and has made of it what it would.
+            let left = "client: closed before the end of its response".to_owned();
+            return Err(match progress.delivered.get() {
+                true => Failure::Cut(left),
+                false => Failure::Broken(left),
+            });
+        }
+        let answer = match exchanged {
             Ok(answer) => answer?,
             Err(TimedOut) => {
                 let is_taking = upstream.stream.with_socket(Socket::is_writable);
@@ -216,10 +240,10 @@ impl Exchange<'_> {
                 promised,
                 downstream_persistent,
             } => {
-                let mut persistent = downstream_persistent && progress.uploaded.get();
+                let goes_on = progress.uploaded.get() && !progress.ended.get();
+                let mut persistent = downstream_persistent && goes_on;
                 // Surplus bytes answer nobody: such a connection is never used again.
-                let keeps =
-                    upstream_persistent && progress.uploaded.get() && upstream.received.is_empty();
+                let keeps = upstream_persistent && goes_on && upstream.received.is_empty();
                 if progress.bound {
                     // Neither of the two connections outlives the other.
                     persistent &= keeps;
@@ -268,6 +292,7 @@ impl Exchange<'_> {
             ..
         } = downstream;
         let client: &Stream = downstream;
+        let upstream: &Stream = upstream;
         let client_waits = from_downstream.is_empty();
         let answering = Answering {
             worker: self.worker,
@@ -281,26 +306,27 @@ impl Exchange<'_> {
             downstream,
         };
         let deadline = self.deadline;
+        let has_body = self.has_body();
+        let (request, worker) = (self.request, self.worker);
+        let head = &mut *self.head;
         let uploading = async {
-            if !self.has_body() {
+            let received = from_downstream;
+            let outcome = if !has_body {
                 // The head stays whole for a second try.
-                upstream
-                    .write_all(self.head)
-                    .await
-                    .map_err(BodyError::Sink)?;
+                upstream.write_all(head).await.map_err(BodyError::Sink)
             } else {
                 // A request with a body is never sent twice, however far it came.
                 let started = Cell::default();
                 let source = Source {
-                    stream: downstream,
-                    received: from_downstream,
-                    framing: self.request.framing,
+                    stream: client,
+                    received: &mut *received,
+                    framing: request.framing,
                     reading: Reading::Strict,
                 };
                 let sink = Sink {
                     stream: upstream,
-                    pending: self.head,
-                    framing: self.request.framing,
+                    pending: head,
+                    framing: request.framing,
                     started: &started,
                     drops: &|name| self.worker.config.rewrite.gives_way(name),
                 };
@@ -312,41 +338,40 @@ impl Exchange<'_> {
                         .set(progress.continued.get() || bytes > 0);
                     counters.bytes_up.add(bytes);
                 };
-                body::copy(source, sink, moved).await?;
-            }
-            progress.uploaded.set(true);
-            Ok(())
+                body::copy(source, sink, moved).await.map(drop)
+            };
+            progress.uploaded.set(outcome.is_ok());
+            (outcome, received)
         };
+        let parties = Parties {
+            worker,
+            request,
+            progress,
+            client,
+            upstream,
+        };
+        let mut leaving = Client::Open;
         let mut uploading = pin!(uploading);
         let mut answering = pin!(answering.run(from_upstream));
-        let mut upload_ended = false;
+        // The client's buffer, once the upload has ended.
+        let mut read_to = None;
         poll_fn(|cx| {
-            if !upload_ended {
-                match uploading.as_mut().poll(cx) {
-                    Poll::Pending => {}
-                    Poll::Ready(Ok(())) => upload_ended = true,
-                    // The upstream takes no more; it may have said why.
-                    Poll::Ready(Err(BodyError::Sink(_))) => upload_ended = true,
-                    Poll::Ready(Err(error)) => {
-                        return Poll::Ready(Err(broken_request(error, progress)))
+            if read_to.is_none() {
+                if let Poll::Ready((outcome, received)) = uploading.as_mut().poll(cx) {
+                    read_to = Some(received);
+                    match outcome {
+                        // The upstream takes no more; it may have said why.
+                        Ok(()) | Err(BodyError::Sink(_)) => {}
+                        Err(error) => return Poll::Ready(Err(broken_request(error, progress))),
                     }
                 }
             }
             if let Poll::Ready(answer) = answering.as_mut().poll(cx) {
                 return Poll::Ready(answer);
             }
-            // A client that is gone frees the upstream at once. While it still uploads, the
-            // upload sees it.
-            let is_gone = upload_ended
-                && client
-                    .with_socket(|socket| socket.poll_broken(cx))
-                    .is_ready();
-            match is_gone {
-                true => {
-                    let reset = io::ErrorKind::ConnectionReset.into();
-                    Poll::Ready(Err(client_gone(&reset)))
-                }
-                false => Poll::Pending,
+            match &mut read_to {
+                Some(received) => parties.poll_left(cx, &mut leaving, received).map(Err),
+                None => parties.poll_stuck(cx).map(Err),
             }
         })
         .await

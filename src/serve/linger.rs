@@ -29,7 +29,7 @@ pub async fn linger(worker: &Worker, mut connection: Connection, deadline: &Dead
             budget.turn().await;
             let n = connection.fill().await?;
             if n == 0 {
-                return Ok(());
+                return io::Result::Ok(());
             }
             budget.draw(n);
             movement.happened();
@@ -38,15 +38,16 @@ pub async fn linger(worker: &Worker, mut connection: Connection, deadline: &Dead
     finish(worker, &movement, rest, LINGER_TOTAL).await;
 }
 
-/// Lets what is left of a connection's other direction end, within bounds.
-pub async fn finish(
+/// Lets what is left of a connection's other direction end, within bounds. None when it
+/// does not.
+pub async fn finish<T>(
     worker: &Worker,
     movement: &Movement<'_>,
-    rest: impl Future<Output = io::Result<()>>,
+    rest: impl Future<Output = T>,
     in_all: Duration,
-) {
+) -> Option<T> {
     movement.rest.set(FINISH_IDLE);
     let total = Deadline::new(&worker.timers);
     let bounded = movement.deadline.limit(FINISH_IDLE, rest);
-    let _ = total.limit(in_all, bounded).await;
+    total.limit(in_all, bounded).await.ok()?.ok()
 }

@@ -12,6 +12,7 @@ pub mod bound;
 pub mod carry;
 pub mod contain;
 pub mod forward;
+pub mod leaving;
 pub mod linger;
 pub mod listen;
 pub mod notify;

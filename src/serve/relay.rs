@@ -1,10 +1,7 @@
 //! The relay of two streams: left-over bytes first, then a race of two copies.
 
 use std::future::{poll_fn, Future};
-use std::io::{
-    self,
-    ErrorKind::{BrokenPipe, UnexpectedEof},
-};
+use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
 use std::pin::{pin, Pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,9 +20,12 @@ use crate::serve::worker::Worker;
 /// time.
 const FINISH_TOTAL: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
-/// What a relay carried.
+/// What a relay carried, and how it ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
+    /// The client has reset its connection: nothing is to come from it, and nothing can be
+    /// told to it.
+    pub client_reset: bool,
     /// Bytes from the client to the upstream.
     pub to_upstream: u64,
     /// Bytes from the upstream to the client.
@@ -44,20 +44,28 @@ pub async fn relay(
     let counters = worker.counters();
     let mut to_upstream = Outlet::new(&upstream.stream, &movement, &counters.bytes_up);
     let mut to_downstream = Outlet::new(&downstream.stream, &movement, &counters.bytes_down);
-    {
+    let client_reset = {
         let up = direction(
+            Side::Client,
             &downstream.stream,
             &mut downstream.received,
             &mut to_upstream,
         );
-        let down = direction(&upstream.stream, &mut upstream.received, &mut to_downstream);
+        let down = direction(
+            Side::Upstream,
+            &upstream.stream,
+            &mut upstream.received,
+            &mut to_downstream,
+        );
         let (mut up, mut down) = (pin!(up), pin!(down));
         let race = first(up.as_mut(), down.as_mut());
         let stuck = poll_fn(|cx| {
-            if let Poll::Ready(end) = poll_stuck(cx, &downstream.stream, &upstream.stream) {
+            let reset = End::Reset(Side::Client);
+            if let Poll::Ready(end) = poll_stuck(cx, &downstream.stream, &upstream.stream, reset) {
                 return Poll::Ready(end);
             }
-            poll_stuck(cx, &upstream.stream, &downstream.stream)
+            let reset = End::Reset(Side::Upstream);
+            poll_stuck(cx, &upstream.stream, &downstream.stream, reset)
         });
         let race = future::or(race, stuck);
         let mut end = deadline.limit(movement.rest.get(), race).await;
@@ -69,32 +77,58 @@ pub async fn relay(
             end = Box::pin(deadline.limit(FINISH_IDLE, race)).await;
         }
         match end {
-            Ok(End::Up(Ok(()))) => Box::pin(finish(worker, &movement, down, FINISH_TOTAL)).await,
-            Ok(End::Down(Ok(()))) => Box::pin(finish(worker, &movement, up, FINISH_TOTAL)).await,
+            Ok(End::Up(Ok(()))) => {
+                let down = Box::pin(finish(worker, &movement, down, FINISH_TOTAL)).await;
+                matches!(down, Some(Err(Side::Client)))
+            }
+            Ok(End::Down(Ok(()))) => {
+                let up = Box::pin(finish(worker, &movement, up, FINISH_TOTAL)).await;
+                matches!(up, Some(Err(Side::Client)))
+            }
             // A reset ends both at once; so does a relay at rest.
-            Ok(_) | Err(TimedOut) => {}
+            Ok(End::Up(Err(side)) | End::Down(Err(side)) | End::Reset(side)) => {
+                side == Side::Client
+            }
+            Ok(End::Stuck) | Err(TimedOut) => false,
         }
-    }
+    };
     Carried {
+        client_reset,
         to_upstream: to_upstream.carried,
         to_downstream: to_downstream.carried,
+    }
+}
+
+/// Which of the two connections of a relay has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Upstream,
+}
+
+impl Side {
+    fn other(self) -> Side {
+        match self {
+            Side::Client => Side::Upstream,
+            Side::Upstream => Side::Client,
+        }
     }
 }
 
 /// How a relay comes to its end.
 enum End {
     /// The direction to the upstream has ended.
-    Up(io::Result<()>),
+    Up(Result<(), Side>),
     /// The direction to the client has.
-    Down(io::Result<()>),
+    Down(Result<(), Side>),
     /// One side has sent its last, and the other takes nothing.
     Stuck,
     /// The same, but it has reset the connection.
-    Reset,
+    Reset(Side),
 }
 
 /// Waits until one of the two directions has ended.
-fn first<'d, D: Future<Output = io::Result<()>>>(
+fn first<'d, D: Future<Output = Result<(), Side>>>(
     up: Pin<&'d mut D>,
     down: Pin<&'d mut D>,
 ) -> impl Future<Output = End> + use<'d, D> {
@@ -104,29 +138,35 @@ fn first<'d, D: Future<Output = io::Result<()>>>(
 
 /// Waits until `from` has ended while `to` takes nothing: nobody reads from `from` then, and
 /// nobody else would notice.
-fn poll_stuck(cx: &mut Context<'_>, from: &Stream, to: &Stream) -> Poll<End> {
+fn poll_stuck(cx: &mut Context<'_>, from: &Stream, to: &Stream, reset: End) -> Poll<End> {
     if to.with_socket(Socket::is_writable) {
         // The one who finds that it is not polls this again.
         return Poll::Pending;
     }
     let hung_up = from.with_socket(|socket| socket.poll_hung_up(cx));
-    hung_up.map(|reset| if reset { End::Reset } else { End::Stuck })
+    hung_up.map(|error| match error {
+        Some(error) if error.kind() == ConnectionReset => reset,
+        _ => End::Stuck,
+    })
 }
 
-/// Carries one direction to its end and then shuts down the sink's writing side.
+/// Carries one direction from `source` to its end and then shuts down the sink's writing
+/// side. Fails with the side that has failed.
 // A block in a function, here and elsewhere: an async fn would hold each argument twice.
 #[allow(clippy::manual_async_fn)]
 fn direction<'a, 's>(
+    source: Side,
     from: &'a Stream,
     received: &'a mut Buffer,
     sink: &'a mut Outlet<'s>,
-) -> impl Future<Output = io::Result<()>> + use<'a, 's> {
+) -> impl Future<Output = Result<(), Side>> + use<'a, 's> {
     async move {
         match carry(from, received, sink).await {
             // Closed, and our own bytes came too late for it: what it had sent was read.
             // So is TLS that ends without close_notify: the protocol inside knows better.
             Err(error) if matches!(error.kind(), BrokenPipe | UnexpectedEof) => {}
-            Err(error) => return Err(error),
+            Err(_) if sink.failed => return Err(source.other()),
+            Err(_) => return Err(source),
             Ok(()) => {}
         }
         // A sink that is gone needs no end.

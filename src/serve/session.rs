@@ -108,11 +108,15 @@ fn tunnel(
         let (start, counters) = (Instant::now(), worker.counters());
         counters.upgrades.add(1);
         let open = OpenUpgrade(counters);
-        let carried = relay(&worker, &mut downstream, &mut upstream).await;
+        let ended = relay(&worker, &mut downstream, &mut upstream).await;
         drop(open);
-        let carried = (carried.to_upstream, carried.to_downstream);
+        let carried = (ended.to_upstream, ended.to_downstream);
         log::upgrade_closed(number, name, start.elapsed(), carried);
-        // Where one side was reset, the other may still be reading what it was sent.
+        if ended.client_reset {
+            // Nobody waits for what the upstream still sends.
+            return;
+        }
+        // Where the upstream has reset, the client may still be reading what it was sent.
         let one = linger_alone(&worker, downstream);
         let other = linger_alone(&worker, upstream);
         Box::pin(future::zip(one, other)).await;

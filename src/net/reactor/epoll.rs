@@ -26,6 +26,13 @@ const BATCH: usize = 256;
 const ALL_SHARES: usize = 8 * 1024 * 1024;
 const LARGEST_SHARE: usize = 1024 * 1024;
 
+/// What every socket is watched for. Urgent data is dropped where a read meets it; to know of
+/// it tells that a short read was not all there is.
+const WATCHED: EventFlags = EventFlags::IN
+    .union(EventFlags::PRI)
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::ET);
+
 /// Names the eventfd among the sources.
 const WAKEUP: u64 = u64::MAX;
 
@@ -95,6 +102,8 @@ struct State {
     hung_up: bool,
     /// The connection is no more.
     broken: bool,
+    /// Urgent data has come: a read ends before it, however much follows (tcp(7)).
+    has_urgent: bool,
     /// Who waits for a read is only to be told of an end.
     end_only: bool,
     /// Writability is watched only once a write has blocked.
@@ -252,11 +261,12 @@ impl Reactor {
             let Some(state) = state.filter(|state| state.generation == generation_of(name)) else {
                 continue;
             };
+            state.has_urgent |= flags.contains(EventFlags::PRI);
             let broken = flags.intersects(EventFlags::HUP | EventFlags::ERR);
             state.broken |= broken;
             let ended = broken || flags.contains(EventFlags::RDHUP);
             state.hung_up |= ended;
-            if ended || flags.contains(EventFlags::IN) {
+            if ended || flags.intersects(EventFlags::IN | EventFlags::PRI) {
                 match state.end_only && !ended {
                     true => state.read.ready = true,
                     false => state.read.set(),
@@ -413,13 +423,8 @@ impl<T: AsFd> Source<T> {
     }
 
     fn watch(&self) -> io::Result<()> {
-        let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-        Ok(epoll::add(
-            &self.home.epoll,
-            &self.socket,
-            self.name(),
-            flags,
-        )?)
+        let name = self.name();
+        Ok(epoll::add(&self.home.epoll, &self.socket, name, WATCHED)?)
     }
 
     /// Whether this thread is the one that it is registered with.
@@ -481,7 +486,7 @@ impl<T: AsFd> Source<T> {
 
     /// The last read took all there was: the next waits for an edge.
     pub fn ran_dry(&self) {
-        self.with(|state| state.read.ready = state.hung_up);
+        self.with(|state| state.read.ready = state.hung_up || state.has_urgent);
     }
 
     /// Lets the next read ask the kernel.
@@ -496,7 +501,7 @@ impl<T: AsFd> Source<T> {
             direction == Direction::Write && !std::mem::replace(&mut state.watches_write, true)
         });
         if watch {
-            let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+            let flags = WATCHED | EventFlags::OUT;
             // Tells at once if there is room by now.
             let _ = with_reactor(|reactor| {
                 let name = self.name();
@@ -525,6 +530,11 @@ impl<T: AsFd> Source<T> {
     /// peer's sending side is no reset.
     pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_end(cx, |state| state.broken)
+    }
+
+    /// Whether the thread was told that the connection is no more.
+    pub fn is_broken(&self) -> bool {
+        self.with(|state| state.broken)
     }
 
     /// Waits until the peer will send no more, while nobody reads from it.

@@ -48,7 +48,10 @@ pub fn block_on<T>(
 }
 
 /// How often a socket that nobody reads from is asked whether it has ended.
-const QUESTIONS: Duration = Duration::from_secs(1);
+const QUESTIONS: Duration = Duration::from_millis(250);
+
+/// What says that a connection is no more.
+const BROKEN: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
 
 /// How long the end of a detached source may go unnoticed: whoever keeps it asks as often.
 pub const BLIND: Duration = Duration::from_millis(500);
@@ -148,12 +151,17 @@ impl<T: AsFd> Source<T> {
     /// Waits until the connection is reset, while nobody reads from it. An end of the
     /// peer's sending side is no reset.
     pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_end(cx, PollFlags::HUP | PollFlags::ERR)
+        self.poll_end(cx, BROKEN)
+    }
+
+    /// Whether the connection is no more.
+    pub fn is_broken(&self) -> bool {
+        self.has(BROKEN)
     }
 
     /// Waits until the peer will send no more, while nobody reads from it.
     pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_end(cx, PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+        self.poll_end(cx, BROKEN | PollFlags::RDHUP)
     }
 
     /// `Async` cannot wait for an end alone, so the kernel is asked now and then.
@@ -162,13 +170,18 @@ impl<T: AsFd> Source<T> {
         let timer = next.get_or_insert_with(|| Timer::after(QUESTIONS));
         while Pin::new(&mut *timer).poll(cx).is_ready() {
             timer.set_after(QUESTIONS);
-            let mut asked = [PollFd::new(self.get_ref(), ends)];
-            let answer = event::poll(&mut asked, Some(&Timespec::default()));
-            if answer.is_ok() && asked[0].revents().intersects(ends) {
+            if self.has(ends) {
                 return Poll::Ready(());
             }
         }
         Poll::Pending
+    }
+
+    /// Asks the kernel.
+    fn has(&self, ends: PollFlags) -> bool {
+        let mut asked = [PollFd::new(self.get_ref(), ends)];
+        let answer = event::poll(&mut asked, Some(&Timespec::default()));
+        answer.is_ok() && asked[0].revents().intersects(ends)
     }
 
     /// Does nothing: dropping an `Async` ends its registration.
