@@ -474,6 +474,55 @@ pub fn a_post_is_never_sent_twice() {
     }
 }
 
+/// A kept connection that ends under a request that must not be sent twice. Where that was a
+/// race, a client that has had an answer before may repeat; work must not be repeated.
+pub fn a_race_with_the_upstreams_end_is_told_by_silence() {
+    // How long an answer takes, which makes a round trip, and how long the last request is
+    // worked at before the connection ends.
+    for (answers_in, works_for, silent) in [(1, 0, true), (0, 3, false)] {
+        let [answers_in, works_for] = [answers_in, works_for].map(Duration::from_secs);
+        let upstream = origin(move |mut client| {
+            while let Some(head) = client.try_head() {
+                if head.starts_with("POST ") {
+                    client.exactly(2);
+                    std::thread::sleep(works_for);
+                    return;
+                }
+                std::thread::sleep(answers_in);
+                // However long the test takes between two requests.
+                let promise = "Keep-Alive: timeout=600\r\nContent-Length";
+                client.send(&ok("fine").replace("Content-Length", promise));
+            }
+        });
+        let proxy = Proxy::before(upstream, &["--threads", "1"]);
+        let post = "POST /pay HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+        let mut client = proxy.connect();
+        // The second request shows that connections are kept.
+        for _ in 0..2 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(client.response().text(), "fine");
+        }
+        client.send(post);
+        match silent {
+            true => assert!(client.is_closed()),
+            false => {
+                let response = client.response();
+                // Its connection goes on.
+                assert_eq!((response.status(), response.field("connection")), (502, None));
+            }
+        }
+        if silent {
+            client = proxy.connect();
+        }
+        for _ in 0..2 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(client.response().text(), "fine");
+        }
+        // A client's first request is always answered.
+        assert_eq!(proxy.fetch(post).status(), 502);
+    }
+}
+
 pub fn surplus_bytes_reach_nobody() {
     for late in [false, true] {
         let (sent, is_sent) = channel();

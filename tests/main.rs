@@ -94,6 +94,7 @@ fn main() {
             server_sent_events_arrive_one_by_one,
             the_pool_reuses_and_retries,
             a_post_is_never_sent_twice,
+            a_race_with_the_upstreams_end_is_told_by_silence,
             surplus_bytes_reach_nobody,
             a_response_cut_short_is_seen_as_such,
             a_gigabyte_each_way_in_constant_memory,

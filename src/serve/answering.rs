@@ -21,6 +21,9 @@ use crate::report::log::Subject;
 use crate::serve::forward::{Failure, Progress};
 use crate::serve::worker::Worker;
 
+/// The error type of an upstream that has closed without a response (RFC 9209 §2.3.11).
+pub const CONNECTION_TERMINATED: &str = "connection_terminated";
+
 /// What the upstream gave.
 pub enum Answer {
     /// A response, delivered whole.
@@ -264,7 +267,7 @@ impl Answering<'_> {
     fn no_answer(&self, error: HeadError) -> Failure {
         let (token, cause) = match error {
             HeadError::Closed => (
-                "connection_terminated",
+                CONNECTION_TERMINATED,
                 "the upstream closed without a response".to_owned(),
             ),
             HeadError::Truncated => (
@@ -279,7 +282,7 @@ impl Answering<'_> {
             ),
             HeadError::Io(error) if is_close(&error) => {
                 let closed = format!("no response: {}", describe(&error));
-                ("connection_terminated", closed)
+                (CONNECTION_TERMINATED, closed)
             }
             HeadError::Io(error) => ("http_response_incomplete", describe(&error)),
         };

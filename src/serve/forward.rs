@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::future::{poll_fn, Future};
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::Limits;
 use crate::error::{describe, Error, Stage};
@@ -22,7 +22,7 @@ use crate::net::stream::{Connection, Stream};
 use crate::report::log::{self, Subject};
 use crate::route::pool::Kept;
 use crate::route::steps::Steps;
-use crate::serve::answering::{Answer, Answering};
+use crate::serve::answering::{Answer, Answering, CONNECTION_TERMINATED};
 use crate::serve::bound::Bound;
 use crate::serve::leaving::{still_there, while_present, Client, Parties};
 use crate::serve::worker::Worker;
@@ -63,6 +63,10 @@ pub enum Failure {
     Cut(String),
 }
 
+/// An end that comes within this time of a request, or within two round trips, was on its way
+/// before the request arrived.
+const RACE: Duration = Duration::from_millis(50);
+
 /// One request on its way.
 pub struct Exchange<'a> {
     /// What the connections of this thread share.
@@ -73,6 +77,11 @@ pub struct Exchange<'a> {
     pub head: &'a mut Outgoing,
     /// The name that TLS is made for.
     pub server_name: &'a str,
+    /// The client's connection has served a request before: it may repeat this one on
+    /// another when that is closed without a response.
+    pub is_reused: bool,
+    /// Set once the request was read whole.
+    pub request_read: &'a Cell<bool>,
     /// The upstream connection that the client has authenticated, if any.
     pub bound: &'a mut Option<Box<Bound>>,
     /// Its two origins, if they may differ.
@@ -129,12 +138,17 @@ impl Exchange<'_> {
     /// once, when a reused one turns out to be closed and nothing can have happened twice.
     pub async fn run(mut self, downstream: &mut Connection) -> Result<Outcome, Failure> {
         still_there(&downstream.stream)?;
+        self.request_read.set(!self.has_body());
         let server_name = self.server_name;
         if let Some(bound) = self.bound.take_if(|bound| bound.is_for(server_name)) {
-            let ended = Failure::Raced("the authenticated upstream connection has ended");
-            let upstream = bound.take().ok_or(ended)?;
+            let ended = || Failure::Raced("the authenticated upstream connection has ended");
+            let upstream = bound.take().ok_or_else(ended)?;
             let progress = Progress::begin(true);
-            return self.attempt(upstream, downstream, &progress).await;
+            let outcome = self.attempt(upstream, downstream, &progress).await;
+            return match outcome {
+                Err(Failure::Upstream(error)) if self.was_race(&progress, &error) => Err(ended()),
+                outcome => outcome,
+            };
         }
         let binds = self.request.binds_connection;
         let may_be_sent_twice = self.request.is_idempotent && !self.has_body();
@@ -150,9 +164,15 @@ impl Exchange<'_> {
             let outcome = self.attempt(connection, downstream, &progress).await;
             match outcome {
                 Err(Failure::Upstream(error)) if !progress.answered.get() && !error.timed_out => {
-                    pool.habits().ended(rest, now());
+                    let raced = self.was_race(&progress, &error);
+                    if raced {
+                        pool.habits().ended(rest, now());
+                    }
                     if !may_be_sent_twice {
-                        return Err(Failure::Upstream(error));
+                        return Err(match raced && self.is_reused {
+                            true => Failure::Raced("the kept upstream connection has ended"),
+                            false => Failure::Upstream(error),
+                        });
                     }
                 }
                 outcome => {
@@ -184,6 +204,17 @@ impl Exchange<'_> {
             .await
     }
 
+    /// Whether an attempt over a kept connection has failed because the upstream was just
+    /// ending it, rather than at work on the request: the end came as soon as one can that
+    /// was on its way already.
+    fn was_race(&self, progress: &Progress, error: &Error) -> bool {
+        let round_trip = self.worker.pool.habits().round_trip();
+        let took = now().saturating_duration_since(progress.began);
+        !progress.answered.get()
+            && error.token == CONNECTION_TERMINATED
+            && took <= RACE.max(2 * round_trip)
+    }
+
     fn has_body(&self) -> bool {
         !matches!(self.request.framing, Framing::None | Framing::Length(0))
     }
@@ -204,6 +235,7 @@ impl Exchange<'_> {
         let deadline = self.deadline;
         let exchanged = deadline.limit(timeout, self.exchange(&mut upstream, downstream, progress));
         let exchanged = exchanged.await;
+        self.request_read.set(progress.uploaded.get());
         if progress.ended.get() && !matches!(exchanged, Ok(Ok(_))) {
             // The upstream was told that the client has left, and has made of it what it would.
             let left = "client: closed before the end of its response".to_owned();

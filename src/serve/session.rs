@@ -1,6 +1,7 @@
 //! One client connection: read a head, forward it or relay behind it, and go on for as
 //! long as both sides like.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -184,7 +185,8 @@ impl Session {
         let mut first = true;
         loop {
             let arrived = self.next_request(&mut connection, first).await;
-            first = false;
+            let is_reused = !std::mem::replace(&mut first, false);
+            let request_read = Cell::new(false);
             let (request, mut head) = match arrived {
                 Ok(Some(Arrived::Forward(request, head))) => (request, head),
                 Ok(Some(Arrived::Health(request))) => {
@@ -239,6 +241,8 @@ impl Session {
                 request: &request,
                 head: &mut head,
                 server_name: &self.server_name,
+                is_reused,
+                request_read: &request_read,
                 bound: &mut self.bound,
                 names: self.worker.naming.as_ref().map(|_| &self.names),
                 deadline: &self.deadline,
@@ -269,8 +273,10 @@ impl Session {
                     }
                 }
                 Err(failure) => {
+                    // Neither of two connections that are bound outlives the other.
                     let unbound = was_bound && self.bound.is_none();
-                    self.fail(&connection, &request, failure, unbound).await
+                    let may_go_on = request_read.get() && !unbound;
+                    self.fail(&connection, &request, failure, may_go_on).await
                 }
             };
             if !matches!(then, Then::NextRequest) {
@@ -402,13 +408,13 @@ impl Session {
     }
 
     /// Tells the client, where it can still be told, and the log.
-    /// `unbound` says that the upstream connection which the client had authenticated is gone.
+    /// `may_go_on` says that the next request can be read, and may be served here.
     async fn fail(
         &self,
         connection: &Connection,
         request: &Request,
         failure: Failure,
-        unbound: bool,
+        may_go_on: bool,
     ) -> Then {
         let counters = self.worker.counters();
         let (response, then) = match failure {
@@ -435,8 +441,7 @@ impl Session {
                 self.tell_board(&error);
                 let goes_on = request.persistent
                     && request.upgrade.is_none()
-                    && request.framing == Framing::None
-                    && !unbound
+                    && may_go_on
                     && !self.worker.timers.draining();
                 let then = if goes_on {
                     Then::NextRequest
