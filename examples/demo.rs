@@ -197,7 +197,7 @@ impl Proxy {
         client.read_exact(&mut page).await?;
         expect("the page", &String::from_utf8(page)?, &wanted)?;
         let received = "===收到请求开始=== GET / (Host: demo.example)";
-        let done = format!("请求完成: GET / -> 200 ({} bytes)", wanted.len());
+        let done = format!("请求完成: GET / -> 200 ({} bytes, ", wanted.len());
         self.logged(&[received, &done]).await?;
         let line = wanted.lines().find(|line| line.contains("demo.example"));
         say!("  200 OK: {}", line.unwrap_or_default());

@@ -61,7 +61,7 @@ pub fn keep_alive_and_pipelining() {
     assert_eq!(last.text(), "/last");
     assert_eq!(last.field("connection"), Some("close"));
     assert!(client.is_closed());
-    proxy.log.wait_for("请求完成: GET /last -> 200 (5 bytes)");
+    proxy.log.wait_for("请求完成: GET /last -> 200 (5 bytes, ");
 }
 
 pub fn bodies_of_every_framing() {
@@ -508,7 +508,10 @@ pub fn a_race_with_the_upstreams_end_is_told_by_silence() {
             false => {
                 let response = client.response();
                 // Its connection goes on.
-                assert_eq!((response.status(), response.field("connection")), (502, None));
+                assert_eq!(
+                    (response.status(), response.field("connection")),
+                    (502, None)
+                );
             }
         }
         if silent {

@@ -1227,12 +1227,12 @@ fn nginx_get_and_head() {
         .proxy
         .0
         .log
-        .wait_for("请求完成: HEAD /noise -> 200 (0 bytes)");
+        .wait_for("请求完成: HEAD /noise -> 200 (0 bytes, ");
     files
         .proxy
         .0
         .log
-        .wait_for("请求完成: GET /hello -> 200 (17 bytes)");
+        .wait_for("请求完成: GET /hello -> 200 (17 bytes, ");
 }
 
 fn nginx_five_mebibytes_each_way() {
@@ -1248,9 +1248,9 @@ fn nginx_five_mebibytes_each_way() {
     let post = ["--data-binary", &body, &files.proxy.url("/discard")];
     assert_eq!(curl_text(&[&post[..], &status].concat()), "5242880200");
     let log = &files.proxy.0.log;
-    log.wait_for("请求完成: GET /noise -> 200 (5242880 bytes)");
-    log.wait_for("请求完成: PUT /up/put -> 201 (0 bytes)");
-    log.wait_for("请求完成: POST /discard -> 200 (7 bytes)");
+    log.wait_for("请求完成: GET /noise -> 200 (5242880 bytes, ");
+    log.wait_for("请求完成: PUT /up/put -> 201 (0 bytes, ");
+    log.wait_for("请求完成: POST /discard -> 200 (7 bytes, ");
 }
 
 fn nginx_chunked_upload() {

@@ -582,6 +582,9 @@ pub fn echo(mut client: Client) {
             let _ = client.try_send(&[0x88, 0]);
             return;
         }
+        if field(&head, "transfer-encoding").is_some() {
+            client.chunked();
+        }
         let path = head.split(' ').nth(1).unwrap_or_default();
         let host = field(&head, "host").unwrap_or_default();
         if !client.try_send(ok(&format!("path={path} host={host}\n")).as_bytes()) {
@@ -707,6 +710,17 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         assert!(Instant::now() < deadline, "never: {what}");
         thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A line of the log with the milliseconds at its end made N.
+pub fn without_time(line: &str) -> String {
+    match line.rsplit_once(" ms, ") {
+        Some((start, client)) => {
+            let start = start.trim_end_matches(|c: char| c.is_ascii_digit());
+            format!("{start}N ms, {client}")
+        }
+        None => line.to_owned(),
     }
 }
 

@@ -143,8 +143,7 @@ pub fn metrics_count_what_happened() {
     }
     let posted =
         "POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
-    // The upstream of this test takes no bodies: what it makes of it is its own affair.
-    proxy.fetch(posted);
+    assert_eq!(proxy.fetch(posted).status(), 200);
     assert_eq!(
         proxy.fetch("BREW / HTTP/1.1\r\nHost: a b\r\n\r\n").status(),
         400
@@ -330,6 +329,16 @@ pub fn json_lines_are_objects() {
     assert_eq!(done["status"], 200);
     assert_eq!(done["connection"], 2);
     assert!(done["seconds"].as_f64().unwrap() > 0.0);
+    assert!(done["client"].as_str().unwrap().starts_with("127.0.0.1:"));
+    // Every line of a connection says whose it is.
+    for line in &lines {
+        let own = ["listening", "upstream", "route", "draining", "stopped"];
+        if !own.contains(&line["event"].as_str().unwrap()) {
+            let client = line["client"].as_str().unwrap_or_else(|| panic!("{line}"));
+            assert!(client.starts_with("127.0.0.1:"), "{line}");
+            assert!(line["connection"].as_u64().is_some(), "{line}");
+        }
+    }
     assert_eq!(event("upgrade_request")["protocol"], "WebSocket");
     assert_eq!(event("upgrade_closed")["bytes_up"], 11);
     assert!(event("dialled")["connect"].as_f64().is_some());

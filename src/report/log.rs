@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -153,19 +154,37 @@ pub fn flush() -> Option<Duration> {
     stderr::flush()
 }
 
+/// Whose lines they are: every line of a connection names it in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The number of its connection.
+    pub connection: u64,
+    /// Its address and port.
+    pub address: SocketAddr,
+}
+
+impl Client {
+    fn members(&self) -> [(&'static str, Value<'_>); 2] {
+        [
+            ("connection", Value::Number(self.connection)),
+            ("client", Value::Shown(&self.address)),
+        ]
+    }
+}
+
 /// What the log calls one request, kept after its head is gone.
 pub struct Subject {
-    connection: u64,
+    client: Rc<Client>,
     method: Vec<u8>,
     path: Vec<u8>,
     start: Instant,
 }
 
 impl Subject {
-    /// For the requests of one connection, by its number.
-    pub fn new(connection: u64) -> Subject {
+    /// For the requests of one client.
+    pub fn new(client: Rc<Client>) -> Subject {
         Subject {
-            connection,
+            client,
             method: Vec::new(),
             path: Vec::new(),
             start: now(),
@@ -201,9 +220,11 @@ impl Subject {
         now().saturating_duration_since(self.start)
     }
 
-    fn members(&self) -> [(&'static str, Value<'_>); 3] {
+    fn members(&self) -> [(&'static str, Value<'_>); 4] {
+        let [connection, client] = self.client.members();
         [
-            ("connection", Value::Number(self.connection)),
+            connection,
+            client,
             ("method", Value::Bytes(&self.method)),
             ("path", Value::Bytes(&self.path)),
         ]
@@ -213,6 +234,16 @@ impl Subject {
 impl Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", Escaped(&self.method), Escaped(&self.path))
+    }
+}
+
+/// How long a request took, and who sent it: what ends its line.
+struct Took<'a>(Duration, &'a Client);
+
+impl Display for Took<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Took(time, client) = self;
+        write!(f, "{} ms, {}", time.as_millis(), client.address.ip())
     }
 }
 
@@ -283,16 +314,18 @@ pub fn started(
     }
 }
 
-/// A request head has arrived on the connection of that number.
-pub fn request(connection: u64, method: &str, path: &[u8], host: &[u8]) {
+/// A request head has arrived.
+pub fn request(client: &Client, method: &str, path: &[u8], host: &[u8]) {
     // The two lines of every request cost nothing where they are not wanted.
     if !enabled(Priority::Info) {
         return;
     }
     let method = method.as_bytes();
     let path = without_query(path);
+    let [connection, address] = client.members();
     let members = [
-        ("connection", Value::Number(connection)),
+        connection,
+        address,
         ("method", Value::Bytes(method)),
         ("path", Value::Bytes(path)),
         ("host", Value::Bytes(host)),
@@ -320,15 +353,13 @@ fn is_due(last: &Mutex<Option<Instant>>) -> bool {
 
 /// A request names its own origin under a Host that may have been rebound, and goes on
 /// untranslated. Said once a minute at most.
-pub fn origin_not_translated(connection: u64, host: &[u8]) {
+pub fn origin_not_translated(client: &Client, host: &[u8]) {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     if !is_due(&LAST) {
         return;
     }
-    let members = [
-        ("connection", Value::Number(connection)),
-        ("host", Value::Bytes(host)),
-    ];
+    let [connection, address] = client.members();
+    let members = [connection, address, ("host", Value::Bytes(host))];
     let host = Escaped(host);
     emit(
         Priority::Warning,
@@ -344,10 +375,12 @@ pub fn origin_not_translated(connection: u64, host: &[u8]) {
 }
 
 /// The request asks for an upgrade to `protocol`.
-pub fn upgrade_request(connection: u64, protocol: &str, path: &[u8], host: &[u8]) {
+pub fn upgrade_request(client: &Client, protocol: &str, path: &[u8], host: &[u8]) {
     let path = without_query(path);
+    let [connection, address] = client.members();
     let members = [
-        ("connection", Value::Number(connection)),
+        connection,
+        address,
         ("protocol", Value::Text(protocol)),
         ("path", Value::Bytes(path)),
         ("host", Value::Bytes(host)),
@@ -362,11 +395,9 @@ pub fn upgrade_request(connection: u64, protocol: &str, path: &[u8], host: &[u8]
 }
 
 /// The upstream has switched protocols and the relay begins.
-pub fn upgraded(connection: u64, protocol: &str) {
-    let members = [
-        ("connection", Value::Number(connection)),
-        ("protocol", Value::Text(protocol)),
-    ];
+pub fn upgraded(client: &Client, protocol: &str) {
+    let [connection, address] = client.members();
+    let members = [connection, address, ("protocol", Value::Text(protocol))];
     emit(
         Priority::Info,
         ("upgraded", &members),
@@ -377,13 +408,15 @@ pub fn upgraded(connection: u64, protocol: &str) {
 
 /// The relay is over, after so long, and carried so many bytes each way.
 pub fn upgrade_closed(
-    connection: u64,
+    client: &Client,
     protocol: &str,
     after: Duration,
     (to_upstream, to_downstream): (u64, u64),
 ) {
+    let [connection, address] = client.members();
     let members = [
-        ("connection", Value::Number(connection)),
+        connection,
+        address,
         ("protocol", Value::Text(protocol)),
         ("seconds", Value::Seconds(after)),
         ("bytes_up", Value::Number(to_upstream)),
@@ -395,6 +428,7 @@ pub fn upgrade_closed(
         format_args!("{protocol} 连接关闭"),
         format_args!("{protocol} connection closed"),
     );
+    let connection = client.connection;
     let seconds = after.as_secs_f64();
     detail(
         format_args!(
@@ -414,9 +448,11 @@ pub fn request_done(subject: &Subject, status: u16, bytes: u64) {
         return;
     }
     let elapsed = subject.elapsed();
-    let [connection, method, path] = subject.members();
+    let took = Took(elapsed, &subject.client);
+    let [connection, client, method, path] = subject.members();
     let members = [
         connection,
+        client,
         method,
         path,
         ("status", Value::Number(status.into())),
@@ -426,10 +462,10 @@ pub fn request_done(subject: &Subject, status: u16, bytes: u64) {
     emit(
         Priority::Info,
         ("request_done", &members),
-        format_args!("请求完成: {subject} -> {status} ({bytes} bytes)"),
-        format_args!("request done: {subject} -> {status} ({bytes} bytes)"),
+        format_args!("请求完成: {subject} -> {status} ({bytes} bytes, {took})"),
+        format_args!("request done: {subject} -> {status} ({bytes} bytes, {took})"),
     );
-    let (connection, millis) = (subject.connection, millis(elapsed));
+    let (connection, millis) = (subject.client.connection, millis(elapsed));
     detail(
         format_args!("连接 {connection}: {subject} -> {status}，用时 {millis} 毫秒"),
         format_args!("connection {connection}: {subject} -> {status} in {millis} ms"),
@@ -438,52 +474,60 @@ pub fn request_done(subject: &Subject, status: u16, bytes: u64) {
 
 /// The upstream gave no usable response; the client got `status`.
 pub fn request_failed(subject: &Subject, status: u16, error: &Error) {
+    let elapsed = subject.elapsed();
+    let took = Took(elapsed, &subject.client);
     let (stage, address, cause) = (error.stage.name(), &error.address, &error.in_full());
-    let [connection, method, path] = subject.members();
+    let [connection, client, method, path] = subject.members();
     let members = [
         connection,
+        client,
         method,
         path,
         ("status", Value::Number(status.into())),
         ("stage", Value::Text(stage)),
         ("address", Value::Text(address)),
         ("cause", Value::Text(cause)),
-        ("seconds", Value::Seconds(subject.elapsed())),
+        ("seconds", Value::Seconds(elapsed)),
     ];
     emit(
         Priority::Error,
         ("request_failed", &members),
-        format_args!("请求失败: {subject} -> {status} [{stage}] {address}: {cause}"),
-        format_args!("request failed: {subject} -> {status} [{stage}] {address}: {cause}"),
+        format_args!("请求失败: {subject} -> {status} [{stage}] {address}: {cause} ({took})"),
+        format_args!("request failed: {subject} -> {status} [{stage}] {address}: {cause} ({took})"),
     );
 }
 
 /// An exchange ended before its response did.
 pub fn request_aborted(subject: &Subject, cause: &str) {
-    let [connection, method, path] = subject.members();
+    let elapsed = subject.elapsed();
+    let took = Took(elapsed, &subject.client);
+    let [connection, client, method, path] = subject.members();
     let members = [
         connection,
+        client,
         method,
         path,
         ("cause", Value::Text(cause)),
-        ("seconds", Value::Seconds(subject.elapsed())),
+        ("seconds", Value::Seconds(elapsed)),
     ];
     emit(
         Priority::Warning,
         ("request_aborted", &members),
-        format_args!("请求中断: {subject}: {cause}"),
-        format_args!("request aborted: {subject}: {cause}"),
+        format_args!("请求中断: {subject}: {cause} ({took})"),
+        format_args!("request aborted: {subject}: {cause} ({took})"),
     );
 }
 
 /// A client sent something that is not a request we forward.
-pub fn request_rejected(connection: u64, client: SocketAddr, status: u16, reason: &str) {
+pub fn request_rejected(client: &Client, status: u16, reason: &str) {
+    let [connection, address] = client.members();
     let members = [
-        ("connection", Value::Number(connection)),
-        ("client", Value::Shown(&client)),
+        connection,
+        address,
         ("status", Value::Number(status.into())),
         ("cause", Value::Text(reason)),
     ];
+    let client = client.address;
     emit(
         Priority::Warning,
         ("request_rejected", &members),
@@ -493,26 +537,26 @@ pub fn request_rejected(connection: u64, client: SocketAddr, status: u16, reason
 }
 
 /// A client's connection was accepted.
-pub fn connection_opened(connection: u64, client: SocketAddr) {
-    let members = [
-        ("connection", Value::Number(connection)),
-        ("client", Value::Shown(&client)),
-    ];
+pub fn connection_opened(client: &Client) {
+    let members = client.members();
+    let Client {
+        connection,
+        address,
+    } = client;
     emit(
         Priority::Debug,
         ("connection_opened", &members),
-        format_args!("连接 {connection}: 来自 {client}"),
-        format_args!("connection {connection}: from {client}"),
+        format_args!("连接 {connection}: 来自 {address}"),
+        format_args!("connection {connection}: from {address}"),
     );
 }
 
 /// A client's connection is over.
-pub fn connection_closed(connection: u64, after: Duration) {
+pub fn connection_closed(client: &Client, after: Duration) {
     let seconds = after.as_secs_f64();
-    let members = [
-        ("connection", Value::Number(connection)),
-        ("seconds", Value::Seconds(after)),
-    ];
+    let [connection, address] = client.members();
+    let members = [connection, address, ("seconds", Value::Seconds(after))];
+    let connection = client.connection;
     emit(
         Priority::Debug,
         ("connection_closed", &members),
@@ -526,12 +570,9 @@ pub fn dialled(subject: &Subject, steps: &Steps) {
     if !enabled(Priority::Debug) {
         return;
     }
-    let connection = subject.connection;
     let total = steps.total();
-    let mut members = vec![
-        ("connection", Value::Number(connection)),
-        ("seconds", Value::Seconds(total)),
-    ];
+    let [connection, address] = subject.client.members();
+    let mut members = vec![connection, address, ("seconds", Value::Seconds(total))];
     members.extend(
         steps
             .taken()
@@ -542,7 +583,7 @@ pub fn dialled(subject: &Subject, steps: &Steps) {
         let separator = if each.is_empty() { "" } else { ", " };
         each.push_str(&format!("{separator}{} {}", step.name(), millis(took)));
     }
-    let total = millis(total);
+    let (connection, total) = (subject.client.connection, millis(total));
     emit(
         Priority::Debug,
         ("dialled", &members),

@@ -23,7 +23,7 @@ use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::reactor::{next_turn, now};
 use crate::net::socket::Socket;
 use crate::net::stream::Connection;
-use crate::report::log::{self, Subject};
+use crate::report::log::{self, Client, Subject};
 use crate::report::metrics::{Counters, Method};
 use crate::report::status::Failed;
 use crate::serve::answer;
@@ -44,14 +44,17 @@ pub fn serve<T>(
     number: u64,
     ticket: T,
 ) -> impl Future<Output = ()> {
-    log::connection_opened(number, peer);
+    let client = Rc::new(Client {
+        connection: number,
+        address: peer,
+    });
+    log::connection_opened(&client);
     worker.counters().connections.add(1);
     let session = Session {
         deadline: Deadline::new(&worker.timers),
         worker: worker.clone(),
-        peer,
-        number,
-        subject: Subject::new(number),
+        subject: Subject::new(client.clone()),
+        client: client.clone(),
         method: Method::OTHER,
         server_name: String::new(),
         bound: None,
@@ -60,7 +63,7 @@ pub fn serve<T>(
     };
     let session = Box::pin(session.run(connection));
     let closing = Closing {
-        number,
+        client,
         start: Instant::now(),
         worker,
         _ticket: ticket,
@@ -78,7 +81,7 @@ pub fn serve<T>(
 
 /// Tells of a connection's end, however it comes.
 struct Closing<T> {
-    number: u64,
+    client: Rc<Client>,
     start: Instant,
     worker: Rc<Worker>,
     _ticket: T,
@@ -87,7 +90,7 @@ struct Closing<T> {
 impl<T> Drop for Closing<T> {
     fn drop(&mut self) {
         self.worker.counters().connections_closed.add(1);
-        log::connection_closed(self.number, self.start.elapsed());
+        log::connection_closed(&self.client, self.start.elapsed());
     }
 }
 
@@ -98,21 +101,21 @@ type Tunnel = Pin<Box<dyn Future<Output = ()>>>;
 #[allow(clippy::manual_async_fn)]
 fn tunnel(
     worker: Rc<Worker>,
-    number: u64,
+    client: Rc<Client>,
     mut downstream: Connection,
     mut upstream: Connection,
     protocol: Protocol,
 ) -> impl Future<Output = ()> {
     async move {
         let name = protocol.name();
-        log::upgraded(number, name);
+        log::upgraded(&client, name);
         let (start, counters) = (Instant::now(), worker.counters());
         counters.upgrades.add(1);
         let open = OpenUpgrade(counters);
         let ended = relay(&worker, &mut downstream, &mut upstream).await;
         drop(open);
         let carried = (ended.to_upstream, ended.to_downstream);
-        log::upgrade_closed(number, name, start.elapsed(), carried);
+        log::upgrade_closed(&client, name, start.elapsed(), carried);
         if ended.client_reset {
             // Nobody waits for what the upstream still sends.
             return;
@@ -140,8 +143,7 @@ async fn linger_alone(worker: &Worker, connection: Connection) {
 
 struct Session {
     worker: Rc<Worker>,
-    peer: SocketAddr,
-    number: u64,
+    client: Rc<Client>,
     deadline: Deadline,
     /// What the log calls the current request.
     subject: Subject,
@@ -220,6 +222,7 @@ impl Session {
                     // It never had to wait for anybody.
                     next_turn().await;
                     if close {
+                        self.bound = None;
                         linger(&self.worker, connection, &self.deadline).await;
                         return None;
                     }
@@ -255,7 +258,7 @@ impl Session {
                     let asked = "only what was asked for is a switch";
                     let protocol = request.upgrade.expect(asked);
                     let worker = self.worker;
-                    let tunnel = tunnel(worker, self.number, connection, upstream, protocol);
+                    let tunnel = tunnel(worker, self.client, connection, upstream, protocol);
                     return Some(Box::pin(tunnel));
                 }
                 Ok(Outcome::Delivered {
@@ -362,9 +365,9 @@ impl Session {
             return Ok(Arrived::Health(head.request));
         }
         let host = head.host.as_deref().unwrap_or_default();
-        log::request(self.number, head.method, &head.target, host);
+        log::request(&self.client, head.method, &head.target, host);
         if let Some(protocol) = &head.request.upgrade {
-            log::upgrade_request(self.number, protocol.name(), &head.target, host);
+            log::upgrade_request(&self.client, protocol.name(), &head.target, host);
         }
         self.subject.set(head.method, &head.target);
         self.method = Method::of(head.method);
@@ -383,13 +386,13 @@ impl Session {
             Some(naming) => {
                 self.names.set(naming, &config.rewrite, &head, authority);
                 if self.names.withholds(&head) {
-                    log::origin_not_translated(self.number, host);
+                    log::origin_not_translated(&self.client, host);
                 }
                 Some(&self.names)
             }
         };
         let mut out = Outgoing::new();
-        let (client, https) = (self.peer.ip(), config.listen.is_tls());
+        let (client, https) = (self.client.address.ip(), config.listen.is_tls());
         head.write(&mut out, &config.rewrite, client, https, authority, names);
         Ok(Arrived::Forward(head.request, out))
     }
@@ -403,7 +406,7 @@ impl Session {
 
     fn tell_rejection(&self, method: Method, rejection: &Rejection) {
         let Rejection { status, reason } = *rejection;
-        log::request_rejected(self.number, self.peer, status, reason);
+        log::request_rejected(&self.client, status, reason);
         self.worker.counters().request(method, status);
     }
 
@@ -463,7 +466,7 @@ impl Session {
     fn tell_board(&self, error: &Error) {
         if let Some(board) = &self.worker.board {
             let request = Failed {
-                client: self.peer.ip(),
+                client: self.client.address.ip(),
                 method: self.subject.method(),
                 path: self.subject.path(),
                 host: &self.host,
@@ -526,7 +529,7 @@ mod tests {
             size_of::<F>()
         }
         fn tunnel_size<F>(
-            _: impl FnOnce(Rc<Worker>, u64, Connection, Connection, Protocol) -> F,
+            _: impl FnOnce(Rc<Worker>, Rc<Client>, Connection, Connection, Protocol) -> F,
         ) -> usize {
             size_of::<F>()
         }

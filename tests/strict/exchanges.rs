@@ -224,7 +224,9 @@ pub(super) fn forged(tally: &mut Tally) {
     let recorder = Recorder::start();
     // What stands in the log for each input; PEER is the client's address.
     let begun = |line: &str| format!("===收到请求开始=== {line}");
-    let done = |line: &str, status: u16| format!("请求完成: {line} -> {status} (4 bytes)");
+    let done = |line: &str, status: u16| {
+        format!("请求完成: {line} -> {status} (4 bytes, N ms, 127.0.0.1)")
+    };
     let mut cases: Vec<(Vec<u8>, Vec<String>)> = Vec::new();
     // Control bytes make no request at all; the cause is ours to word.
     for bytes in [
@@ -345,6 +347,7 @@ pub(super) fn forged(tally: &mut Tally) {
     for (at, expected) in expected.iter().enumerate() {
         let line = lines.get(at).unwrap_or(&"");
         let text = line.split_once("Z ").map_or("", |(_, text)| text);
+        let text = without_time(text);
         let rest = text.strip_prefix(expected.as_str());
         // The cause behind a refusal is in our own words.
         let is_whole = match expected.ends_with("400 ") {
