@@ -122,6 +122,10 @@ fn main() {
             a_refused_upgrade_is_an_ordinary_response,
             a_switch_that_was_not_asked_for_is_502,
             other_protocols_pass_only_when_allowed,
+            docker_exec_is_a_post_with_a_body,
+            kubectl_exec_is_a_post_without_a_body,
+            a_switch_before_the_whole_request_is_502,
+            of_several_protocols_one_goes_on_and_the_rest_is_told,
             a_reset_ends_both_sides,
             an_idle_relay_is_closed_when_asked,
             a_relay_of_which_one_side_has_ended_rests_for_ten_seconds;

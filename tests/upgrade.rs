@@ -339,9 +339,11 @@ pub fn other_protocols_pass_only_when_allowed() {
         format!("GET /x HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n")
     };
     let proxy = Proxy::before(upstream, &["--upgrade", "echo/1", "--upgrade=other"]);
-    for protocol in ["h2c", "tls/1.0", "websocket, echo/1"] {
+    for protocol in ["h2c", "tls/1.0", "echo/2, h2c"] {
         assert_eq!(proxy.fetch(&request(protocol)).text(), "plain");
         assert_eq!(heads.recv_timeout(PATIENCE).unwrap(), None, "{protocol}");
+        let line = format!("未放行的协议升级: {protocol}（参见 --upgrade）");
+        proxy.log.wait_for(&line);
     }
     let mut client = proxy.connect();
     client.send(&(request("Echo/1") + "left over\r\n"));
@@ -414,4 +416,130 @@ pub fn a_relay_of_which_one_side_has_ended_rests_for_ten_seconds() {
     let after = start.elapsed();
     assert!(after >= Duration::from_secs(9), "after {after:?} already");
     proxy.log.wait_for("WebSocket connection closed");
+}
+
+/// Plays one request that is answered by a switch, and then what both sides say.
+fn exec(upgrade: &str, request: &str, switch: &'static str) {
+    let whole = request.to_owned();
+    let sent = request
+        .replace("Connection: Upgrade\r\n", "")
+        .replace("Connection: keep-alive, Upgrade\r\n", "");
+    let upgrade_line = sent
+        .lines()
+        .find(|line| line.starts_with("Upgrade: "))
+        .map(|line| format!("{line}\r\n"))
+        .unwrap();
+    let sent = sent.replace(&upgrade_line, "");
+    let (head, body) = sent.split_once("\r\n\r\n").unwrap();
+    let expected = format!("{head}\r\n{upgrade_line}Connection: Upgrade\r\n\r\n{body}");
+    let length = expected.len();
+    let upstream = origin(move |mut client| {
+        // The whole request, and not one byte of what is behind it.
+        let seen = String::from_utf8(client.exactly(length)).unwrap();
+        assert_eq!(seen, expected);
+        client.send(switch);
+        client.send("$ ");
+        assert_eq!(client.line(), "exit");
+        client.send("exited\r\n");
+    });
+    let proxy = Proxy::before(upstream, &["--upgrade", upgrade]);
+    let mut client = proxy.connect();
+    client.send(&(whole + "ex"));
+    let got = client.head();
+    assert!(got.starts_with("HTTP/1.1 101 UPGRADED\r\n"), "{got}");
+    assert_eq!(field(&got, "connection"), Some("Upgrade"));
+    let protocol = field(&got, "upgrade").unwrap();
+    assert!(protocol.eq_ignore_ascii_case(upgrade), "{got}");
+    assert_eq!(client.exactly(2), b"$ ");
+    client.send("it\r\n");
+    assert_eq!(client.line(), "exited");
+    assert!(client.is_closed());
+    drop(client);
+    proxy.log.wait_for(&format!("{upgrade} 连接关闭"));
+}
+
+pub fn docker_exec_is_a_post_with_a_body() {
+    let body = r#"{"Detach":false,"Tty":true}"#;
+    let switch = "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\n\
+                  Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
+    exec(
+        "tcp",
+        &format!(
+            "POST /v1.41/exec/1/start HTTP/1.1\r\nHost: localhost:8080\r\n\
+             User-Agent: Docker-Client/20.10\r\nContent-Length: {}\r\nConnection: Upgrade\r\n\
+             Content-Type: application/json\r\nUpgrade: tcp\r\n\r\n{body}",
+            body.len()
+        ),
+        switch,
+    );
+    exec(
+        "tcp",
+        &format!(
+            "POST /v1.41/exec/1/start HTTP/1.1\r\nHost: localhost:8080\r\n\
+             Transfer-Encoding: chunked\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n\
+             {:x}\r\n{body}\r\n0\r\n\r\n",
+            body.len()
+        ),
+        switch,
+    );
+}
+
+pub fn kubectl_exec_is_a_post_without_a_body() {
+    let switch = "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\
+                  X-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n";
+    for length in ["", "Content-Length: 0\r\n"] {
+        exec(
+            "spdy/3.1",
+            &format!(
+                "POST /api/v1/namespaces/default/pods/web/exec?command=sh HTTP/1.1\r\n\
+                 Host: localhost:8080\r\n{length}Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\
+                 X-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n"
+            ),
+            switch,
+        );
+    }
+}
+
+pub fn a_switch_before_the_whole_request_is_502() {
+    let upstream = origin(|mut client| {
+        client.head();
+        client.send(&SWITCHING.replace("websocket", "tcp"));
+        client.rest_or_reset();
+    });
+    let proxy = Proxy::before(upstream, &["--upgrade", "tcp"]);
+    let mut client = proxy.connect();
+    client.send(
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\
+         Content-Length: 10\r\n\r\nhello",
+    );
+    assert_eq!(client.response().status(), 502);
+    proxy.log.wait_for("101 before the whole request");
+}
+
+pub fn of_several_protocols_one_goes_on_and_the_rest_is_told() {
+    let upstream = origin(|mut client| {
+        let head = client.head();
+        assert_eq!(head.to_lowercase().matches("upgrade:").count(), 1, "{head}");
+        client.send(&switching(&head));
+        client.send_bytes(&frame(b"hi", None));
+        client.rest_or_reset();
+    });
+    let proxy = Proxy::before(upstream, &["--log-lang", "en"]);
+    for (listed, withheld) in [
+        ("websocket, foo", Some("foo")),
+        ("websocket\r\nUpgrade: websocket", None),
+        ("h2c\r\nUpgrade: foo, WebSocket", Some("h2c, foo")),
+    ] {
+        let request = upgrade_request("/ws");
+        let request = request.replace("Upgrade: websocket", &format!("Upgrade: {listed}"));
+        assert!(request.contains(listed), "{request}");
+        let mut client = proxy.connect();
+        client.send(&request);
+        assert!(client.head().starts_with("HTTP/1.1 101 "), "{listed}");
+        if let Some(withheld) = withheld {
+            let line = format!("upgrade not let through: {withheld} (see --upgrade)");
+            proxy.log.wait_for(&line);
+        }
+    }
+    assert_eq!(proxy.log.text().matches("not let through").count(), 2);
 }

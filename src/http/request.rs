@@ -15,7 +15,7 @@ use crate::http::fields::{
 use crate::http::framing::Framing;
 use crate::http::head::{HeadError, Reading, Rules};
 use crate::http::origin::Names;
-use crate::http::syntax::{is_host, is_protocol, is_token, list, without_zone};
+use crate::http::syntax::{is_host, is_token, list, without_zone};
 
 /// What a request head must look like that may have so many bytes.
 pub fn rules(max_bytes: usize) -> Rules {
@@ -226,12 +226,12 @@ impl<'b, 'f> RequestHead<'b, 'f> {
         let host = host.map(without_zone);
         let framing = framing_of(fields, minor)?;
         let options = ConnectionOptions::of(fields).map_err(bad)?;
-        let upgrade = (minor == 1
-            && options.upgrade
-            && method == "GET"
-            && matches!(framing, Framing::None | Framing::Length(0)))
-        .then(|| upgrade_of(fields, upgrades))
-        .flatten();
+        // RFC 6455 §4.1: a WebSocket begins with a GET, which has no body here.
+        let may_be_websocket =
+            method == "GET" && matches!(framing, Framing::None | Framing::Length(0));
+        let upgrade = (minor == 1 && options.upgrade)
+            .then(|| upgrade_of(fields, may_be_websocket, upgrades))
+            .flatten();
         Ok(RequestHead {
             request: Request {
                 minor,
@@ -391,13 +391,31 @@ impl<'b, 'f> RequestHead<'b, 'f> {
         match (&self.request.upgrade, wants_trailers) {
             (None, false) => {}
             (None, true) => out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n"),
-            (Some(_), _) => {
-                for value in values(self.fields, "upgrade") {
-                    write_field(out, "Upgrade", value);
+            (Some(protocol), _) => {
+                // As the client wrote it, and it alone.
+                let mut asked = self.upgrades_asked();
+                if let Some(token) = asked.find(|t| t.eq_ignore_ascii_case(protocol.as_bytes())) {
+                    write_field(out, "Upgrade", token);
                 }
                 out.extend_from_slice(b"Connection: Upgrade\r\n");
             }
         }
+    }
+
+    fn upgrades_asked(&self) -> impl Iterator<Item = &'b [u8]> + use<'b, 'f> {
+        values(self.fields, "upgrade").flat_map(list)
+    }
+
+    /// The protocols that were asked for and go no further, as they came; none where all do.
+    pub fn upgrades_withheld(&self) -> Option<Vec<u8>> {
+        if self.request.minor == 0 || !self.options.upgrade {
+            return None;
+        }
+        let chosen = self.request.upgrade.as_deref().unwrap_or_default();
+        let withheld = self.upgrades_asked();
+        let withheld = withheld.filter(|t| !t.eq_ignore_ascii_case(chosen.as_bytes()));
+        let withheld = withheld.collect::<Vec<_>>().join(&b", "[..]);
+        (!withheld.is_empty()).then_some(withheld)
     }
 }
 
@@ -484,21 +502,20 @@ fn framing_of(fields: &[Header<'_>], minor: u8) -> Result<Framing, Rejection> {
     }
 }
 
-/// The one protocol that is asked for, if it may pass (RFC 9110 §7.8).
-fn upgrade_of(fields: &[Header<'_>], upgrades: &[String]) -> Option<Protocol> {
-    let mut asked = values(fields, "upgrade");
-    let (Some(value), None) = (asked.next(), asked.next()) else {
-        return None;
-    };
-    if !is_protocol(value) {
-        return None;
-    }
-    if value.eq_ignore_ascii_case(b"websocket") {
-        return Some(Protocol::WebSocket);
-    }
-    let token = std::str::from_utf8(value).ok()?.to_ascii_lowercase();
-    let passes = upgrades.contains(&token);
-    passes.then(|| Protocol::Other(token.into()))
+/// The first protocol of those asked for that may pass (RFC 9110 §7.8).
+fn upgrade_of(
+    fields: &[Header<'_>],
+    may_be_websocket: bool,
+    upgrades: &[String],
+) -> Option<Protocol> {
+    values(fields, "upgrade").flat_map(list).find_map(|token| {
+        if token.eq_ignore_ascii_case(b"websocket") {
+            return may_be_websocket.then_some(Protocol::WebSocket);
+        }
+        let mut named = upgrades.iter();
+        let named = named.find(|u| u.as_bytes().eq_ignore_ascii_case(token))?;
+        Some(Protocol::Other(named.to_ascii_lowercase().into()))
+    })
 }
 
 fn scheme_of(https: bool) -> &'static [u8] {
@@ -750,11 +767,7 @@ mod tests {
         assert_eq!(upgrade(get, websocket, &[]).as_deref(), Some("websocket"));
         for (line, fields) in [
             (get, "Connection: Upgrade\r\nUpgrade: h2c\r\n"),
-            (get, "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n"),
-            (
-                get,
-                "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
-            ),
+            (get, "Connection: Upgrade\r\nUpgrade: websocket/13\r\n"),
             (get, "Connection: keep-alive\r\nUpgrade: websocket\r\n"),
             (get, "Connection: Upgrade\r\n"),
             ("GET / HTTP/1.0", websocket),
@@ -771,7 +784,61 @@ mod tests {
             assert_eq!(upgrade(line, fields, &[]), None, "{line} {fields}");
         }
         let tailored = "Connection: Upgrade\r\nUpgrade: Foo/2\r\n";
-        assert_eq!(upgrade(get, tailored, &["foo/2"]).as_deref(), Some("foo/2"));
+        for line in [get, "POST / HTTP/1.1", "PUT / HTTP/1.1", "HEAD / HTTP/1.1"] {
+            for body in [
+                "",
+                "Content-Length: 5\r\n",
+                "Transfer-Encoding: chunked\r\n",
+            ] {
+                let fields = format!("{tailored}{body}");
+                let chosen = upgrade(line, &fields, &["foo/2"]);
+                assert_eq!(chosen.as_deref(), Some("foo/2"), "{line} {fields}");
+                assert_eq!(upgrade(line, &fields, &[]), None);
+            }
+        }
+    }
+
+    #[test]
+    fn of_several_protocols_one_goes_on_and_the_rest_is_told() {
+        for (method, fields, allowed, sent, withheld) in [
+            (
+                "GET",
+                "websocket\r\nUpgrade: WebSocket",
+                "",
+                "websocket",
+                "",
+            ),
+            ("GET", "websocket, foo", "", "websocket", "foo"),
+            ("GET", "h2c,, WebSocket ,websocket", "", "WebSocket", "h2c"),
+            ("GET", "h2c\r\nUpgrade: websocket", "", "websocket", "h2c"),
+            ("GET", "foo, websocket", "foo", "foo", "websocket"),
+            (
+                "POST",
+                "websocket, Foo, bar",
+                "foo",
+                "Foo",
+                "websocket, bar",
+            ),
+            ("POST", "websocket", "", "", "websocket"),
+            ("GET", "h2c, web socket", "", "", "h2c, web socket"),
+        ] {
+            let head = format!(
+                "{method} / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {fields}\r\n\r\n"
+            );
+            let (mut canonical, mut room) = (Vec::new(), no_fields());
+            let upgrades = [allowed.to_owned()];
+            let head = RequestHead::parse(head.as_bytes(), &mut canonical, &mut room, &upgrades);
+            let head = head.expect("valid");
+            let told = head.upgrades_withheld().unwrap_or_default();
+            assert_eq!(String::from_utf8_lossy(&told), withheld, "{fields}");
+            let mut out = Vec::new();
+            head.write_connection(&mut out);
+            let expected = match sent {
+                "" => String::new(),
+                sent => format!("Upgrade: {sent}\r\nConnection: Upgrade\r\n"),
+            };
+            assert_eq!(String::from_utf8_lossy(&out), expected, "{fields}");
+        }
     }
 
     #[test]

@@ -374,6 +374,19 @@ pub fn origin_not_translated(client: &Client, host: &[u8]) {
     );
 }
 
+/// The request asks for upgrades to `protocols`, which go no further.
+pub fn upgrade_withheld(client: &Client, protocols: &[u8]) {
+    let [connection, address] = client.members();
+    let members = [connection, address, ("protocols", Value::Bytes(protocols))];
+    let protocols = Escaped(protocols);
+    emit(
+        Priority::Info,
+        ("upgrade_withheld", &members),
+        format_args!("未放行的协议升级: {protocols}（参见 --upgrade）"),
+        format_args!("upgrade not let through: {protocols} (see --upgrade)"),
+    );
+}
+
 /// The request asks for an upgrade to `protocol`.
 pub fn upgrade_request(client: &Client, protocol: &str, path: &[u8], host: &[u8]) {
     let path = without_query(path);

@@ -369,6 +369,9 @@ impl Session {
         if let Some(protocol) = &head.request.upgrade {
             log::upgrade_request(&self.client, protocol.name(), &head.target, host);
         }
+        if let Some(protocols) = head.upgrades_withheld() {
+            log::upgrade_withheld(&self.client, &protocols);
+        }
         self.subject.set(head.method, &head.target);
         self.method = Method::of(head.method);
         if let Some(refused) = self.worker.guard.as_ref().and_then(|g| g.refuses(&head)) {

@@ -1320,6 +1320,19 @@ pub(super) fn upgrades(tally: &mut Tally) {
     ] {
         cases.push(forwarded_last(with(fields), sent(token)));
     }
+    // Repeated, or listed with others, it counts once, and goes on alone.
+    for value in [
+        "websocket, h2c",
+        "h2c, websocket",
+        "websocket, websocket",
+        "websocket\r\nUpgrade: h2c",
+        "h2c\r\nUpgrade: websocket",
+        "websocket\r\nUpgrade: websocket",
+        ", foo/2,,websocket ,",
+    ] {
+        let fields = format!("Connection: Upgrade\r\nUpgrade: {value}\r\n");
+        cases.push(forwarded_last(with(&fields), sent("websocket")));
+    }
     // A length of nothing is no body.
     cases.push(forwarded_last(
         get(&format!("Content-Length: 0\r\n{ask}")),
@@ -1337,11 +1350,7 @@ pub(super) fn upgrades(tally: &mut Tally) {
         "Connection: Upgrade\r\nUpgrade: H2C\r\n", "Connection: Upgrade\r\nUpgrade: h2\r\n",
         "Connection: Upgrade\r\nUpgrade: TLS/1.0\r\n",
         "Connection: Upgrade\r\nUpgrade: HTTP/2.0\r\n",
-        "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n",
-        "Connection: Upgrade\r\nUpgrade: h2c, websocket\r\n",
-        "Connection: Upgrade\r\nUpgrade: websocket, websocket\r\n",
-        "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
-        "Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket;, \"websocket\"\r\n",
         "Connection: Upgrade\r\nUpgrade: websocket/13\r\n",
         "Connection: Upgrade\r\nUpgrade: websockets\r\n",
         "Connection: Upgrade\r\nUpgrade: web socket\r\n",
