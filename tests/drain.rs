@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
+
 use crate::support::*;
 
 /// Options of unshare(1) for a command that is PID 1.
@@ -91,8 +93,8 @@ pub fn works_as_pid_1() {
     let parent = proxy.guard.0.id();
     let children = format!("/proc/{parent}/task/{parent}/children");
     let child = std::fs::read_to_string(children).unwrap();
-    let killed = Command::new("kill").args(["-TERM", child.trim()]).status();
-    assert!(killed.unwrap().success());
+    let child = child.trim().parse().ok().and_then(Pid::from_raw);
+    send_signal(child.expect("a process id"), "TERM");
     assert_eq!(proxy.guard.wait().code(), Some(0));
     proxy.log.wait_for("已停止");
 }

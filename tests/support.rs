@@ -9,6 +9,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{kill_process, Pid, Signal};
+
 pub use crate::shared::{cleaned, field, frame, read_some, Noise, Patient};
 
 /// Generous: a slow machine must pass, and only a hang must not.
@@ -85,6 +87,21 @@ impl Lines {
     }
 }
 
+/// Sends a signal by its name, without the program kill(1), which some systems lack.
+pub fn send_signal(pid: Pid, name: &str) {
+    let signal = match name {
+        "CONT" => Signal::CONT,
+        "HUP" => Signal::HUP,
+        "INT" => Signal::INT,
+        "KILL" => Signal::KILL,
+        "STOP" => Signal::STOP,
+        "TERM" => Signal::TERM,
+        "USR1" => Signal::USR1,
+        other => panic!("no test has sent SIG{other} before: add it here"),
+    };
+    kill_process(pid, signal).unwrap_or_else(|error| panic!("SIG{name}: {error}"));
+}
+
 /// A child process that ends with its guard.
 pub struct Guard(pub Child);
 
@@ -95,11 +112,7 @@ impl Guard {
     }
 
     pub fn signal(&self, name: &str) {
-        let pid = self.0.id().to_string();
-        let sent = Command::new("kill")
-            .args([&format!("-{name}"), &pid])
-            .status();
-        assert!(sent.unwrap().success());
+        send_signal(Pid::from_child(&self.0), name);
     }
 
     /// Its exit, within the tests' patience.

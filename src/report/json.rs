@@ -128,7 +128,7 @@ mod tests {
             ("a", Value::List(&list)),
             ("b\"", Value::Seconds(Duration::from_micros(1_500_001))),
             ("c", Value::Object(&[])),
-            ("d", Value::Shown(&format_args!("{}\n", 7))),
+            ("d", Value::Shown(&"7\n")),
         ];
         let expected =
             r#"{"a":[true,null,18446744073709551615],"b\"":1.500001,"c":{},"d":"7\u000a"}"#;
