@@ -9,7 +9,7 @@ use crate::http::head::Reading;
 use crate::http::trailers;
 use crate::net::budget::Budget;
 use crate::net::buffer::{Buffer, LARGE};
-#[cfg(not(feature = "portable"))]
+#[cfg(not(portable))]
 use crate::net::splice;
 use crate::net::stream::{fill, Stream};
 
@@ -108,7 +108,7 @@ pub async fn copy(
         progress(copied - told);
         told = copied;
         budget.turn().await;
-        #[cfg(not(feature = "portable"))]
+        #[cfg(not(portable))]
         if let (Some(left @ SPLICED..), Some(source), Some(plain)) =
             (decoder.length_left(), from.plain(), sink.stream.plain())
         {
@@ -153,7 +153,7 @@ pub async fn copy(
 }
 
 /// A body with so much left is bulk.
-#[cfg(not(feature = "portable"))]
+#[cfg(not(portable))]
 const SPLICED: u64 = 256 * 1024;
 
 /// Writes body bytes behind what is pending, in as few writes as possible.

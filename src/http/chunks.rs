@@ -108,7 +108,7 @@ impl Decoder {
     }
 
     /// How many bytes of a `Length` body are left.
-    #[cfg(not(feature = "portable"))]
+    #[cfg(not(portable))]
     pub fn length_left(&self) -> Option<u64> {
         match self.state {
             State::Length(left) => Some(left),
@@ -117,7 +117,7 @@ impl Decoder {
     }
 
     /// Counts bytes of a `Length` body that went another way.
-    #[cfg(not(feature = "portable"))]
+    #[cfg(not(portable))]
     pub fn skip(&mut self, count: u64) {
         if let State::Length(left) = self.state {
             self.state = match left - count {

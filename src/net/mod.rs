@@ -8,7 +8,7 @@ pub mod buffer;
 pub mod deadline;
 pub mod reactor;
 pub mod socket;
-#[cfg(not(feature = "portable"))]
+#[cfg(not(portable))]
 pub mod splice;
 pub mod stream;
 pub mod tls;

@@ -244,13 +244,13 @@ impl Socket {
     }
 
     /// Moves what is there, at most `most` bytes, into a pipe with room for it.
-    #[cfg(not(feature = "portable"))]
+    #[cfg(not(portable))]
     pub fn try_splice_to(&self, pipe: &impl AsFd, most: usize) -> io::Result<usize> {
         self.attempt(Direction::Read, || splice(self.stream(), pipe, most))
     }
 
     /// Moves what fits, at most `most` bytes, out of a pipe that holds as many.
-    #[cfg(not(feature = "portable"))]
+    #[cfg(not(portable))]
     pub fn try_splice_from(&self, pipe: &impl AsFd, most: usize) -> io::Result<usize> {
         self.attempt(Direction::Write, || splice(pipe, self.stream(), most))
     }
@@ -303,7 +303,7 @@ impl Socket {
     }
 }
 
-#[cfg(not(feature = "portable"))]
+#[cfg(not(portable))]
 fn splice(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
     use rustix::pipe::SpliceFlags;
     let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;

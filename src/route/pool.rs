@@ -536,7 +536,7 @@ mod tests {
         assert_eq!((&*answer, again), (&b"answer"[..], false));
         done.send(()).expect("it waits");
         let quiet = giving.join().expect("no panic");
-        assert!(quiet || cfg!(feature = "portable"));
+        assert!(quiet || cfg!(portable));
     }
 
     /// Until the upstream has shown that it keeps connections, each is declined and gives its

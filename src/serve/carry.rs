@@ -14,9 +14,9 @@ use crate::net::deadline::Deadline;
 use crate::net::stream::Stream;
 use crate::report::metrics::Count;
 
-#[cfg(not(feature = "portable"))]
+#[cfg(not(portable))]
 pub use pooled::carry;
-#[cfg(feature = "portable")]
+#[cfg(portable)]
 pub use portable::carry;
 
 /// Whether and when bytes last moved.
@@ -121,7 +121,7 @@ impl AsyncWrite for Outlet<'_> {
     }
 }
 
-#[cfg(feature = "portable")]
+#[cfg(portable)]
 mod portable {
     use std::io;
     use std::pin::Pin;
@@ -184,7 +184,7 @@ mod portable {
     }
 }
 
-#[cfg(not(feature = "portable"))]
+#[cfg(not(portable))]
 mod pooled {
     use std::future::Future;
     use std::io;

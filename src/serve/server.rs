@@ -158,7 +158,7 @@ fn serve(
     draining: Receiver<()>,
     report: mpsc::Sender<io::Result<()>>,
 ) {
-    #[cfg(not(feature = "portable"))]
+    #[cfg(not(portable))]
     crate::net::splice::allow(shared.config.limits.pipes);
     // The other end waits for as many reports as there are threads.
     let sockets = match sockets.register() {

@@ -519,7 +519,7 @@ fn no_request(error: HeadError) -> Result<Option<Arrived>, Rejection> {
 }
 
 // The portable relay is larger.
-#[cfg(all(test, not(feature = "portable")))]
+#[cfg(all(test, not(portable)))]
 mod tests {
     use super::*;
 

@@ -2,17 +2,17 @@
 //!
 //! Each socket is registered once, edge-triggered, in an epoll set of its thread: no wait
 //! costs a system call of its own, and threads never wake each other for sockets. Timers,
-//! signals and whatever else is rare come from async-io, through an eventfd. With the
-//! feature `portable`, async-io's `Async` stands in.
+//! signals and whatever else is rare come from async-io, through an eventfd. That is Linux.
+//! On every other Unix, and with the feature `portable`, async-io's `Async` stands in.
 
-#[cfg(not(feature = "portable"))]
+#[cfg(not(portable))]
 mod epoll;
-#[cfg(feature = "portable")]
+#[cfg(portable)]
 mod portable;
 
-#[cfg(not(feature = "portable"))]
+#[cfg(not(portable))]
 pub use epoll::{block_on, looks, next_turn, now, poll_stirred, share, Source, BLIND};
-#[cfg(feature = "portable")]
+#[cfg(portable)]
 pub use portable::{block_on, looks, next_turn, now, poll_stirred, share, Source, BLIND};
 
 /// The smallest share of a turn, however many there are.
@@ -126,7 +126,7 @@ pub(crate) mod tests {
 
     /// Whoever looks into /proc holds a socket for a moment; that of a closed one then told a
     /// new socket of its end.
-    #[cfg(not(feature = "portable"))]
+    #[cfg(not(portable))]
     #[test]
     fn a_socket_is_not_told_of_an_earlier_one() {
         let told = block_on(
@@ -146,7 +146,7 @@ pub(crate) mod tests {
         assert!(!told.expect("the reactor runs"));
     }
 
-    #[cfg(not(feature = "portable"))]
+    #[cfg(not(portable))]
     #[test]
     fn the_clock_stands_within_a_turn_only() {
         let pause = || std::thread::sleep(Duration::from_millis(2));
@@ -164,7 +164,7 @@ pub(crate) mod tests {
         assert!(third < outside && outside < now());
     }
 
-    #[cfg(not(feature = "portable"))]
+    #[cfg(not(portable))]
     #[test]
     fn the_more_there_are_the_smaller_their_shares() {
         use std::future::Future;
