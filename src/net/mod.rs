@@ -1,10 +1,11 @@
-//! Bytes: readiness, sockets, TLS, splicing, buffers, deadlines.
+//! Bytes: system calls, readiness, sockets, TLS, splicing, buffers, deadlines.
 //!
 //! Owns how bytes move and how a thread waits for them. Knows nothing of messages. Uses no
 //! other room.
 
 pub mod budget;
 pub mod buffer;
+pub mod calls;
 pub mod deadline;
 pub mod reactor;
 pub mod socket;

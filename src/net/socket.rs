@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use async_io::Timer;
 use rustix::io::Errno;
-use rustix::net::{SendFlags, SocketFlags};
-use socket2::{Domain, Protocol, SockAddr, SockRef, TcpKeepalive, Type};
+use socket2::{Domain, SockAddr, SockRef, TcpKeepalive};
 
+use crate::net::calls;
 use crate::net::reactor::Source;
 
 pub use crate::net::reactor::Direction;
@@ -50,19 +50,11 @@ impl Listener {
 
     /// Accepts a client; `WouldBlock` when there is none.
     pub fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        match rustix::net::acceptfrom_with(self.0.get_ref(), flags) {
-            Ok((socket, Some(peer))) => {
-                Ok((socket.into(), peer.try_into().map_err(io::Error::from)?))
-            }
-            Ok((_, None)) => Err(io::ErrorKind::ConnectionAborted.into()),
-            Err(error) => {
-                if error == Errno::AGAIN {
-                    self.0.would_block(Direction::Read);
-                }
-                Err(error.into())
-            }
+        let outcome = calls::accept(self.0.get_ref());
+        if matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            self.0.would_block(Direction::Read);
         }
+        outcome
     }
 }
 
@@ -101,9 +93,7 @@ impl Socket {
 
     /// Connects to one address.
     pub async fn connect(address: SocketAddr) -> io::Result<Socket> {
-        let kind = Type::STREAM.nonblocking().cloexec();
-        let domain = Domain::for_address(address);
-        let socket = socket2::Socket::new(domain, kind, Some(Protocol::TCP))?;
+        let socket = calls::open_stream(Domain::for_address(address))?;
         set_options(&socket)?;
         let pending = match socket.connect(&address.into()) {
             Ok(()) => false,
@@ -124,10 +114,9 @@ impl Socket {
     /// Connects to a unix socket. Waits while its backlog is full, which the kernel tells by
     /// EAGAIN (unix(7)) and of which it does not tell the end.
     pub async fn connect_unix(path: &str) -> io::Result<Socket> {
-        let kind = Type::STREAM.nonblocking().cloexec();
         let address = SockAddr::unix(path)?;
         loop {
-            let socket = socket2::Socket::new(Domain::UNIX, kind, None)?;
+            let socket = calls::open_stream(Domain::UNIX)?;
             match socket.connect(&address) {
                 Ok(()) => return Socket::new(socket.into()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -188,10 +177,7 @@ impl Socket {
 
     /// Writes what fits, behind which more follows at once: the kernel may wait for that.
     pub fn try_write_part(&self, buf: &[u8]) -> io::Result<usize> {
-        self.attempt(Direction::Write, || {
-            let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-            Ok(rustix::net::send(self.stream(), buf, flags)?)
-        })
+        self.attempt(Direction::Write, || calls::send_part(self.stream(), buf))
     }
 
     /// Writes all of `parts`, one behind the other, in as few calls as they fit in.

@@ -5,9 +5,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::config::Listen;
+use crate::net::calls::{is_listener, open_stream};
 use crate::net::socket::set_options;
 
 /// Connections that may wait to be accepted.
@@ -64,7 +65,7 @@ fn inherit() -> Result<Vec<TcpListener>, String> {
             // (LISTEN_PID), and this is the only place that takes it.
             #[allow(unsafe_code)]
             let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
-            let is_listener = matches!(socket.is_listener(), Ok(true))
+            let is_listener = is_listener(&socket)
                 && matches!(socket.r#type(), Ok(Type::STREAM))
                 && matches!(socket.local_addr(), Ok(address) if address.as_socket().is_some());
             if !is_listener {
@@ -120,11 +121,7 @@ fn is_without_ipv6(error: &io::Error) -> bool {
 }
 
 fn bind_one(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking().cloexec(),
-        Some(Protocol::TCP),
-    )?;
+    let socket = open_stream(Domain::for_address(address))?;
     socket.set_reuse_address(true)?;
     if shared {
         socket.set_reuse_port(true)?;

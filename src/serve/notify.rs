@@ -1,6 +1,7 @@
 //! Tells the service manager how it stands (sd_notify(3)).
 
-use std::os::linux::net::SocketAddrExt;
+use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
@@ -19,18 +20,26 @@ pub fn notify(status: Status) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };
-    let address = match socket.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
-        _ => SocketAddr::from_pathname(&socket),
-    };
     let message: &[u8] = match status {
         Status::Ready => b"READY=1\n",
         Status::Stopping => b"STOPPING=1\n",
     };
-    let sent = address
+    let sent = address(&socket)
         .and_then(|address| Ok((UnixDatagram::unbound()?, address)))
         .and_then(|(socket, address)| socket.send_to_addr(message, &address));
     if let Err(error) = sent {
         crate::report::log::not_notified(&crate::error::describe(&error));
+    }
+}
+
+/// What NOTIFY_SOCKET names: a path, or behind `@` a name of Linux's own.
+fn address(socket: &OsStr) -> io::Result<SocketAddr> {
+    match socket.as_bytes() {
+        #[cfg(target_os = "linux")]
+        [b'@', name @ ..] => {
+            use std::os::linux::net::SocketAddrExt;
+            SocketAddr::from_abstract_name(name)
+        }
+        _ => SocketAddr::from_pathname(socket),
     }
 }

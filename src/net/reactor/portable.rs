@@ -50,9 +50,6 @@ pub fn block_on<T>(
 /// How often a socket that nobody reads from is asked whether it has ended.
 const QUESTIONS: Duration = Duration::from_millis(250);
 
-/// What says that a connection is no more.
-const BROKEN: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
-
 /// How long the end of a detached source may go unnoticed: whoever keeps it asks as often.
 pub const BLIND: Duration = Duration::from_millis(500);
 
@@ -67,6 +64,17 @@ pub fn poll_stirred(cx: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     })
 }
+
+/// What poll(2) tells of a connection that is no more, and of one whose peer will send no
+/// more. Apple's poll has no event for the latter alone: it tells HUP for both.
+#[cfg(not(target_vendor = "apple"))]
+const BROKEN: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
+#[cfg(not(target_vendor = "apple"))]
+const ENDED: PollFlags = BROKEN.union(PollFlags::RDHUP);
+#[cfg(target_vendor = "apple")]
+const BROKEN: PollFlags = PollFlags::ERR;
+#[cfg(target_vendor = "apple")]
+const ENDED: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
 
 /// A non-blocking socket that its thread waits for.
 pub struct Source<T> {
@@ -161,7 +169,7 @@ impl<T: AsFd> Source<T> {
 
     /// Waits until the peer will send no more, while nobody reads from it.
     pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_end(cx, BROKEN | PollFlags::RDHUP)
+        self.poll_end(cx, ENDED)
     }
 
     /// `Async` cannot wait for an end alone, so the kernel is asked now and then.

@@ -1,0 +1,29 @@
+//! Linux: flags of one call do what takes several elsewhere.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use rustix::net::{SendFlags, SocketFlags};
+use socket2::{Domain, Socket, Type};
+
+/// A stream socket that is non-blocking and not inherited by other programs.
+pub fn open_stream(domain: Domain) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    Socket::new(domain, kind, None)
+}
+
+/// Accepts a client, non-blocking as well; it has the listener's options.
+pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    match rustix::net::acceptfrom_with(listener, flags)? {
+        (socket, Some(peer)) => Ok((socket.into(), peer.try_into().map_err(io::Error::from)?)),
+        (_, None) => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+/// Sends what fits of bytes that are followed by more at once: the kernel waits for that
+/// before it sends a segment that is not full.
+pub fn send_part(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+    Ok(rustix::net::send(stream, bytes, flags)?)
+}

@@ -1,0 +1,29 @@
+//! Every Unix: calls that POSIX has.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+/// A stream socket that is non-blocking and not inherited by other programs.
+pub fn open_stream(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Accepts a client, non-blocking as well; it has the listener's options.
+pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (socket, peer) = SockRef::from(listener).accept()?;
+    // A client that is gone by now cannot be given options; it concerns nobody else.
+    let aborted = |_| io::Error::from(io::ErrorKind::ConnectionAborted);
+    socket.set_nonblocking(true).map_err(aborted)?;
+    crate::net::socket::set_options(&socket).map_err(aborted)?;
+    let peer = peer.as_socket();
+    Ok((socket.into(), peer.ok_or(io::ErrorKind::ConnectionAborted)?))
+}
+
+/// Sends what fits.
+pub fn send_part(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    stream.write(bytes)
+}
