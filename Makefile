@@ -21,6 +21,17 @@ PKG_CONFIG ?= pkg-config
 CARGO ?= cargo
 CARGOFLAGS ?= --locked
 
+# STATIC=1 builds a program that needs no library of the system, with musl, and so with OpenSSL
+# from source.
+ifeq ($(STATIC),1)
+VENDORED = 1
+host = $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+# Where the system's own library is musl, the toolchain makes static programs as it is.
+CARGO_BUILD_TARGET = $(or $(filter %-musl,$(host)),$(firstword $(subst -, ,$(host)))-unknown-linux-musl)
+export CARGO_BUILD_TARGET
+static = , \"-Ctarget-feature=+crt-static\"
+endif
+
 # VENDORED=1 builds OpenSSL from source instead of using the system's.
 ifeq ($(VENDORED),1)
 features = --features vendored
@@ -41,7 +52,7 @@ tarball = $(target)/simple-proxy-$(version).tar.gz
 # where. RUSTFLAGS, and a target's own flags, come before this setting: who sets them sees to
 # it. The shell fills in $$, so that any name will do.
 remap = --config "build.rustflags=[\"--remap-path-prefix=$$(pwd -P)=.\", \
-  \"--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo\"]"
+  \"--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo\"$(static)]"
 optimized = --release $(CARGOFLAGS) $(features) $(remap)
 
 all: prerequisites
@@ -121,6 +132,9 @@ dist:
 clean:
 	@$(CARGO) clean
 
+# What the crate cc calls for such a target.
+musl_cc = $(or $(CC_$(subst -,_,$(CARGO_BUILD_TARGET))),$(if $(filter %-musl,$(host)),cc,musl-gcc))
+
 # Names what is missing and the packages that bring it.
 prerequisites:
 	@ok=true; \
@@ -129,9 +143,21 @@ prerequisites:
 	found "$(firstword $(CARGO))" || missing "cargo is missing: install Rust $(rust) or later."; \
 	found cc || missing "A C compiler (cc) is missing: install" \
 	  "  Debian, Ubuntu: gcc libc6-dev    Fedora: gcc    Alpine: gcc musl-dev"; \
+	if [ "$(STATIC)" = 1 ]; then \
+	  found "$(musl_cc)" || missing "A C compiler for musl ($(musl_cc)) is missing, which STATIC=1 needs: install" \
+	    "  Debian, Ubuntu: musl-tools    Fedora: musl-gcc"; \
+	  case ' $(CARGOFLAGS)' in *' -Zbuild-std'*) ;; *) \
+	    libraries=$$(rustc --print target-libdir --target "$(CARGO_BUILD_TARGET)"); \
+	    ls "$$libraries"/libstd-*.rlib >/dev/null 2>&1 || missing \
+	      "Rust's library for $(CARGO_BUILD_TARGET) is missing, which STATIC=1 needs:" \
+	      "  rustup target add $(CARGO_BUILD_TARGET)" \
+	      "Fedora: rust-std-static-$(CARGO_BUILD_TARGET). Debian's Rust has none.";; \
+	  esac; \
+	fi; \
 	if [ "$(VENDORED)" = 1 ]; then \
-	  found perl || missing "perl is missing, which VENDORED=1 needs: install" \
-	    "  Debian, Ubuntu: perl    Fedora: perl-core    Alpine: perl linux-headers"; \
+	  perl -MFile::Compare -MFile::Copy -MFindBin -MIPC::Cmd -MPod::Usage -MTime::Piece -e 1 2>/dev/null || \
+	    missing "perl, or one of its modules, is missing, which OpenSSL from source needs: install" \
+	    "  Debian, Ubuntu: perl    Fedora: perl    Alpine: perl linux-headers"; \
 	elif [ -z "$$OPENSSL_DIR$$OPENSSL_LIB_DIR" ]; then \
 	  "$(PKG_CONFIG)" --exists openssl 2>/dev/null || missing \
 	    "OpenSSL's headers or pkg-config are missing: install" \
@@ -157,7 +183,8 @@ help:
 	@echo 'Variables: prefix or PREFIX (/usr/local), exec_prefix, bindir, datarootdir, mandir,'
 	@echo 'man1dir, docdir, bashcompletiondir, zshcompletiondir, fishcompletiondir, unitdir (none),'
 	@echo 'DESTDIR, INSTALL, INSTALL_PROGRAM, INSTALL_DATA, CARGO, CARGOFLAGS (--locked),'
-	@echo 'CARGO_TARGET_DIR, PKG_CONFIG, VENDORED=1 (OpenSSL from source).'
+	@echo 'CARGO_TARGET_DIR, PKG_CONFIG, VENDORED=1 (OpenSSL from source), STATIC=1 (a static'
+	@echo 'program, with musl and OpenSSL from source).'
 
 .PHONY: all demo test check soak bench fuzz completions pictures installdirs install install-strip \
   uninstall dist clean prerequisites help
