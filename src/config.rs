@@ -226,6 +226,8 @@ pub struct Limits {
     pub max_connections: Option<usize>,
     /// How long an idle upstream connection is kept at most; zero keeps none.
     pub upstream_idle: Duration,
+    /// Finished upstream connections that are kept ready, in all.
+    pub spares: usize,
     /// Idle upstream connections that a thread keeps.
     pub idle_upstreams: usize,
     /// Pipes for bulk that a thread may have in use.

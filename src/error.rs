@@ -104,6 +104,25 @@ impl Error {
         failure
     }
 
+    /// Whether a hop has refused: with fewer connections open to it, it may not.
+    pub fn is_refusal(&self) -> bool {
+        let hops = [
+            Stage::Connect,
+            Stage::ProxyConnect,
+            Stage::ProxyRefused,
+            Stage::Tls,
+        ];
+        hops.contains(&self.stage) && !self.timed_out && self.token != "tls_certificate_error"
+    }
+
+    /// Whether it has refused as one that has too much to do, rather than for what it was
+    /// asked: by closing or in general words. A refused port or an address that cannot be
+    /// reached stays so.
+    pub fn is_refusal_for_load(&self) -> bool {
+        let for_load = ["connection_terminated", "destination_unavailable"];
+        self.is_refusal() && for_load.contains(&self.token)
+    }
+
     /// The cause, and what the proxy said, for the log.
     pub fn in_full(&self) -> String {
         format!("{} {}", self.cause, self.said)

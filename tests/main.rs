@@ -19,7 +19,9 @@ mod rooms;
 mod route;
 mod settings;
 mod shared;
+mod spares;
 mod status;
+mod storms;
 mod strict;
 mod support;
 mod unix;
@@ -108,6 +110,17 @@ fn main() {
             a_promise_of_the_upstream_is_kept,
             a_kept_connection_that_the_upstream_ends_is_closed_at_once,
             an_upgrade_takes_a_kept_connection;
+        storms:
+            one_at_a_time_none_fails,
+            many_at_once_are_all_answered,
+            a_request_waits_for_the_end_of_a_tunnel,
+            the_oldest_kept_connection_gives_way,
+            a_refused_port_is_told_at_once;
+        spares:
+            an_upgrade_takes_a_spare_connection,
+            there_are_never_more_than_asked_for,
+            an_old_one_is_renewed,
+            pauses_after_failures_double;
         upgrade:
             the_documented_lines_are_logged_exactly,
             english_lines,

@@ -426,6 +426,13 @@ flags! {
         default: Default::Value("60"),
         group: Group::Limits,
     }
+    Single spares: usize = spare_count {
+        en: "finished upstream connections kept ready, 0 to 64",
+        zh: "预先建立好的上游连接数，0 到 64",
+        metavar: "N",
+        default: Default::Value("0"),
+        group: Group::Limits,
+    }
     Single threads: Option<usize> = thread_count {
         en: "threads that serve connections",
         zh: "处理连接的线程数",

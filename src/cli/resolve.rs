@@ -255,6 +255,7 @@ fn config(settings: Settings, identity: Option<Identity>) -> Config {
             drain_timeout: settings.drain_timeout,
             max_connections: settings.max_connections,
             upstream_idle: settings.upstream_idle,
+            spares: settings.spares,
             idle_upstreams: 256,
             pipes: MAX_PIPES,
         },

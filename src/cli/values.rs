@@ -190,20 +190,24 @@ fn seconds(text: &str) -> Option<Duration> {
 }
 
 pub(super) fn thread_count(text: &str) -> Read<usize> {
-    count(text, 1024)
+    count(text, 1, 1024)
 }
 
 pub(super) fn connection_count(text: &str) -> Read<usize> {
-    count(text, 10_000_000)
+    count(text, 1, 10_000_000)
 }
 
-fn count(text: &str, most: usize) -> Read<usize> {
+pub(super) fn spare_count(text: &str) -> Read<usize> {
+    count(text, 0, 64)
+}
+
+fn count(text: &str, least: usize, most: usize) -> Read<usize> {
     let plain = text.bytes().all(|b| b.is_ascii_digit());
     match text.parse() {
-        Ok(n) if plain && (1..=most).contains(&n) => Ok(n),
+        Ok(n) if plain && (least..=most).contains(&n) => Ok(n),
         _ => Err(both!(
-            "not a number from 1 to {most}",
-            "不是 1 到 {most} 的整数"
+            "not a number from {least} to {most}",
+            "不是 {least} 到 {most} 的整数"
         )),
     }
 }

@@ -183,6 +183,8 @@ pub struct Connection {
     pub stream: Stream,
     /// Bytes received and not yet used.
     pub received: Buffer,
+    /// Told when the connection is closed.
+    pub counted: Option<Box<Counted>>,
     /// What is known of the socket's readiness belongs to one thread, so that a connection
     /// leaves it only as a `Detached`.
     _not_send: PhantomData<*const ()>,
@@ -194,6 +196,7 @@ impl Connection {
         Connection {
             stream,
             received: Buffer::default(),
+            counted: None,
             _not_send: PhantomData,
         }
     }
@@ -208,12 +211,28 @@ impl Connection {
         self.received.is_empty() && self.stream.known_quiet()
     }
 
+    /// Whether a connection on which nothing was sent yet is still good: the peer has neither
+    /// ended it nor said anything but what belongs to TLS itself, such as tickets. Reads those.
+    pub fn is_unused(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(socket) => socket.asked_quiet(),
+            Stream::Tls(_) => {
+                self.stream.with_socket(Socket::look_again);
+                let read = self.stream.try_read(&mut [0]);
+                matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+        }
+    }
+
     /// Gives it up for now, so that any thread may take it. No bytes may be waiting in it.
     pub fn detach(mut self) -> Detached {
         debug_assert!(self.received.is_empty() && self.stream.none_waiting());
         self.received.release();
         self.stream.socket_mut().detach();
-        Detached(self.stream)
+        Detached {
+            stream: self.stream,
+            counted: self.counted,
+        }
     }
 
     /// Reads more bytes into `received`; 0 at the end.
@@ -222,24 +241,45 @@ impl Connection {
     }
 }
 
+/// Counts a connection for as long as it is open, on whatever thread it is closed.
+pub struct Counted(Box<dyn Fn() + Send>);
+
+impl Counted {
+    /// Calls `closed` when it is dropped.
+    pub fn new(closed: impl Fn() + Send + 'static) -> Counted {
+        Counted(Box::new(closed))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0();
+    }
+}
+
 /// A connection that no thread uses now, and any may take.
-pub struct Detached(Stream);
+pub struct Detached {
+    stream: Stream,
+    counted: Option<Box<Counted>>,
+}
 
 impl Detached {
     /// Makes it a connection of this thread. On failure it is closed.
     pub fn attach(mut self) -> io::Result<Connection> {
-        self.0.socket_mut().attach()?;
-        Ok(Connection::new(self.0))
+        self.stream.socket_mut().attach()?;
+        let mut connection = Connection::new(self.stream);
+        connection.counted = self.counted;
+        Ok(connection)
     }
 
     /// As a connection's, on any thread.
     pub fn asked_quiet(&self) -> bool {
-        self.0.asked_quiet()
+        self.stream.asked_quiet()
     }
 
     /// As a connection's; false on any thread but the one that has detached it.
     pub fn known_quiet(&self) -> bool {
-        self.0.known_quiet()
+        self.stream.known_quiet()
     }
 }
 

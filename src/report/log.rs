@@ -605,6 +605,64 @@ pub fn dialled(subject: &Subject, steps: &Steps) {
     );
 }
 
+/// A spare upstream connection was dialled, in place of one that had become old or not.
+pub fn spare_dialled(steps: &Steps, renews: bool) {
+    let total = steps.total();
+    let members = [
+        ("renewal", Value::Flag(renews)),
+        ("seconds", Value::Seconds(total)),
+    ];
+    let total = millis(total);
+    let (kind_zh, kind_en) = match renews {
+        true => ("已更新", "renewed"),
+        false => ("已就绪", "ready"),
+    };
+    emit(
+        Priority::Debug,
+        ("spare_dialled", &members),
+        format_args!("备用上游连接{kind_zh}，用时 {total} 毫秒"),
+        format_args!("spare upstream connection {kind_en} in {total} ms"),
+    );
+}
+
+/// A spare upstream connection could not be had; the next attempt follows a pause.
+pub fn spare_failed(error: &Error, pause: Duration) {
+    let cause = error.in_full();
+    let (stage, seconds) = (error.stage.name(), pause.as_secs_f64());
+    let members = [
+        ("stage", Value::Text(stage)),
+        ("cause", Value::Text(&cause)),
+        ("pause", Value::Seconds(pause)),
+    ];
+    emit(
+        Priority::Debug,
+        ("spare_failed", &members),
+        format_args!("备用上游连接失败 [{stage}]: {cause}；{seconds} 秒后重试"),
+        format_args!(
+            "spare upstream connection failed [{stage}]: {cause}; next attempt in {seconds} s"
+        ),
+    );
+}
+
+/// A request took a spare upstream connection.
+pub fn spare_taken(subject: &Subject, age: Duration) {
+    if !enabled(Priority::Debug) {
+        return;
+    }
+    let connection = subject.connection;
+    let members = [
+        ("connection", Value::Number(connection)),
+        ("age", Value::Seconds(age)),
+    ];
+    let age = age.as_secs_f64();
+    emit(
+        Priority::Debug,
+        ("spare_taken", &members),
+        format_args!("连接 {connection}: 使用备用上游连接（已建立 {age:.1} 秒）"),
+        format_args!("connection {connection}: spare upstream connection taken, {age:.1} s old"),
+    );
+}
+
 /// Milliseconds, with one decimal.
 pub fn millis(time: Duration) -> impl Display {
     struct Millis(f64);

@@ -113,6 +113,14 @@ pub struct Counters {
     pub pool_hits: Count,
     /// Requests that found none.
     pub pool_misses: Count,
+    /// Requests that found no kept connection and took a spare one.
+    pub spare_hits: Count,
+    /// Requests that found neither.
+    pub spare_misses: Count,
+    /// Spare connections that were dialled because one was missing.
+    pub spare_dials: Count,
+    /// Spare connections that were dialled in place of one that had become old.
+    pub spare_renewals: Count,
 }
 
 impl Counters {
@@ -299,6 +307,28 @@ impl Registry {
             ("result=\"miss\"", self.sum(|c| &c.pool_misses)),
         ] {
             page.labelled("pool_lookups_total", labels, count);
+        }
+        page.family(
+            "spare_lookups_total",
+            "counter",
+            "Requests without a kept upstream connection that did, or did not, find a spare one.",
+        );
+        for (labels, count) in [
+            ("result=\"hit\"", self.sum(|c| &c.spare_hits)),
+            ("result=\"miss\"", self.sum(|c| &c.spare_misses)),
+        ] {
+            page.labelled("spare_lookups_total", labels, count);
+        }
+        page.family(
+            "spare_dials_total",
+            "counter",
+            "Spare upstream connections dialled: new ones, and for those that had become old.",
+        );
+        for (labels, count) in [
+            ("reason=\"missing\"", self.sum(|c| &c.spare_dials)),
+            ("reason=\"renewal\"", self.sum(|c| &c.spare_renewals)),
+        ] {
+            page.labelled("spare_dials_total", labels, count);
         }
         if let Some(hops) = &self.hops {
             proxies(&mut page, hops);

@@ -115,24 +115,49 @@ impl Dialer {
         deadline: &Deadline,
         steps: &Steps,
     ) -> Result<Connection> {
-        self.dial_as_far(Some(server_name), deadline, steps).await
+        let timeout = self.config.limits.connect_timeout;
+        self.dial_within(timeout, server_name, deadline, steps)
+            .await
+    }
+
+    /// Does the same where only a part of the time is left.
+    pub async fn dial_within(
+        &self,
+        left: Duration,
+        server_name: &str,
+        deadline: &Deadline,
+        steps: &Steps,
+    ) -> Result<Connection> {
+        self.dial_as_far(Some(server_name), left, deadline, steps)
+            .await
+    }
+
+    /// The time for the whole dial was over before the dial began.
+    pub fn no_time_left(&self) -> Error {
+        let stage = match self.config.route {
+            Route::Direct => Stage::Connect,
+            Route::Socks5(_) | Route::Connect(_) => Stage::ProxyConnect,
+        };
+        Error::timed_out(stage, self.config.limits.connect_timeout).at(self.first_hop(0))
     }
 
     /// Does the same but for TLS with the upstream.
     pub async fn reach(&self, deadline: &Deadline, steps: &Steps) -> Result<Connection> {
-        self.dial_as_far(None, deadline, steps).await
+        let timeout = self.config.limits.connect_timeout;
+        self.dial_as_far(None, timeout, deadline, steps).await
     }
 
     async fn dial_as_far(
         &self,
         server_name: Option<&str>,
+        left: Duration,
         deadline: &Deadline,
         steps: &Steps,
     ) -> Result<Connection> {
         let timeout = self.config.limits.connect_timeout;
         let progress = Progress::begin(self.first_hop(0));
         let walk = self.walk(server_name, &progress, steps);
-        let mut error = match deadline.limit(timeout, walk).await {
+        let mut error = match deadline.limit(left, walk).await {
             Ok(Ok(connection)) => {
                 steps.first_hop().inspect(|at| self.names.succeeded(*at));
                 return Ok(connection);

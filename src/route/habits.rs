@@ -104,6 +104,11 @@ impl Habits {
         }
     }
 
+    /// Whether no upstream closes a connection after so short a rest.
+    pub fn is_short(&self, rest: Duration) -> bool {
+        rest + 2 * self.round_trip() <= SHORT_REST
+    }
+
     /// Whether a request that must not be sent twice may take a connection that has rested
     /// for so long, and that the upstream has promised to keep for `promised`.
     pub fn is_safe_once(&self, rest: Duration, promised: Option<Duration>) -> bool {
@@ -113,7 +118,7 @@ impl Habits {
         let round_trip = self.round_trip();
         let survived = Duration::from_millis(self.survived.load(Relaxed));
         let within = |kept: Duration| rest + MARGIN + round_trip <= kept;
-        rest + 2 * round_trip <= SHORT_REST || promised.is_some_and(within) || within(survived)
+        self.is_short(rest) || promised.is_some_and(within) || within(survived)
     }
 
     /// How long a connection may rest at all: at most `most`, and less where the upstream

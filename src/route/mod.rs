@@ -5,10 +5,12 @@
 //! connection to `serve`. May use `cli`, `http`, `net`.
 
 pub mod dial;
+pub mod gate;
 pub mod habits;
 pub mod hops;
 pub mod http_connect;
 pub mod names;
 pub mod pool;
 pub mod socks5;
+pub mod spares;
 pub mod steps;

@@ -16,6 +16,7 @@ use async_io::Timer;
 use crate::config::Limits;
 use crate::net::reactor::{looks, now, poll_stirred, BLIND};
 use crate::net::stream::{Connection, Detached};
+use crate::route::gate::Gate;
 use crate::route::habits::Habits;
 
 /// The idle upstream connections of all threads, and what is known of the upstream.
@@ -27,6 +28,8 @@ pub struct Shelves {
     most_rest: Duration,
     /// What the upstream has shown so far.
     pub habits: Habits,
+    /// Who may dial where nothing is kept.
+    pub gate: Arc<Gate>,
 }
 
 /// The idle connections of one thread, the most recently used last.
@@ -80,6 +83,7 @@ impl Shelves {
             capacity: limits.idle_upstreams,
             most_rest: limits.upstream_idle,
             habits: Habits::default(),
+            gate: Arc::default(),
         }
     }
 
@@ -158,6 +162,11 @@ impl Pool {
     /// What is known of the upstream.
     pub fn habits(&self) -> &Habits {
         &self.shelves.habits
+    }
+
+    /// Who may dial where nothing is kept.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.shelves.gate
     }
 
     /// The connection of any thread that has been idle for longest, to be closed in favour of
@@ -265,6 +274,7 @@ impl Pool {
             idle.push(kept);
             oldest
         });
+        shelves.gate.given_back();
         if self.next_sweep.get().is_none_or(|next| until < next) {
             if let Some(sweeper) = self.sweeper.take() {
                 sweeper.wake();

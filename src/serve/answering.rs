@@ -43,6 +43,16 @@ pub enum Answer {
     Switched,
 }
 
+impl Answer {
+    /// Whether it shows that the server serves what it is asked for.
+    pub fn is_good(&self) -> bool {
+        matches!(
+            self,
+            Answer::Switched | Answer::Delivered { status: ..400, .. }
+        )
+    }
+}
+
 /// The answering half of an exchange.
 pub struct Answering<'a> {
     /// What the connections of this thread share.

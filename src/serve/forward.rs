@@ -19,12 +19,11 @@ use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::reactor::now;
 use crate::net::socket::Socket;
 use crate::net::stream::{Connection, Stream};
-use crate::report::log::{self, Subject};
-use crate::route::pool::Kept;
-use crate::route::steps::Steps;
+use crate::report::log::Subject;
 use crate::serve::answering::{Answer, Answering, CONNECTION_TERMINATED};
 use crate::serve::bound::Bound;
 use crate::serve::leaving::{still_there, while_present, Client, Parties};
+use crate::serve::upstream::{Obtained, Wanted};
 use crate::serve::worker::Worker;
 
 /// What became of a request that was answered.
@@ -151,57 +150,67 @@ impl Exchange<'_> {
             };
         }
         let binds = self.request.binds_connection;
-        let may_be_sent_twice = self.request.is_idempotent && !self.has_body();
-        let pool = &self.worker.pool;
-        let kept = pool.take(self.server_name, may_be_sent_twice);
-        let counters = self.worker.counters();
-        match kept {
-            Some(_) => counters.pool_hits.add(1),
-            None => counters.pool_misses.add(1),
-        }
-        if let Some(Kept { connection, rest }) = kept {
+        let wanted = Wanted {
+            worker: self.worker,
+            server_name,
+            may_be_sent_twice: self.request.is_idempotent && !self.has_body(),
+            deadline: self.deadline,
+            subject: self.subject,
+        };
+        let mut obtained = match wanted.at_hand() {
+            Some(at_hand) => at_hand,
+            None => self.dial(&wanted, downstream, false).await?,
+        };
+        let habits = self.worker.pool.habits();
+        loop {
+            let Obtained {
+                connection,
+                rest,
+                is_new,
+            } = obtained;
             let progress = Progress::begin(binds);
             let outcome = self.attempt(connection, downstream, &progress).await;
+            let answered = progress.answered.get();
+            if let (Some(rest), true) = (rest, answered) {
+                habits.served_again(rest, now());
+            }
             match outcome {
-                Err(Failure::Upstream(error)) if !progress.answered.get() && !error.timed_out => {
+                Err(Failure::Upstream(error)) if !is_new && !answered && !error.timed_out => {
                     let raced = self.was_race(&progress, &error);
-                    if raced {
-                        pool.habits().ended(rest, now());
+                    if let (Some(rest), true) = (rest, raced) {
+                        habits.ended(rest, now());
                     }
-                    if !may_be_sent_twice {
+                    if !wanted.may_be_sent_twice {
                         return Err(match raced && self.is_reused {
                             true => Failure::Raced("the kept upstream connection has ended"),
                             false => Failure::Upstream(error),
                         });
                     }
                 }
-                outcome => {
-                    if progress.answered.get() {
-                        pool.habits().served_again(rest, now());
-                    }
-                    return outcome;
-                }
+                outcome => return outcome,
             }
+            obtained = self.dial(&wanted, downstream, true).await?;
         }
-        let steps = Steps::begin();
-        let dialer = &self.worker.dialer;
-        let dial = dialer.dial(self.server_name, self.deadline, &steps);
+    }
+
+    /// Dials for as long as the client waits for it.
+    async fn dial(
+        &self,
+        wanted: &Wanted<'_>,
+        downstream: &mut Connection,
+        must_be_new: bool,
+    ) -> Result<Obtained, Failure> {
+        let has_body = self.has_body();
+        let dial = wanted.dial(must_be_new);
         // Boxed, because most requests dial nothing.
         let dialled = Box::pin(while_present(
             self.worker,
             downstream,
             self.request,
-            self.has_body(),
+            has_body,
             dial,
         ));
-        let upstream = dialled.await?.map_err(Failure::Upstream)?;
-        self.worker.counters().dial.observe(steps.total());
-        log::dialled(self.subject, &steps);
-        if let Some(board) = &self.worker.board {
-            board.dialled(&steps);
-        }
-        self.attempt(upstream, downstream, &Progress::begin(binds))
-            .await
+        dialled.await?.map_err(Failure::Upstream)
     }
 
     /// Whether an attempt over a kept connection has failed because the upstream was just
@@ -263,6 +272,9 @@ impl Exchange<'_> {
                 });
             }
         };
+        if answer.is_good() {
+            self.worker.spares.used(self.server_name, now());
+        }
         Ok(match answer {
             Answer::Switched => Outcome::Switched(upstream),
             Answer::Delivered {

@@ -20,5 +20,7 @@ pub mod relay;
 pub mod scrape;
 pub mod server;
 pub mod session;
+pub mod spares;
 pub mod status;
+pub mod upstream;
 pub mod worker;

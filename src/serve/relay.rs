@@ -191,6 +191,7 @@ mod tests {
     use crate::report::metrics::Registry;
     use crate::route::dial::Dialer;
     use crate::route::pool::Shelves;
+    use crate::route::spares::Spares;
 
     fn worker() -> Worker {
         let args = ["-d", "-u", "127.0.0.1:1"].map(OsString::from);
@@ -200,7 +201,8 @@ mod tests {
         let config = Arc::new(*config);
         let dialer = Dialer::new(config.clone()).expect("no TLS is wanted");
         let shelves = Arc::new(Shelves::new(1, &config.limits));
-        Worker::new(config, dialer, shelves, Registry::new(1), 0)
+        let spares = Arc::new(Spares::new(0));
+        Worker::new(config, dialer, shelves, spares, Registry::new(1), 0)
     }
 
     /// A connection of the proxy's, and its peer, with small buffers between them if wanted.

@@ -27,9 +27,11 @@ use crate::report::metrics::Registry;
 use crate::report::status::Board;
 use crate::route::dial::Dialer;
 use crate::route::pool::Shelves;
+use crate::route::spares::Spares;
 use crate::serve::contain::contained;
 use crate::serve::scrape::{self, Pages};
 use crate::serve::session;
+use crate::serve::spares;
 use crate::serve::worker::Worker;
 
 /// How long accepting pauses when descriptors or memory have run out.
@@ -53,6 +55,8 @@ struct Shared {
     shelves: Arc<Shelves>,
     /// What the status page shows, where one is served.
     board: Option<Arc<Board>>,
+    /// Upstream connections that are ready before they are wanted.
+    spares: Arc<Spares>,
     /// One permit per client that may be served at once.
     permits: Arc<Semaphore>,
     /// Numbers the connections in the log.
@@ -84,12 +88,14 @@ pub fn run(
     let most = config.limits.max_connections.unwrap_or(usize::MAX >> 4);
     let drain_timeout = config.limits.drain_timeout;
     let shelves = Arc::new(Shelves::new(listeners.len(), &config.limits));
+    let spares = Arc::new(Spares::new(config.limits.spares));
     let shared = Arc::new(Shared {
         config,
         registry: Registry::new(listeners.len()).with_proxies(dialer.hops().clone()),
         dialer,
         shelves,
         board: watched.board.take(),
+        spares,
         permits: Arc::new(Semaphore::new(most)),
         accepted: AtomicU64::new(0),
         cut_off: AtomicUsize::new(0),
@@ -178,6 +184,7 @@ fn serve(
         config.clone(),
         shared.dialer.clone(),
         shared.shelves.clone(),
+        shared.spares.clone(),
         shared.registry.clone(),
         number,
     );
@@ -190,6 +197,10 @@ fn serve(
     };
     let (open, worker) = (acceptor.open.clone(), acceptor.worker.clone());
     executor.spawn(sweep(worker.clone())).detach();
+    // One thread sees to the spares of all.
+    if number == 0 && worker.spares.are_wanted() {
+        executor.spawn(spares::maintain(worker.clone())).detach();
+    }
     for (listener, pages) in sockets.watched {
         // A task that kept its executor would keep it, and all that is in it, for ever.
         let scraping = scrape::serve(Rc::downgrade(&executor), worker.clone(), listener, pages);
@@ -213,6 +224,7 @@ fn serve(
             task.await;
         }
         worker.timers.drain();
+        worker.spares.stop();
         let out_of_time = async {
             Timer::after(config.limits.drain_timeout).await;
         };

@@ -11,6 +11,7 @@ use crate::report::metrics::{Counters, Registry};
 use crate::report::status::Board;
 use crate::route::dial::Dialer;
 use crate::route::pool::{Pool, Shelves};
+use crate::route::spares::Spares;
 
 /// The settings, the route, and the thread's own pool and deadlines.
 pub struct Worker {
@@ -20,6 +21,8 @@ pub struct Worker {
     pub dialer: Dialer,
     /// Keeps upstream connections.
     pub pool: Pool,
+    /// Upstream connections that are ready before they are wanted.
+    pub spares: Arc<Spares>,
     /// The thread's deadlines.
     pub timers: Rc<Timers>,
     /// Host for a request that came without one.
@@ -41,6 +44,7 @@ impl Worker {
         config: Arc<Config>,
         dialer: Dialer,
         shelves: Arc<Shelves>,
+        spares: Arc<Spares>,
         registry: Registry,
         thread: usize,
     ) -> Worker {
@@ -50,6 +54,7 @@ impl Worker {
             guard: SiteGuard::of(&config),
             dialer,
             pool: Pool::new(shelves, thread),
+            spares,
             timers: Rc::default(),
             config,
             board: None,

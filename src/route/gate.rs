@@ -1,0 +1,336 @@
+//! Who may dial now. Dials are not bounded until a hop refuses one while others are in
+//! flight; then half as many may be, and one more for each that succeeds. The rest queue,
+//! those that were refused among them, first come first served.
+
+use std::collections::VecDeque;
+use std::future::{poll_fn, Future};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use async_io::Timer;
+
+use crate::net::stream::Counted;
+
+/// How long one that was refused waits before it asks again, if nothing becomes free before:
+/// at first, and after it has doubled for some times.
+// Unit tests do not wait for time to pass.
+const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 60_000 } else { 50 });
+const LONGEST_PAUSE: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 1 });
+
+/// How long a hop may take to notice that a connection has been closed: until then it may
+/// refuse another.
+const NOTICED_AFTER: Duration = Duration::from_secs(1);
+
+/// Lets dials pass, of all threads.
+#[derive(Default)]
+pub struct Gate {
+    state: Mutex<State>,
+    /// Whether anyone queues, to be looked at without the lock.
+    queues: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    /// How many dials may be in flight; none is without bound.
+    limit: Option<usize>,
+    in_flight: usize,
+    /// Connections through the hop that are open, kept ones included.
+    open: usize,
+    /// When one of them was last closed.
+    closed_at: Option<Instant>,
+    /// How often something has become free: a dial or a connection has ended, or one has been
+    /// given back.
+    freed: u64,
+    arrived: u64,
+    /// In order of arrival.
+    queue: VecDeque<Queued>,
+}
+
+struct Queued {
+    number: u64,
+    waker: Option<Waker>,
+}
+
+impl State {
+    fn has_room(&self) -> bool {
+        self.limit.is_none_or(|limit| self.in_flight < limit)
+    }
+
+    /// Lets the first in the queue look again.
+    fn wake_first(&mut self) {
+        if let Some(waker) = self.queue.front_mut().and_then(|first| first.waker.take()) {
+            waker.wake();
+        }
+    }
+
+    fn freed(&mut self) {
+        self.freed += 1;
+        self.wake_first();
+    }
+}
+
+impl Gate {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether someone queues, who comes before whoever arrives now.
+    pub fn has_queue(&self) -> bool {
+        self.queues.load(Relaxed)
+    }
+
+    /// A connection was given back, which one that queues may take.
+    pub fn given_back(&self) {
+        if self.has_queue() {
+            self.state().freed();
+        }
+    }
+
+    /// Takes a place behind all that are there.
+    pub fn arrive(self: &Arc<Gate>) -> Turn {
+        let number = {
+            let mut state = self.state();
+            state.arrived += 1;
+            state.arrived
+        };
+        Turn {
+            gate: self.clone(),
+            number,
+            is_queued: false,
+            refused: None,
+        }
+    }
+}
+
+/// A place in the queue.
+pub struct Turn {
+    gate: Arc<Gate>,
+    number: u64,
+    is_queued: bool,
+    /// When it was refused.
+    refused: Option<Refused>,
+}
+
+/// What one that was refused waits for.
+struct Refused {
+    /// Something has become free since this count.
+    freed: u64,
+    /// Or some time has passed.
+    pause: Timer,
+    length: Duration,
+}
+
+impl Turn {
+    /// Waits until it may dial. Gives whether it had to wait, so that a connection may have
+    /// been given back meanwhile.
+    pub async fn come(&mut self) -> (Permit, bool) {
+        let mut waited = false;
+        poll_fn(|cx| {
+            let permit = self.poll_come(cx);
+            waited |= permit.is_pending();
+            permit
+        })
+        .await;
+        (Permit(Some(self.gate.clone())), waited)
+    }
+
+    fn poll_come(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.gate.state();
+        let is_first = state
+            .queue
+            .front()
+            .is_none_or(|first| first.number >= self.number);
+        if is_first
+            && state.has_room()
+            && self.refused.as_mut().is_none_or(|r| r.is_over(&state, cx))
+        {
+            state.in_flight += 1;
+            if std::mem::take(&mut self.is_queued) {
+                state.queue.pop_front();
+            }
+            // There may be room for the next as well.
+            state.wake_first();
+            self.gate.queues.store(!state.queue.is_empty(), Relaxed);
+            return Poll::Ready(());
+        }
+        let behind = state.queue.partition_point(|q| q.number < self.number);
+        let waker = Some(cx.waker().clone());
+        match self.is_queued {
+            true => state.queue[behind].waker = waker,
+            false => {
+                let number = self.number;
+                state.queue.insert(behind, Queued { number, waker });
+                self.is_queued = true;
+                self.gate.queues.store(true, Relaxed);
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The hop has refused. Gives whether it is worth asking again: while other dials are in
+    /// flight or connections are open, or were until just now, whose end may make room.
+    pub fn refused(&mut self, permit: Permit) -> bool {
+        let freed = {
+            let mut state = self.gate.state();
+            let others = state.in_flight - 1;
+            let open = state.open > 0 || state.closed_at.is_some_and(is_recent);
+            if others == 0 && !open {
+                return false;
+            }
+            if others > 0 {
+                state.limit = Some((state.in_flight / 2).max(1));
+            }
+            state.freed
+        };
+        let length = self.refused.as_ref().map_or(FIRST_PAUSE, |refused| {
+            (2 * refused.length).min(LONGEST_PAUSE)
+        });
+        self.refused = Some(Refused {
+            // The end of this dial itself makes no room.
+            freed: freed + 1,
+            pause: Timer::after(length),
+            length,
+        });
+        drop(permit);
+        true
+    }
+}
+
+fn is_recent(closed_at: Instant) -> bool {
+    closed_at.elapsed() < NOTICED_AFTER
+}
+
+impl Refused {
+    fn is_over(&mut self, state: &State, cx: &mut Context<'_>) -> bool {
+        state.freed > self.freed || Pin::new(&mut self.pause).poll(cx).is_ready()
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.is_queued {
+            let mut state = self.gate.state();
+            state.queue.retain(|queued| queued.number != self.number);
+            state.wake_first();
+            self.gate.queues.store(!state.queue.is_empty(), Relaxed);
+        }
+    }
+}
+
+/// A dial in flight.
+pub struct Permit(Option<Arc<Gate>>);
+
+impl Permit {
+    /// The dial has succeeded. What it gives counts the connection for as long as it is open.
+    pub fn succeeded(mut self) -> Counted {
+        let gate = self.0.take().expect("a permit ends once");
+        {
+            let mut state = gate.state();
+            state.in_flight -= 1;
+            state.open += 1;
+            state.limit = state.limit.map(|limit| limit + 1);
+            state.freed();
+        }
+        let closed = move || {
+            let mut state = gate.state();
+            state.open -= 1;
+            state.closed_at = Some(Instant::now());
+            state.freed();
+        };
+        Counted::new(closed)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(gate) = self.0.take() {
+            let mut state = gate.state();
+            state.in_flight -= 1;
+            state.freed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_lite::future::{block_on, poll_once};
+
+    fn passes(turn: &mut Turn) -> Option<Permit> {
+        block_on(poll_once(turn.come())).map(|(permit, _)| permit)
+    }
+
+    #[test]
+    fn nobody_waits_until_a_hop_refuses() {
+        let gate = Arc::new(Gate::default());
+        let mut turns: Vec<_> = (0..100).map(|_| gate.arrive()).collect();
+        let permits: Vec<_> = turns.iter_mut().map(|turn| passes(turn)).collect();
+        assert!(permits.iter().all(Option::is_some));
+        assert!(!gate.has_queue());
+    }
+
+    #[test]
+    fn a_refusal_alone_is_an_answer() {
+        let gate = Arc::new(Gate::default());
+        let mut turn = gate.arrive();
+        let permit = passes(&mut turn).expect("nobody is there");
+        assert!(!turn.refused(permit));
+    }
+
+    #[test]
+    fn a_refusal_among_others_halves_the_dials_in_flight() {
+        let gate = Arc::new(Gate::default());
+        let mut turns: Vec<_> = (0..8).map(|_| gate.arrive()).collect();
+        let mut permits: Vec<_> = turns.iter_mut().filter_map(passes).collect();
+        // The first to come is refused: four may be in flight, seven are.
+        assert!(turns[0].refused(permits.remove(0)));
+        assert!(passes(&mut turns[0]).is_none());
+        let mut late = gate.arrive();
+        assert!(passes(&mut late).is_none());
+        assert!(gate.has_queue());
+        // Three fail, and one that succeeds makes room for one more than before.
+        permits.drain(..3);
+        assert!(passes(&mut late).is_none(), "the first comes first");
+        let open = permits.remove(0).succeeded();
+        let first = passes(&mut turns[0]).expect("there is room");
+        let second = passes(&mut late).expect("there is more");
+        assert!(!gate.has_queue());
+        // While a connection is open, a refusal waits for its end.
+        drop((permits, second));
+        assert!(turns[0].refused(first));
+        assert!(passes(&mut turns[0]).is_none());
+        drop(open);
+        assert!(passes(&mut turns[0]).is_some());
+    }
+
+    #[test]
+    fn one_that_gives_up_holds_nobody_up() {
+        let gate = Arc::new(Gate::default());
+        let mut turns: Vec<_> = (0..4).map(|_| gate.arrive()).collect();
+        let mut permits: Vec<_> = turns.iter_mut().filter_map(passes).collect();
+        let mut refused = turns.remove(0);
+        assert!(refused.refused(permits.remove(0)));
+        let mut late = gate.arrive();
+        assert!(passes(&mut refused).is_none() && passes(&mut late).is_none());
+        drop((permits, refused));
+        assert!(passes(&mut late).is_some());
+    }
+
+    #[test]
+    fn what_is_given_back_ends_the_wait() {
+        let gate = Arc::new(Gate::default());
+        let open = passes(&mut gate.arrive()).expect("free").succeeded();
+        let mut turn = gate.arrive();
+        let permit = passes(&mut turn).expect("free");
+        assert!(turn.refused(permit));
+        assert!(passes(&mut turn).is_none());
+        gate.given_back();
+        let (_, waited) = block_on(turn.come());
+        drop(open);
+        // It is not this call that has waited.
+        assert!(!waited);
+    }
+}

@@ -1,0 +1,388 @@
+//! Finished upstream connections kept ready for the server names in use: how many for which
+//! name, and when one is dialled, renewed or closed. Leaves the dialling to `serve`.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use crate::net::stream::Detached;
+
+/// A name for which no request was answered for so long gets no spare.
+const IN_USE: Duration = Duration::from_secs(60);
+
+/// A spare is renewed at this age: servers wait for a first request for 10 s or more.
+const RENEWED_AT: Duration = Duration::from_secs(10);
+
+/// The spares of all threads.
+pub struct Spares {
+    /// How many may be idle in all; zero is none.
+    most: usize,
+    stock: Mutex<Stock<Detached>>,
+}
+
+/// What is to be done next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A connection is to be dialled for this server name.
+    Dial {
+        /// The name.
+        server_name: Box<str>,
+        /// Whether it takes the place of one that has become old.
+        renews: bool,
+    },
+    /// Nothing before this time, or before something changes.
+    Wait(Option<Instant>),
+    /// The process drains: nothing ever again.
+    Stop,
+}
+
+impl Spares {
+    /// No spares yet, for at most so many.
+    pub fn new(most: usize) -> Spares {
+        Spares {
+            most,
+            stock: Mutex::new(Stock::new(most)),
+        }
+    }
+
+    /// Whether there may be any.
+    pub fn are_wanted(&self) -> bool {
+        self.most > 0
+    }
+
+    fn stock(&self) -> MutexGuard<'_, Stock<Detached>> {
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request for this server name was answered well.
+    pub fn used(&self, server_name: &str, now: Instant) {
+        if self.are_wanted() {
+            self.stock().used(server_name, now);
+        }
+    }
+
+    /// The youngest spare for this name if its age fits, with that age.
+    pub fn take(
+        &self,
+        server_name: &str,
+        now: Instant,
+        fits: impl Fn(Duration) -> bool,
+    ) -> Option<(Detached, Duration)> {
+        match self.are_wanted() {
+            true => self.stock().take(server_name, now, fits),
+            false => None,
+        }
+    }
+
+    /// The oldest spare for whatever name, to be closed in favour of another connection.
+    pub fn take_oldest(&self) -> Option<Detached> {
+        self.stock().take_oldest()
+    }
+
+    /// Keeps a connection that was dialled as `Next::Dial` said.
+    pub fn put(&self, connection: Detached, server_name: &str, now: Instant) {
+        let _closed = self.stock().put(connection, server_name, now);
+    }
+
+    /// What is to be done next. Closes what is old and could not be renewed (`failed`) and
+    /// what is for names that are not in use any more.
+    pub fn next(&self, now: Instant, failed: bool) -> Next {
+        let (next, _closed) = self.stock().next(now, failed);
+        next
+    }
+
+    /// Closes all of them, for good.
+    pub fn stop(&self) {
+        let _closed = self.stock().stop();
+    }
+
+    /// Whether the process drains.
+    pub fn has_stopped(&self) -> bool {
+        self.stock().stopped
+    }
+
+    /// Waits until something has changed since `next` was asked.
+    pub fn poll_changed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut stock = self.stock();
+        if std::mem::take(&mut stock.changed) {
+            return Poll::Ready(());
+        }
+        stock.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// The spares, generic so that the rules can be tested without connections.
+struct Stock<C> {
+    most: usize,
+    /// The names in use, the most recently used first.
+    names: Vec<(Box<str>, Instant)>,
+    /// The oldest first.
+    idle: Vec<Spare<C>>,
+    changed: bool,
+    waker: Option<Waker>,
+    stopped: bool,
+}
+
+struct Spare<C> {
+    connection: C,
+    server_name: Box<str>,
+    since: Instant,
+}
+
+impl<C> Stock<C> {
+    fn new(most: usize) -> Stock<C> {
+        Stock {
+            most,
+            names: Vec::new(),
+            idle: Vec::new(),
+            changed: false,
+            waker: None,
+            stopped: false,
+        }
+    }
+
+    fn changed(&mut self) {
+        self.changed = true;
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn used(&mut self, server_name: &str, now: Instant) {
+        let at = self
+            .names
+            .iter()
+            .position(|(name, _)| **name == *server_name);
+        if at == Some(0) {
+            self.names[0].1 = now;
+            return;
+        }
+        let name = match at {
+            Some(at) => self.names.remove(at).0,
+            None => server_name.into(),
+        };
+        self.names.insert(0, (name, now));
+        self.names.truncate(self.most);
+        self.changed();
+    }
+
+    fn take(
+        &mut self,
+        server_name: &str,
+        now: Instant,
+        fits: impl Fn(Duration) -> bool,
+    ) -> Option<(C, Duration)> {
+        let is_for_it = |spare: &Spare<C>| *spare.server_name == *server_name;
+        let at = self.idle.iter().rposition(is_for_it)?;
+        let age = now.saturating_duration_since(self.idle[at].since);
+        if !fits(age) {
+            return None;
+        }
+        let spare = self.idle.remove(at);
+        self.changed();
+        Some((spare.connection, age))
+    }
+
+    fn take_oldest(&mut self) -> Option<C> {
+        (!self.idle.is_empty()).then(|| self.idle.remove(0).connection)
+    }
+
+    /// Gives what it takes the place of, if there is no room beside it.
+    fn put(&mut self, connection: C, server_name: &str, now: Instant) -> Option<C> {
+        if self.stopped {
+            return Some(connection);
+        }
+        let old = self.old(now);
+        let replaced = match old.filter(|at| *self.idle[*at].server_name == *server_name) {
+            Some(at) => Some(at),
+            None => (self.idle.len() >= self.most).then_some(0),
+        };
+        let replaced = replaced.map(|at| self.idle.remove(at).connection);
+        self.idle.push(Spare {
+            connection,
+            server_name: server_name.into(),
+            since: now,
+        });
+        replaced
+    }
+
+    /// The place of one that is to be renewed.
+    fn old(&self, now: Instant) -> Option<usize> {
+        let is_old = |spare: &Spare<C>| now.saturating_duration_since(spare.since) >= RENEWED_AT;
+        self.idle.first().filter(|oldest| is_old(oldest)).map(|_| 0)
+    }
+
+    fn next(&mut self, now: Instant, failed: bool) -> (Next, Vec<Spare<C>>) {
+        self.changed = false;
+        let mut closed = Vec::new();
+        if self.stopped {
+            return (Next::Stop, closed);
+        }
+        self.names
+            .retain(|(_, used)| now.saturating_duration_since(*used) < IN_USE);
+        // The younger ones are kept where there are more than are wanted.
+        let wanted = self.wanted();
+        for (name, count) in self.counts() {
+            let wanted = wanted.iter().find(|(wanted, _)| *wanted == name);
+            for _ in wanted.map_or(0, |(_, count)| *count)..count {
+                let at = self.idle.iter().position(|spare| spare.server_name == name);
+                closed.push(self.idle.remove(at.expect("it was counted")));
+            }
+        }
+        while failed && self.old(now).is_some() {
+            closed.push(self.idle.remove(0));
+        }
+        let counts = self.counts();
+        let missing = wanted.into_iter().find(|(name, wanted)| {
+            let count = counts.iter().find(|(counted, _)| counted == name);
+            count.map_or(0, |(_, count)| *count) < *wanted
+        });
+        if let Some((server_name, _)) = missing {
+            let renews = false;
+            return (
+                Next::Dial {
+                    server_name,
+                    renews,
+                },
+                closed,
+            );
+        }
+        if let Some(at) = self.old(now) {
+            let server_name = self.idle[at].server_name.clone();
+            let renews = true;
+            return (
+                Next::Dial {
+                    server_name,
+                    renews,
+                },
+                closed,
+            );
+        }
+        let renewal = self.idle.first().map(|oldest| oldest.since + RENEWED_AT);
+        let forgotten = self.names.last().map(|(_, used)| *used + IN_USE);
+        let first = renewal.into_iter().chain(forgotten).min();
+        (Next::Wait(first), closed)
+    }
+
+    /// How many spares each name in use is to have: one, until every one has its own.
+    fn wanted(&self) -> Vec<(Box<str>, usize)> {
+        let names = self.names.len();
+        let share = |place: usize| self.most / names + usize::from(place < self.most % names);
+        let names = self.names.iter().enumerate();
+        names
+            .map(|(place, (name, _))| (name.clone(), share(place)))
+            .collect()
+    }
+
+    /// How many it has.
+    fn counts(&self) -> Vec<(Box<str>, usize)> {
+        let mut counts: Vec<(Box<str>, usize)> = Vec::new();
+        for spare in &self.idle {
+            match counts
+                .iter_mut()
+                .find(|(name, _)| *name == spare.server_name)
+            {
+                Some((_, count)) => *count += 1,
+                None => counts.push((spare.server_name.clone(), 1)),
+            }
+        }
+        counts
+    }
+
+    fn stop(&mut self) -> Vec<Spare<C>> {
+        self.stopped = true;
+        self.changed();
+        std::mem::take(&mut self.idle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Dials until nothing is missing, and gives the names in order; each connection is the
+    /// moment's number.
+    fn fill(stock: &mut Stock<u32>, now: Instant) -> Vec<String> {
+        let mut dialled = Vec::new();
+        loop {
+            assert!(stock.idle.len() <= stock.most);
+            match stock.next(now, false).0 {
+                Next::Dial { server_name, .. } => {
+                    stock.put(dialled.len() as u32, &server_name, now);
+                    dialled.push(server_name.into());
+                }
+                _ => return dialled,
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_dialled_for_nobody() {
+        let now = Instant::now();
+        let mut stock = Stock::<u32>::new(3);
+        assert_eq!(stock.next(now, false).0, Next::Wait(None));
+        stock.used("a", now);
+        assert_eq!(fill(&mut stock, now), ["a", "a", "a"]);
+        // A minute later nobody has asked again.
+        let (next, closed) = stock.next(now + seconds(60), false);
+        assert_eq!((next, closed.len()), (Next::Wait(None), 3));
+    }
+
+    #[test]
+    fn each_name_gets_one_before_any_gets_two() {
+        let now = Instant::now();
+        let mut stock = Stock::<u32>::new(3);
+        stock.used("a", now);
+        stock.used("b", now);
+        assert_eq!(fill(&mut stock, now), ["b", "b", "a"]);
+        // A third name takes the place of a second spare.
+        stock.used("c", now);
+        assert_eq!(fill(&mut stock, now), ["c"]);
+        // A fourth that of the name that was used longest ago.
+        stock.used("d", now);
+        assert_eq!(fill(&mut stock, now), ["d"]);
+        assert!(
+            stock.take("a", now, |_| true).is_none() && stock.take("b", now, |_| true).is_some()
+        );
+        // One that was taken is renewed.
+        assert_eq!(fill(&mut stock, now), ["b"]);
+    }
+
+    #[test]
+    fn one_is_renewed_at_ten_seconds() {
+        let now = Instant::now();
+        let mut stock = Stock::<u32>::new(1);
+        stock.used("a", now);
+        fill(&mut stock, now);
+        let at = now + seconds(10);
+        assert_eq!(stock.next(now, false).0, Next::Wait(Some(at)));
+        let renewal = Next::Dial {
+            server_name: "a".into(),
+            renews: true,
+        };
+        assert_eq!(stock.next(at, false).0, renewal);
+        // Until it is there the old one serves.
+        assert_eq!(stock.put(7, "a", at), Some(0));
+        assert_eq!(stock.take("a", at, |_| true), Some((7, Duration::ZERO)));
+        fill(&mut stock, at);
+        // Where it cannot be had, the old one is closed.
+        let (_, closed) = stock.next(at + seconds(10), true);
+        assert_eq!(closed.len(), 1);
+    }
+
+    #[test]
+    fn a_drain_ends_it() {
+        let now = Instant::now();
+        let mut stock = Stock::<u32>::new(2);
+        stock.used("a", now);
+        fill(&mut stock, now);
+        assert_eq!(stock.stop().len(), 2);
+        assert_eq!(stock.next(now, false).0, Next::Stop);
+        assert_eq!(stock.put(1, "a", now), Some(1));
+    }
+}

@@ -1,0 +1,99 @@
+//! Dials the spare upstream connections, one at a time, and renews them.
+
+use std::future::{poll_fn, Future};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use async_io::Timer;
+use futures_lite::future;
+
+use crate::error::Result;
+use crate::net::deadline::Deadline;
+use crate::report::log;
+use crate::route::spares::Next;
+use crate::route::steps::Steps;
+use crate::serve::worker::Worker;
+
+/// The pause behind a failure; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Keeps the spares as they are wanted, until the process drains.
+pub async fn maintain(worker: Rc<Worker>) {
+    let deadline = Deadline::new(&worker.timers);
+    let mut pause: Option<Duration> = None;
+    loop {
+        let next = worker.spares.next(Instant::now(), pause.is_some());
+        let (server_name, renews) = match next {
+            Next::Stop => return,
+            Next::Wait(until) => {
+                let timer = until.map_or_else(Timer::never, Timer::at);
+                changed_or(&worker, timer).await;
+                continue;
+            }
+            Next::Dial {
+                server_name,
+                renews,
+            } => (server_name, renews),
+        };
+        match dial(&worker, &server_name, &deadline, renews).await {
+            Ok(()) => pause = None,
+            Err(error) => {
+                let length = pause.map_or(FIRST_PAUSE, |pause| (2 * pause).min(LONGEST_PAUSE));
+                log::spare_failed(&error, length);
+                pause = Some(length);
+                // What is old and was not renewed is closed before the pause.
+                if worker.spares.next(Instant::now(), true) == Next::Stop {
+                    return;
+                }
+                rest(&worker, length).await;
+            }
+        }
+    }
+}
+
+/// Waits for so long, or until the process drains.
+async fn rest(worker: &Worker, length: Duration) {
+    let until = Instant::now() + length;
+    while Instant::now() < until && !worker.spares.has_stopped() {
+        changed_or(worker, Timer::at(until)).await;
+    }
+}
+
+/// Waits until the spares have changed or it is time.
+async fn changed_or(worker: &Worker, mut timer: Timer) {
+    poll_fn(|cx| {
+        if Pin::new(&mut timer).poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        worker.spares.poll_changed(cx)
+    })
+    .await;
+}
+
+/// Dials one, behind all requests that wait for a dial.
+async fn dial(worker: &Worker, server_name: &str, deadline: &Deadline, renews: bool) -> Result<()> {
+    let gate = worker.pool.gate();
+    if gate.has_queue() {
+        return Err(worker.dialer.no_time_left());
+    }
+    let mut turn = gate.arrive();
+    let Some((permit, _)) = future::poll_once(turn.come()).await else {
+        return Err(worker.dialer.no_time_left());
+    };
+    let steps = Steps::begin();
+    let mut connection = worker.dialer.dial(server_name, deadline, &steps).await?;
+    connection.counted = Some(Box::new(permit.succeeded()));
+    let counters = worker.counters();
+    match renews {
+        true => counters.spare_renewals.add(1),
+        false => counters.spare_dials.add(1),
+    }
+    log::spare_dialled(&steps, renews);
+    worker
+        .spares
+        .put(connection.detach(), server_name, Instant::now());
+    Ok(())
+}

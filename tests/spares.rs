@@ -1,0 +1,139 @@
+//! Spare upstream connections: `--spares`.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+
+const READY: &str = "备用上游连接已就绪";
+
+const TAKEN: &str = "使用备用上游连接";
+
+/// Says on which of its connections it was asked, and ends each behind the answer, so that
+/// none is kept.
+fn numbered(mut client: Client, number: usize) {
+    let Some(head) = client.try_head() else {
+        return;
+    };
+    if field(&head, "upgrade").is_some() {
+        client.send(&switching(&head));
+        client.send_bytes(&frame(number.to_string().as_bytes(), None));
+        client.rest_or_reset();
+        return;
+    }
+    let close = "\r\nConnection: close\r\n";
+    client.send(&ok(&number.to_string()).replacen("\r\n", close, 1));
+}
+
+fn counted() -> (impl Fn(Client) + Send + Sync + 'static, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let shared = count.clone();
+    let script = move |client| numbered(client, shared.fetch_add(1, Ordering::SeqCst));
+    (script, count)
+}
+
+/// A SOCKS5 proxy that asks for no password.
+fn socks(upstream: SocketAddr) -> SocketAddr {
+    origin(move |mut client| {
+        client.exactly(3);
+        client.send_bytes(&[5, 0]);
+        client.exactly(10);
+        let to = Client::new(TcpStream::connect(upstream).unwrap());
+        client.send_bytes(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        splice(client, to);
+    })
+}
+
+/// Once a name was used, a connection for it is ready, over any route.
+pub fn an_upgrade_takes_a_spare_connection() {
+    for (with_tls, with_socks) in [(false, false), (true, false), (true, true)] {
+        let (script, connections) = counted();
+        let upstream = match with_tls {
+            false => origin(script),
+            true => tls_origin("a.example", script),
+        };
+        let route = format!("socks5://{}", socks(upstream));
+        let route = match with_socks {
+            true => vec!["-s", &route],
+            false => vec!["-d"],
+        };
+        let tls = ["--tls", if with_tls { "on" } else { "off" }];
+        let more = ["--spares", "1", "-v", "--threads", "2"];
+        let proxy = Proxy::before(upstream, &[&route[..], &tls, &more].concat());
+        // None is dialled for nobody.
+        assert_eq!(connections.load(Ordering::SeqCst), 0);
+        assert_eq!(proxy.get("/").text(), "0");
+        proxy.log.wait_for(READY);
+        let mut client = proxy.connect();
+        client.send(&upgrade_request("/ws").replace("chat.example", "a.example"));
+        assert!(client.head().starts_with("HTTP/1.1 101 "));
+        assert_eq!(client.frame().unwrap(), b"1");
+        proxy.log.wait_for(TAKEN);
+        // It is renewed, and a POST takes the next.
+        proxy.log.wait_for_count(READY, 2);
+        let post = "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(proxy.fetch(post).text(), "2");
+        assert_eq!(proxy.terminate().code(), Some(0));
+    }
+}
+
+/// So many are idle, and no more; a drain releases them at once.
+pub fn there_are_never_more_than_asked_for() {
+    let (script, connections) = counted();
+    let upstream = origin(script);
+    let args = ["-d", "--spares", "3", "-v", "--drain-timeout", "3600"];
+    let proxy = Proxy::before(upstream, &args);
+    let before = sockets(&proxy);
+    assert_eq!(proxy.get("/").text(), "0");
+    proxy.log.wait_for_count(READY, 3);
+    wait_until("three spares", || sockets(&proxy) == before + 3);
+    assert_eq!(connections.load(Ordering::SeqCst), 4);
+    let start = Instant::now();
+    assert_eq!(proxy.terminate().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(60));
+}
+
+/// One at ten seconds of age is replaced before it is closed.
+pub fn an_old_one_is_renewed() {
+    let (script, connections) = counted();
+    let upstream = origin(script);
+    let metrics = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = metrics.local_addr().unwrap().to_string();
+    drop(metrics);
+    let args = ["-d", "--spares", "1", "-v", "--metrics-listen", &port];
+    let proxy = Proxy::before(upstream, &args);
+    assert_eq!(proxy.get("/").text(), "0");
+    proxy.log.wait_for("备用上游连接已更新");
+    assert_eq!(connections.load(Ordering::SeqCst), 3);
+    assert_eq!(proxy.get("/").text(), "2");
+    let mut scraper = Client::connect(port.parse().unwrap());
+    scraper.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let page = scraper.response().text();
+    for line in [
+        "simple_proxy_spare_lookups_total{result=\"hit\"} 1",
+        "simple_proxy_spare_lookups_total{result=\"miss\"} 1",
+        "simple_proxy_spare_dials_total{reason=\"renewal\"} 1",
+    ] {
+        assert!(page.contains(line), "no {line} in {page}");
+    }
+}
+
+/// An upstream that is gone is asked again after pauses that double.
+pub fn pauses_after_failures_double() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = listener.local_addr().unwrap();
+    let proxy = Proxy::before(upstream, &["-d", "--spares", "1", "-v"]);
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    let mut asked = Client::new(listener.accept().unwrap().0);
+    asked.head();
+    drop(listener);
+    asked.send(&ok("last").replacen("\r\n", "\r\nConnection: close\r\n", 1));
+    assert_eq!(client.response().text(), "last");
+    for pause in ["0.25", "0.5", "1", "2"] {
+        proxy.log.wait_for(&format!("；{pause} 秒后重试"));
+    }
+    assert_eq!(proxy.terminate().code(), Some(0));
+}
