@@ -109,7 +109,8 @@ fn main() {
             posts_alone_reuse_what_the_upstream_keeps,
             a_promise_of_the_upstream_is_kept,
             a_kept_connection_that_the_upstream_ends_is_closed_at_once,
-            an_upgrade_takes_a_kept_connection;
+            an_upgrade_takes_a_kept_connection,
+            hand_over_loses_doubles_and_crosses_nothing;
         storms:
             one_at_a_time_none_fails,
             many_at_once_are_all_answered,

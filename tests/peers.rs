@@ -158,6 +158,10 @@ pub fn trials() -> Vec<Trial> {
     ] {
         trials.push(trial(name, &needs, body));
     }
+    let uwsgi = [Need::Command("uwsgi"), Need::Path(UWSGI_PYTHON)];
+    for (name, slow) in [("uwsgi_posts", false), ("uwsgi_posts_slow_to_close", true)] {
+        trials.push(trial(name, &uwsgi, move || uwsgi_posts(slow)));
+    }
     let needs = [&needs[..], &[Need::Command("openssl")]].concat();
     for (name, body) in [
         (
@@ -1107,6 +1111,55 @@ fn websocket_origin(with_tls: bool) -> Server {
         }
         command
     })
+}
+
+// uWSGI, which closes behind each response without saying so.
+
+const UWSGI_PYTHON: &str = "/usr/lib/uwsgi/plugins/python3_plugin.so";
+
+/// Answers with the length of what it was sent. The response's end is seen 200 ms before the
+/// connection's where `close` takes as long.
+const UWSGI_APPLICATION: &str = "import time
+class Body:
+    def __iter__(self):
+        yield b'fine'
+    def close(self):
+        time.sleep(PAUSE)
+def application(environ, start_response):
+    environ['wsgi.input'].read()
+    start_response('200 OK', [('Content-Length', '4')])
+    return Body()
+";
+
+/// 8 clients send 100 POSTs each, and none meets a connection that is about to be closed.
+fn uwsgi_posts(slow: bool) {
+    let uwsgi = Server::start("uwsgi", free_address, |folder, address| {
+        let pause = if slow { "0.2" } else { "0" };
+        let application = UWSGI_APPLICATION.replace("PAUSE", pause);
+        let file = folder.write("app.py", &application);
+        let mut command = command("uwsgi");
+        command.args(["--plugin", "python3", "--http-socket", &address.to_string()]);
+        command.args(["--wsgi-file", &file, "--processes", "4", "--threads", "8"]);
+        command.args(["--enable-threads", "--listen", "100", "--die-on-term"]);
+        command
+    });
+    let proxy = Tested::start(uwsgi.address, &["--direct".to_owned()]);
+    let address = proxy.0.address;
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            thread::spawn(move || {
+                let mut client = Client::connect(address);
+                let ask = |_| {
+                    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
+                    client.response().status()
+                };
+                (0..100).map(ask).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    for client in clients {
+        assert_eq!(client.join().expect("no panic"), vec![200; 100]);
+    }
 }
 
 // nginx as the origin, curl as the client.

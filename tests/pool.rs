@@ -196,3 +196,63 @@ pub fn an_upgrade_takes_a_kept_connection() {
     assert_eq!(client.frame().unwrap(), b"1");
     assert_eq!(connections.load(Ordering::SeqCst), 2);
 }
+
+/// Several threads hand connections over while the upstream closes them at random, with and
+/// without saying so: each request is answered once, with its own answer.
+pub fn hand_over_loses_doubles_and_crosses_nothing() {
+    for with_tls in [false, true] {
+        let served = Arc::new(AtomicUsize::new(0));
+        let shared = served.clone();
+        let script = move |mut client: Client| {
+            let mut noise = Noise::new(shared.load(Ordering::SeqCst) as u64 + 1);
+            while let Some(head) = client.try_head() {
+                let path = head.split(' ').nth(1).unwrap_or_default();
+                shared.fetch_add(1, Ordering::SeqCst);
+                let fate = noise.next() % 8;
+                let said = if fate == 0 {
+                    "Connection: close\r\n"
+                } else {
+                    ""
+                };
+                let answer = ok(path).replacen("\r\n", &format!("\r\n{said}"), 1);
+                if !client.try_send(answer.as_bytes()) || fate < 2 {
+                    return;
+                }
+            }
+        };
+        let (upstream, tls) = match with_tls {
+            false => (origin(script), "off"),
+            true => (tls_origin("a.example", script), "on"),
+        };
+        let proxy = Proxy::before(upstream, &["-d", "--threads", "8", "--tls", tls, "-q"]);
+        let address = proxy.address;
+        const CLIENTS: usize = 8;
+        const REQUESTS: usize = 150;
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| thread::spawn(move || short_connections(address, client, REQUESTS)))
+            .collect();
+        for client in clients {
+            client.join().unwrap();
+        }
+        // What an upstream has read and not answered was sent again; it answers all it reads.
+        assert_eq!(
+            served.load(Ordering::SeqCst),
+            CLIENTS * REQUESTS,
+            "TLS {tls}"
+        );
+    }
+}
+
+/// One or two requests on each connection, each with an answer that names its path.
+fn short_connections(proxy: SocketAddr, number: usize, requests: usize) {
+    let mut client = Client::connect(proxy);
+    for n in 0..requests {
+        if n % 3 != 1 {
+            client = Client::connect(proxy);
+        }
+        let path = format!("/{number}/{n}");
+        client.send(&format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
+        let answer = client.response();
+        assert_eq!((answer.status(), answer.text()), (200, path));
+    }
+}

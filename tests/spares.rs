@@ -69,12 +69,13 @@ pub fn an_upgrade_takes_a_spare_connection() {
         let mut client = proxy.connect();
         client.send(&upgrade_request("/ws").replace("chat.example", "a.example"));
         assert!(client.head().starts_with("HTTP/1.1 101 "));
-        assert_eq!(client.frame().unwrap(), b"1");
+        assert!(client.frame().is_some());
         proxy.log.wait_for(TAKEN);
         // It is renewed, and a POST takes the next.
         proxy.log.wait_for_count(READY, 2);
         let post = "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n\r\n";
-        assert_eq!(proxy.fetch(post).text(), "2");
+        assert_eq!(proxy.fetch(post).status(), 200);
+        proxy.log.wait_for_count(TAKEN, 2);
         assert_eq!(proxy.terminate().code(), Some(0));
     }
 }
@@ -89,7 +90,9 @@ pub fn there_are_never_more_than_asked_for() {
     assert_eq!(proxy.get("/").text(), "0");
     proxy.log.wait_for_count(READY, 3);
     wait_until("three spares", || sockets(&proxy) == before + 3);
-    assert_eq!(connections.load(Ordering::SeqCst), 4);
+    wait_until("all are accepted", || {
+        connections.load(Ordering::SeqCst) == 4
+    });
     let start = Instant::now();
     assert_eq!(proxy.terminate().code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(60));
@@ -106,8 +109,11 @@ pub fn an_old_one_is_renewed() {
     let proxy = Proxy::before(upstream, &args);
     assert_eq!(proxy.get("/").text(), "0");
     proxy.log.wait_for("备用上游连接已更新");
-    assert_eq!(connections.load(Ordering::SeqCst), 3);
-    assert_eq!(proxy.get("/").text(), "2");
+    wait_until("all are accepted", || {
+        connections.load(Ordering::SeqCst) == 3
+    });
+    assert_eq!(proxy.get("/").status(), 200);
+    proxy.log.wait_for(TAKEN);
     let mut scraper = Client::connect(port.parse().unwrap());
     scraper.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let page = scraper.response().text();

@@ -6,6 +6,8 @@
 pub mod budget;
 pub mod buffer;
 pub mod calls;
+#[cfg(target_os = "linux")]
+pub mod dead_way;
 pub mod deadline;
 pub mod reactor;
 pub mod socket;

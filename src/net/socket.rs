@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
 
@@ -271,6 +271,20 @@ impl Socket {
     /// Whether the connection is known to be reset.
     pub fn is_broken(&self) -> bool {
         self.source.is_broken()
+    }
+
+    /// Breaks the connection once something that was sent is not acknowledged for so long;
+    /// none waits as long as the system does. Elsewhere than on Linux it does nothing.
+    pub fn set_user_timeout(&self, after: Option<Duration>) {
+        #[cfg(target_os = "linux")]
+        let _ = SockRef::from(self.stream()).set_tcp_user_timeout(after);
+        #[cfg(not(target_os = "linux"))]
+        let _ = after;
+    }
+
+    /// The descriptor, for as long as the socket is borrowed.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream().as_fd()
     }
 
     /// The other end's address.

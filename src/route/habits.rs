@@ -20,6 +20,12 @@ const SHORT_REST: Duration = Duration::from_secs(2);
 /// round trip more: clocks differ, and an end takes its time to arrive.
 const MARGIN: Duration = Duration::from_secs(1);
 
+/// A connection that was idle for longer may have been forgotten by a NAT on the way.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(5);
+
+/// How soon an acknowledgement must come on such a connection, at least.
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What has been learned of the upstream, from all threads.
 pub struct Habits {
     /// What the times below count from.
@@ -102,6 +108,13 @@ impl Habits {
                 self.keeps.store(true, Relaxed);
             }
         }
+    }
+
+    /// How long to wait for an acknowledgement on a connection that was idle for so long; none
+    /// is as long as the system does.
+    pub fn patience(&self, rest: Duration) -> Option<Duration> {
+        let patience = SHORTEST_PATIENCE.max(4 * self.round_trip());
+        (rest > FORGOTTEN_AFTER).then_some(patience)
     }
 
     /// Whether no upstream closes a connection after so short a rest.
@@ -201,6 +214,18 @@ mod tests {
         habits.ended(seconds(2), now);
         assert!(habits.is_safe_once(Duration::from_millis(1_800), None));
         assert!(!habits.is_safe_once(Duration::from_millis(1_801), None));
+    }
+
+    #[test]
+    fn only_after_a_long_rest_is_the_way_doubted() {
+        let habits = Habits::default();
+        assert_eq!(habits.patience(seconds(5)), None);
+        assert_eq!(habits.patience(seconds(6)), Some(seconds(1)));
+        habits.answered_after(Duration::from_millis(400));
+        assert_eq!(
+            habits.patience(seconds(6)),
+            Some(Duration::from_millis(1600))
+        );
     }
 
     #[test]

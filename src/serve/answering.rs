@@ -16,6 +16,7 @@ use crate::net::budget::Budget;
 use crate::net::buffer::{Buffer, Outgoing};
 use crate::net::deadline::Deadline;
 use crate::net::reactor::now;
+use crate::net::socket::Socket;
 use crate::net::stream::Stream;
 use crate::report::log::Subject;
 use crate::serve::forward::{Failure, Progress};
@@ -98,6 +99,15 @@ impl Answering<'_> {
         loop {
             let extent = read_head(self.upstream, received, RULES).await;
             self.progress.answered.set(!received.is_empty());
+            if self.progress.guarded.take() {
+                match extent {
+                    Ok(_) => self
+                        .upstream
+                        .with_socket(|socket| socket.set_user_timeout(None)),
+                    // What the way has forgotten is not kept waiting for an end.
+                    Err(_) => self.upstream.with_socket(Socket::abort_on_close),
+                }
+            }
             let extent = extent.map_err(|error| self.no_answer(error))?;
             self.progress.answered.set(true);
             self.progress.heard.set(true);

@@ -26,6 +26,9 @@ use crate::serve::leaving::{still_there, while_present, Client, Parties};
 use crate::serve::upstream::{Obtained, Wanted};
 use crate::serve::worker::Worker;
 
+/// A body that fits what any upstream takes without reading it.
+const SHORT_BODY: u64 = 8 * 1024;
+
 /// What became of a request that was answered.
 pub enum Outcome {
     /// The response was delivered whole.
@@ -104,6 +107,8 @@ pub struct Progress {
     pub continued: Cell<bool>,
     /// Bytes of a response have arrived.
     pub answered: Cell<bool>,
+    /// An acknowledgement must come soon (TCP_USER_TIMEOUT), until bytes of a response have.
+    pub guarded: Cell<bool>,
     /// A part of a response may have been delivered.
     pub delivered: Cell<bool>,
     /// The bytes of interim responses since anything else has moved.
@@ -124,6 +129,7 @@ impl Progress {
             uploaded: Cell::default(),
             continued: Cell::default(),
             answered: Cell::default(),
+            guarded: Cell::default(),
             delivered: Cell::default(),
             interim_bytes: Cell::default(),
             heard: Cell::default(),
@@ -169,6 +175,18 @@ impl Exchange<'_> {
                 is_new,
             } = obtained;
             let progress = Progress::begin(binds);
+            // A body may have to wait for an upstream that does not read.
+            let patience = match self.request.framing {
+                Framing::None | Framing::Length(..=SHORT_BODY) => {
+                    rest.and_then(|rest| habits.patience(rest))
+                }
+                _ => None,
+            };
+            if let Some(patience) = patience {
+                let guard = |socket: &Socket| socket.set_user_timeout(Some(patience));
+                connection.stream.with_socket(guard);
+                progress.guarded.set(true);
+            }
             let outcome = self.attempt(connection, downstream, &progress).await;
             let answered = progress.answered.get();
             if let (Some(rest), true) = (rest, answered) {

@@ -42,6 +42,8 @@ pub async fn relay(
     let deadline = &Deadline::new(&worker.timers);
     let movement = Movement::new(deadline, worker.config.limits.tunnel_timeout);
     let counters = worker.counters();
+    #[cfg(target_os = "linux")]
+    let _watched = worker.tunnels.watch(&downstream.stream, &upstream.stream);
     let mut to_upstream = Outlet::new(&upstream.stream, &movement, &counters.bytes_up);
     let mut to_downstream = Outlet::new(&downstream.stream, &movement, &counters.bytes_down);
     let client_reset = {

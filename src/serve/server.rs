@@ -197,6 +197,12 @@ fn serve(
     };
     let (open, worker) = (acceptor.open.clone(), acceptor.worker.clone());
     executor.spawn(sweep(worker.clone())).detach();
+    #[cfg(target_os = "linux")]
+    {
+        let worker = worker.clone();
+        let watching = async move { worker.tunnels.sweep().await };
+        executor.spawn(watching).detach();
+    }
     // One thread sees to the spares of all.
     if number == 0 && worker.spares.are_wanted() {
         executor.spawn(spares::maintain(worker.clone())).detach();

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::http::guard::SiteGuard;
 use crate::http::origin::Naming;
+#[cfg(target_os = "linux")]
+use crate::net::dead_way::Tunnels;
 use crate::net::deadline::Timers;
 use crate::report::metrics::{Counters, Registry};
 use crate::report::status::Board;
@@ -23,6 +25,9 @@ pub struct Worker {
     pub pool: Pool,
     /// Upstream connections that are ready before they are wanted.
     pub spares: Arc<Spares>,
+    /// Tunnels, whose ways may die.
+    #[cfg(target_os = "linux")]
+    pub tunnels: Tunnels,
     /// The thread's deadlines.
     pub timers: Rc<Timers>,
     /// Host for a request that came without one.
@@ -55,6 +60,8 @@ impl Worker {
             dialer,
             pool: Pool::new(shelves, thread),
             spares,
+            #[cfg(target_os = "linux")]
+            tunnels: Tunnels::default(),
             timers: Rc::default(),
             config,
             board: None,
