@@ -224,7 +224,7 @@ pub fn hand_over_loses_doubles_and_crosses_nothing() {
             false => (origin(script), "off"),
             true => (tls_origin("a.example", script), "on"),
         };
-        let proxy = Proxy::before(upstream, &["-d", "--threads", "8", "--tls", tls, "-q"]);
+        let proxy = Proxy::before(upstream, &["-d", "--threads", "8", "--tls", tls]);
         let address = proxy.address;
         const CLIENTS: usize = 8;
         const REQUESTS: usize = 150;

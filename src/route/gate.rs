@@ -267,7 +267,7 @@ mod tests {
     fn nobody_waits_until_a_hop_refuses() {
         let gate = Arc::new(Gate::default());
         let mut turns: Vec<_> = (0..100).map(|_| gate.arrive()).collect();
-        let permits: Vec<_> = turns.iter_mut().map(|turn| passes(turn)).collect();
+        let permits: Vec<_> = turns.iter_mut().map(passes).collect();
         assert!(permits.iter().all(Option::is_some));
         assert!(!gate.has_queue());
     }
