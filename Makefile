@@ -73,6 +73,12 @@ soak: prerequisites
 	@$(CARGO) build $(optimized) --bin simple-proxy --example soak
 	@"$(release)/examples/soak" "$(program)" "$(MINUTES)"
 
+# Threads hand connections to each other, and every request of REQUESTS is counted.
+REQUESTS ?= 10000000
+soak-hand-over: prerequisites
+	@$(CARGO) build $(optimized) --bin simple-proxy --example soak
+	@"$(release)/examples/soak" "$(program)" hand-over "$(REQUESTS)"
+
 # Compares with nginx, HAProxy and Caddy where they are installed: benches/README.md.
 bench: prerequisites
 	@$(CARGO) bench $(CARGOFLAGS) $(features) $(remap) --bench compare -- $(if $(QUICK),--quick) $(BENCH)
@@ -171,6 +177,7 @@ help:
 	@echo 'demo            show it between an upstream and a SOCKS5 proxy made for the purpose'
 	@echo 'test, check     run all tests; SIMPLE_PROXY_REQUIRE_PEERS=1 fails without the real peers'
 	@echo 'soak            mixed load with faults for MINUTES (10)'
+	@echo 'soak-hand-over  count REQUESTS (10000000) over connections that threads hand on'
 	@echo 'bench           compare with peers; QUICK=1, or BENCH with options and workloads'
 	@echo 'fuzz            fuzz for 30 s a target, or SECONDS_EACH'
 	@echo 'completions     write contrib/completions anew after a change of flags'
@@ -186,5 +193,5 @@ help:
 	@echo 'CARGO_TARGET_DIR, PKG_CONFIG, VENDORED=1 (OpenSSL from source), STATIC=1 (a static'
 	@echo 'program, with musl and OpenSSL from source).'
 
-.PHONY: all demo test check soak bench fuzz completions pictures installdirs install install-strip \
-  uninstall dist clean prerequisites help
+.PHONY: all demo test check soak soak-hand-over bench fuzz completions pictures installdirs install \
+  install-strip uninstall dist clean prerequisites help

@@ -10,6 +10,7 @@
 mod checks;
 mod client;
 mod connection;
+mod handover;
 mod hop;
 mod noise;
 mod program;
@@ -42,18 +43,36 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let program = args.next();
+    let mut args = args.peekable();
+    let hands_over = args.next_if(|arg| arg == "hand-over").is_some();
+    if let (Some(program), true) = (&program, hands_over) {
+        let requests = args.next().and_then(|n| n.parse().ok());
+        return verdict(handover::hand_over(
+            program,
+            requests.unwrap_or(100_000),
+            seed(),
+        ));
+    }
     let minutes = args.next().map_or(Ok(10.0), |minutes| minutes.parse());
     let minutes = minutes.ok().filter(|minutes| (0.01..1e6).contains(minutes));
     let (Some(program), Some(minutes)) = (program, minutes) else {
-        eprintln!("usage: soak PROGRAM [MINUTES]");
+        eprintln!("usage: soak PROGRAM [MINUTES]\n       soak PROGRAM hand-over [REQUESTS]");
         return ExitCode::from(2);
     };
+    verdict(soak(&program, minutes, seed()).map(|failed| failed as u64))
+}
+
+/// That of the environment, or of the clock.
+fn seed() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
     let clock = since_epoch.map_or(1, |time| time.as_nanos() as u64 % 1_000_000_000);
-    let seed = std::env::var("SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    match soak(&program, minutes, seed.unwrap_or(clock)) {
+    let seed = std::env::var("SEED").ok();
+    seed.and_then(|seed| seed.parse().ok()).unwrap_or(clock)
+}
+
+/// Success where nothing has failed.
+fn verdict(outcome: io::Result<u64>) -> ExitCode {
+    match outcome {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {

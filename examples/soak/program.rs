@@ -26,7 +26,8 @@ pub struct Program {
 }
 
 impl Program {
-    fn start(program: &str, args: &[&str]) -> io::Result<Program> {
+    /// Starts it with these arguments, which come behind those of all.
+    pub fn start(program: &str, args: &[&str]) -> io::Result<Program> {
         let mut command = cleaned(Command::new(program));
         command.args([
             "-b",
@@ -37,6 +38,9 @@ impl Program {
             "en",
             "--threads",
             "2",
+            // Soon enough for the end, where none may be left.
+            "--upstream-idle",
+            "15",
         ]);
         command
             .args(args)
