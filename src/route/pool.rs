@@ -375,15 +375,19 @@ impl Wanted<'_> {
             return true;
         }
         let rest = idle.rest(self.now);
-        // One that is open for so long has shown something by now.
+        let is_safe = || self.habits.is_safe_once(rest, idle.promised);
+        if is_safe() {
+            return true;
+        }
+        // One that is open for so long may have shown by now that they are kept.
         if idle.connection.asked_quiet() {
             self.habits.stayed_open(rest, self.now);
+            if is_safe() {
+                return true;
+            }
         }
-        let safe = self.habits.is_safe_once(rest, idle.promised);
-        if !safe {
-            self.declined.set(true);
-        }
-        safe
+        self.declined.set(true);
+        false
     }
 }
 

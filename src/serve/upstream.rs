@@ -148,6 +148,7 @@ impl Wanted<'_> {
                 return Err(error);
             }
             refusal = Some(error);
+            may_displace = true;
         }
     }
 
