@@ -649,7 +649,7 @@ pub fn spare_taken(subject: &Subject, age: Duration) {
     if !enabled(Priority::Debug) {
         return;
     }
-    let connection = subject.connection;
+    let connection = subject.client.connection;
     let members = [
         ("connection", Value::Number(connection)),
         ("age", Value::Seconds(age)),
