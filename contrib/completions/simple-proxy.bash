@@ -12,30 +12,33 @@ _simple_proxy() {
     COMPREPLY=()
     case $before in
         --tls) words='auto on off' ;;
+        --tls-min) words='1.0 1.1 1.2 1.3' ;;
         --log-lang) words='zh en' ;;
         --log-format) words='text json' ;;
-        --tls-ca)
+        --tls-ca | --tls-cert | --tls-key)
             compopt -o default
             return
             ;;
         -u | --upstream-host | -p | --listen-port | -b | --bind | -s | \
             --socks-proxy | --http-proxy | --https-proxy | --tls-name | \
             --host-header | --upgrade | --connect-timeout | --head-timeout | \
-            --response-timeout | --keepalive-timeout | --tunnel-timeout | \
-            --drain-timeout | --upstream-idle | --threads | --max-connections | \
-            --health-path | --metrics-listen | --status-listen | --check-path)
+            --response-timeout | --abandon-timeout | --keepalive-timeout | \
+            --tunnel-timeout | --drain-timeout | --upstream-idle | --spares | \
+            --threads | --max-connections | --health-path | --metrics-listen | \
+            --status-listen | --check-path)
             return
             ;;
         *)
             [[ $word == -* ]] || return
             words='-h --help -u --upstream-host -p --listen-port -b --bind -s
                 --socks-proxy --http-proxy --https-proxy -d --direct --tls --tls-name
-                --tls-verify --tls-ca --host-header --upgrade --forwarded
-                --connect-timeout --head-timeout --response-timeout
-                --keepalive-timeout --tunnel-timeout --drain-timeout --upstream-idle
-                --threads --max-connections --health-path --metrics-listen
-                --status-listen --log-lang --log-format -q --quiet -v --verbose
-                --check --check-path -V --version'
+                --tls-verify --tls-ca --tls-cert --tls-key --tls-min --host-header
+                --upgrade --forwarded --connect-timeout --head-timeout
+                --response-timeout --abandon-timeout --keepalive-timeout
+                --tunnel-timeout --drain-timeout --upstream-idle --spares --threads
+                --max-connections --health-path --metrics-listen --status-listen
+                --log-lang --log-format -q --quiet -v --verbose --check --check-path
+                -V --version'
             ;;
     esac
     COMPREPLY=($(compgen -W "$words" -- "$word"))
