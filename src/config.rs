@@ -228,6 +228,8 @@ pub struct Limits {
     pub upstream_idle: Duration,
     /// Finished upstream connections that are kept ready, in all.
     pub spares: usize,
+    /// The longest request head, in bytes.
+    pub max_head_bytes: usize,
     /// Idle upstream connections that a thread keeps.
     pub idle_upstreams: usize,
     /// Pipes for bulk that a thread may have in use.

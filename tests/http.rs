@@ -598,25 +598,105 @@ pub fn a_response_cut_short_is_seen_as_such() {
         }
     };
     assert!(outcome.is_err(), "a clean end after half a body");
+}
 
-    // TLS that ends without close_notify under a close-delimited body.
-    for clean in [true, false] {
-        let acceptor = Certificate::new("origin.test").acceptor();
+pub fn a_close_delimited_body_in_tls_is_cut_or_whole() {
+    let folder = Folder::new("close-delimited");
+    let certificate = Certificate::new("origin.test");
+    let ca = folder.write("ca.pem", &certificate.pem());
+    let verified = ["--tls-verify", "--tls-name", "origin.test", "--tls-ca", &ca];
+    // How the upstream ends: with close_notify, without, or in the middle of a record.
+    for (end, args, is_whole) in [
+        ("announced", &verified[..], true),
+        ("unannounced", &verified, false),
+        ("torn", &verified, false),
+        ("announced", &[], true),
+        ("unannounced", &[], true),
+        ("torn", &[], false),
+    ] {
+        let acceptor = certificate.acceptor();
         let upstream = origin(move |client| {
             let mut stream = acceptor.accept(Patient(client.socket)).unwrap();
             let mut request = [0; 1024];
             let _ = read_some(&mut stream, &mut request).unwrap();
             std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\n\r\nhalf").unwrap();
-            if clean {
-                stream.shutdown().unwrap();
+            match end {
+                "announced" => _ = stream.shutdown().unwrap(),
+                // The head of a record of application data, and no more.
+                "torn" => {
+                    let socket = &mut stream.get_mut().0;
+                    std::io::Write::write_all(socket, &[0x17, 3, 3, 1, 0, 7]).unwrap();
+                }
+                _ => {}
             }
         });
-        let proxy = Proxy::before(upstream, &["--tls", "on"]);
+        for version in ["1.1", "1.0"] {
+            let what = format!("{end} {args:?} HTTP/{version}");
+            let all = [&["--tls", "on", "--log-lang", "en", "-v"], args].concat();
+            let proxy = Proxy::before(upstream, &all);
+            let mut client = proxy.connect();
+            client.send(&format!("GET / HTTP/{version}\r\nHost: a\r\n\r\n"));
+            let in_chunks = !args.is_empty() && version == "1.1";
+            let mut received = Vec::new();
+            let mut chunk = [0; 1024];
+            let was_reset = loop {
+                if in_chunks && received.ends_with(b"\r\n0\r\n\r\n") {
+                    break false;
+                }
+                match read_some(&mut client.stream, &mut chunk) {
+                    Ok(0) => break false,
+                    Ok(n) => received.extend_from_slice(&chunk[..n]),
+                    Err(_) => break true,
+                }
+            };
+            let received = String::from_utf8(received).unwrap();
+            let (head, body) = received.split_once("\r\n\r\n").expect(&received);
+            let coding = field(head, "transfer-encoding");
+            assert_eq!(coding.is_some(), in_chunks, "{what}: {head}");
+            let closes = field(head, "connection") == Some("close");
+            assert_eq!(closes, !in_chunks, "{what}: {head}");
+            let seen_as_whole = match in_chunks {
+                true => body == "4\r\nhalf\r\n0\r\n\r\n",
+                false => body == "half" && !was_reset,
+            };
+            assert_eq!(seen_as_whole, is_whole, "{what}: {body:?}");
+            if is_whole && end == "unannounced" {
+                proxy
+                    .log
+                    .wait_for("the upstream ended TLS without close_notify");
+            }
+        }
+    }
+}
+
+pub fn a_request_head_may_be_as_long_as_max_head_says() {
+    let upstream = answering(|head| ok(&head.len().to_string()));
+    let of_length = |length: usize| {
+        let head = "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
+        head.replace("X: ", &format!("X: {}", "x".repeat(length - head.len())))
+    };
+    for (flag, longest) in [
+        (None, 32_768),
+        (Some("4096"), 4096),
+        (Some("1048576"), 1 << 20),
+    ] {
+        let args: Vec<&str> = flag.iter().flat_map(|&n| ["--max-head", n]).collect();
+        let proxy = Proxy::before(upstream, &args);
+        assert_eq!(proxy.fetch(&of_length(longest)).text(), longest.to_string());
+        // A byte at a time it would take too long; in pieces of any size it is the same.
         let mut client = proxy.connect();
-        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        client.head();
-        let body = client.rest_or_reset_after(b"0\r\n\r\n");
-        assert_eq!(body.ends_with(b"half\r\n0\r\n\r\n"), clean, "{body:?}");
+        for piece in of_length(longest).as_bytes().chunks(4099) {
+            client.send_bytes(piece);
+        }
+        assert_eq!(client.response().text(), longest.to_string());
+        let mut client = proxy.connect();
+        client.try_send(of_length(longest + 1).as_bytes());
+        assert_eq!(client.response().status(), 431);
+        let mut client = proxy.connect();
+        let target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(longest));
+        client.try_send(target.as_bytes());
+        assert_eq!(client.response().status(), 414);
+        assert_eq!(proxy.get("/").status(), 200);
     }
 }
 

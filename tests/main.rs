@@ -99,6 +99,8 @@ fn main() {
             a_race_with_the_upstreams_end_is_told_by_silence,
             surplus_bytes_reach_nobody,
             a_response_cut_short_is_seen_as_such,
+            a_close_delimited_body_in_tls_is_cut_or_whole,
+            a_request_head_may_be_as_long_as_max_head_says,
             a_gigabyte_each_way_in_constant_memory,
             bad_requests_are_answered_and_not_forwarded,
             errors_keep_the_connection_where_they_can,

@@ -433,6 +433,13 @@ flags! {
         default: Default::Value("0"),
         group: Group::Limits,
     }
+    Single max_head: usize = head_bytes {
+        en: "longest request head, in bytes: 4096 to 1048576",
+        zh: "请求头的最大字节数：4096 到 1048576",
+        metavar: "BYTES",
+        default: Default::Value("32768"),
+        group: Group::Limits,
+    }
     Single threads: Option<usize> = thread_count {
         en: "threads that serve connections",
         zh: "处理连接的线程数",

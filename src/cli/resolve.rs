@@ -256,6 +256,7 @@ fn config(settings: Settings, identity: Option<Identity>) -> Config {
             max_connections: settings.max_connections,
             upstream_idle: settings.upstream_idle,
             spares: settings.spares,
+            max_head_bytes: settings.max_head,
             idle_upstreams: 256,
             pipes: MAX_PIPES,
         },

@@ -197,6 +197,10 @@ pub(super) fn connection_count(text: &str) -> Read<usize> {
     count(text, 1, 10_000_000)
 }
 
+pub(super) fn head_bytes(text: &str) -> Read<usize> {
+    count(text, 4096, 1024 * 1024)
+}
+
 pub(super) fn spare_count(text: &str) -> Read<usize> {
     count(text, 0, 64)
 }

@@ -36,6 +36,9 @@ pub struct Source<'a> {
     pub framing: Framing,
     /// How exact the peer must be.
     pub reading: Reading,
+    /// What the connection's end delimits is whole where TLS ends without close_notify: the
+    /// peer is not verified, so that the alert would prove nothing either.
+    pub takes_end_unannounced: bool,
 }
 
 /// A body that was copied whole.
@@ -45,6 +48,8 @@ pub struct Copied {
     pub bytes: u64,
     /// Its framing was faulty, and was taken all the same.
     pub was_faulty: bool,
+    /// It ended with the connection, without close_notify.
+    pub ended_unannounced: bool,
 }
 
 /// Where a body goes.
@@ -73,6 +78,7 @@ pub async fn copy(
         received,
         framing,
         reading,
+        takes_end_unannounced,
     } = source;
     let drops = sink.drops;
     let mut sink = Writer {
@@ -102,6 +108,7 @@ pub async fn copy(
             return Ok(Copied {
                 bytes: copied,
                 was_faulty: decoder.was_faulty(),
+                ended_unannounced: false,
             });
         }
         sink.flush().await?;
@@ -137,6 +144,20 @@ pub async fn copy(
                 return Ok(Copied {
                     bytes: copied,
                     was_faulty: false,
+                    ended_unannounced: false,
+                });
+            }
+            Err(error)
+                if framing == Framing::UntilClose
+                    && takes_end_unannounced
+                    && error.kind() == io::ErrorKind::UnexpectedEof
+                    && !from.is_torn() =>
+            {
+                sink.end(&[]).await?;
+                return Ok(Copied {
+                    bytes: copied,
+                    was_faulty: false,
+                    ended_unannounced: true,
                 });
             }
             Ok(0) => return Err(BodyError::Truncated),

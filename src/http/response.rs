@@ -39,6 +39,9 @@ pub struct ResponseHead<'b, 'f> {
     /// What came was faulty. The connection is not used again: whoever can make an
     /// application write a lone LF must not write the next client's answer.
     pub was_faulty: bool,
+    /// Nothing vouches for where the upstream's connection ends. What ends with it then ends
+    /// with the client's too, and no last chunk says that it is whole.
+    pub end_is_doubtful: bool,
     reason: &'b [u8],
     fields: &'f [Header<'b>],
     options: ConnectionOptions,
@@ -143,6 +146,7 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
                 && !(request.is_head && ends_with_connection(fields, status)),
             framing,
             was_faulty: has_both,
+            end_is_doubtful: false,
             reason: line.get("HTTP/1.1 200 ".len()..).unwrap_or_default(),
             fields,
             options,
@@ -195,6 +199,7 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
     /// How the body is framed for the client (RFC 9112 §6.1: HTTP/1.0 knows no chunks).
     pub fn downstream_framing(&self, request: &Request) -> Framing {
         match (self.framing, request.minor) {
+            (Framing::UntilClose, _) if self.end_is_doubtful => Framing::UntilClose,
             (Framing::Chunked | Framing::UntilClose, 0) => Framing::UntilClose,
             (Framing::Chunked | Framing::UntilClose, _) => Framing::Chunked,
             (framing, _) => framing,

@@ -96,6 +96,14 @@ impl Stream {
         Ok(())
     }
 
+    /// Whether the peer has begun a TLS record and not ended it.
+    pub fn is_torn(&self) -> bool {
+        match self {
+            Stream::Plain(_) => false,
+            Stream::Tls(tls) => tls.borrow().is_torn(),
+        }
+    }
+
     /// Ends our sending side: close_notify where there is TLS, then FIN.
     pub async fn shutdown_write(&self) -> io::Result<()> {
         poll_fn(|cx| self.poll_shutdown_write(cx)).await

@@ -171,7 +171,9 @@ impl TlsStream {
         let outcome = self.inner.read(buf);
         let has_taken = self.inner.get_ref().taken != before;
         let transport = self.inner.get_mut();
-        transport.torn = outcome.is_err() && (transport.torn || has_taken);
+        // OpenSSL reports an end in the middle of a record as 0 or as an error.
+        let has_read = matches!(outcome, Ok(1..));
+        transport.torn = !has_read && (transport.torn || has_taken);
         outcome
     }
 
@@ -186,6 +188,11 @@ impl TlsStream {
     fn none_waiting_here(&self) -> bool {
         let buffered = self.inner.buffered_read_size();
         self.inner.get_ref().received.is_empty() && buffered.is_ok_and(|n| n == 0)
+    }
+
+    /// Whether the peer has begun a record and not ended it.
+    pub fn is_torn(&self) -> bool {
+        self.inner.get_ref().torn
     }
 
     /// Whether the peer has sent nothing that was not yet read, not even part of a record.

@@ -578,6 +578,24 @@ pub fn connection_closed(client: &Client, after: Duration) {
     );
 }
 
+/// The connection's end has delimited a response in TLS, without close_notify.
+pub fn ended_unannounced(subject: &Subject) {
+    if !enabled(Priority::Debug) {
+        return;
+    }
+    let connection = subject.client.connection;
+    let members = subject.client.members();
+    emit(
+        Priority::Debug,
+        ("ended_without_close_notify", &members),
+        format_args!("连接 {connection}: 上游结束 TLS 时未发 close_notify，响应视为完整"),
+        format_args!(
+            "connection {connection}: the upstream ended TLS without close_notify; \
+             the response is taken as whole"
+        ),
+    );
+}
+
 /// An upstream connection was dialled for a request, in these steps.
 pub fn dialled(subject: &Subject, steps: &Steps) {
     if !enabled(Priority::Debug) {

@@ -18,7 +18,7 @@ use crate::net::deadline::Deadline;
 use crate::net::reactor::now;
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
-use crate::report::log::Subject;
+use crate::report::log::{self, Subject};
 use crate::serve::forward::{Failure, Progress};
 use crate::serve::worker::Worker;
 
@@ -114,7 +114,8 @@ impl Answering<'_> {
             self.deadline
                 .arm(self.worker.config.limits.response_timeout);
             let head = &received.bytes()[..extent.length];
-            let next = response::read(head, extent.has_bare_lf, self.request, |head| {
+            let next = response::read(head, extent.has_bare_lf, self.request, |mut head| {
+                head.end_is_doubtful = self.is_unverified();
                 was_faulty |= head.was_faulty;
                 self.take_head(&head, &mut out)
             });
@@ -150,6 +151,9 @@ impl Answering<'_> {
                 } => {
                     let copied = self.body(received, framing, downstream_framing, &mut out);
                     let copied = copied.await?;
+                    if copied.ended_unannounced {
+                        log::ended_unannounced(self.subject);
+                    }
                     return Ok(Answer::Delivered {
                         status,
                         bytes: copied.bytes,
@@ -162,6 +166,13 @@ impl Answering<'_> {
                 }
             }
         }
+    }
+
+    /// Whether the upstream is spoken to in TLS and not verified, so that nothing vouches for
+    /// where its connection ends.
+    fn is_unverified(&self) -> bool {
+        let tls = self.worker.config.tls.as_ref();
+        tls.is_some_and(|tls| !tls.verify)
     }
 
     /// Writes what the client gets of one head to `out`.
@@ -248,6 +259,7 @@ impl Answering<'_> {
             received,
             framing,
             reading: Reading::Lenient,
+            takes_end_unannounced: self.is_unverified(),
         };
         let sink = Sink {
             stream: self.downstream,

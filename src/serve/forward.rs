@@ -384,6 +384,7 @@ impl Exchange<'_> {
                     received: &mut *received,
                     framing: request.framing,
                     reading: Reading::Strict,
+                    takes_end_unannounced: false,
                 };
                 let sink = Sink {
                     stream: upstream,

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use futures_lite::future;
 
-use crate::config::MAX_HEAD_BYTES;
 use crate::error::Error;
 use crate::http::fields::no_fields;
 use crate::http::framing::Framing;
@@ -336,7 +335,7 @@ impl Session {
         let Connection {
             stream, received, ..
         } = &mut *connection;
-        let head = read_head(stream, received, rules(MAX_HEAD_BYTES));
+        let head = read_head(stream, received, rules(limits.max_head_bytes));
         let length = match self.deadline.limit(head_timeout, head).await {
             Ok(Ok(Extent { length, .. })) => length,
             Ok(Err(error)) => return no_request(error),
