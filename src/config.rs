@@ -76,10 +76,30 @@ impl Config {
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// The address; none is every address of both families.
-    pub address: Option<IpAddr>,
-    /// The port; 0 is any free one.
+    /// What to bind; none is every address of both families.
+    pub bind: Option<Bind>,
+    /// The port of an address; 0 is any free one.
     pub port: u16,
+    /// The permissions of a unix socket.
+    pub mode: u32,
+}
+
+/// What a listening socket is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bind {
+    /// An address of this machine.
+    Address(IpAddr),
+    /// The absolute path of a unix socket.
+    Unix(String),
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bind::Address(address) => write!(f, "{address}"),
+            Bind::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
 }
 
 impl Listen {

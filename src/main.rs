@@ -18,6 +18,7 @@ use simple_proxy::report::log;
 use simple_proxy::report::status::Board;
 use simple_proxy::route::dial::Dialer;
 use simple_proxy::serve::listen;
+use simple_proxy::serve::listen::Listeners;
 use simple_proxy::serve::notify::{notify, Status};
 use simple_proxy::serve::scrape::Pages;
 use simple_proxy::serve::server::{self, Watched};
@@ -89,10 +90,8 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
         .map_err(|error| format!("signals: {}", describe(&error)))?;
     let config = Arc::new(config);
     let dialer = Dialer::new(config.clone())?;
-    let addresses: Vec<_> = listeners[0]
-        .iter()
-        .filter_map(|listener| listener.local_addr().ok())
-        .collect();
+    let addresses = listeners.addresses();
+    let Listeners { of_threads, file } = listeners;
     let address_of = |listener: &Option<TcpListener>| {
         let listener = listener.as_ref();
         listener.and_then(|listener| listener.local_addr().ok())
@@ -119,6 +118,7 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
 
     let shutdown = async move {
         let reason = next_signal(&mut signals).await;
+        drop(file);
         notify(Status::Stopping);
         std::thread::spawn(move || {
             // The second one means now.
@@ -127,7 +127,7 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
         });
         reason
     };
-    server::run(config, dialer, listeners, watched, ready, shutdown)
+    server::run(config, dialer, of_threads, watched, ready, shutdown)
         .map_err(|error| describe(&error))
 }
 

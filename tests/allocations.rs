@@ -180,14 +180,14 @@ fn serve(upstream: SocketAddr) -> std::io::Result<SocketAddr> {
     let other = std::io::Error::other;
     let dialer = Dialer::new(config.clone()).map_err(other)?;
     let listeners = listen::listeners(&config.listen, 1).map_err(other)?;
-    let address = listeners[0][0].local_addr()?;
+    let address = listeners.of_threads[0][0].local_addr()?;
     let (ready, is_ready) = mpsc::channel();
     thread::spawn(move || {
         let ready = move || ready.send(()).unwrap_or_default();
         server::run(
             config,
             dialer,
-            listeners,
+            listeners.of_threads,
             Watched::default(),
             ready,
             std::future::pending(),

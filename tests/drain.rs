@@ -213,7 +213,7 @@ pub fn sockets_that_are_none_are_refused() {
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(
         String::from_utf8_lossy(&refused.stderr),
-        "simple-proxy: LISTEN_FDS: descriptor 3 is no listening TCP socket\n"
+        "simple-proxy: LISTEN_FDS: descriptor 3 is no listening TCP or unix socket\n"
     );
     // Meant for another process: not for us.
     let upstream = answering(|_| ok("own socket")).to_string();

@@ -74,7 +74,9 @@ fn main() {
         unix:
             an_upstream_on_a_unix_socket,
             tls_over_a_unix_socket,
-            a_socks_proxy_on_a_unix_socket;
+            a_socks_proxy_on_a_unix_socket,
+            clients_on_a_unix_socket,
+            an_inherited_unix_socket;
         proxies:
             one_that_does_not_answer_is_passed_over,
             what_a_proxy_says_is_final,

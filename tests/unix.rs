@@ -163,12 +163,105 @@ pub fn a_socks_proxy_on_a_unix_socket() {
         .wait_for(&format!("[proxy-connect] unix:{none}: no such file"));
 }
 
+/// The program, listening on a path.
+fn listening_on(path: &str, command: &mut std::process::Command) -> (Guard, Lines) {
+    command.stdin(std::process::Stdio::null());
+    let mut guard = Guard::spawn(command.stderr(std::process::Stdio::piped()));
+    let log = Lines::collect(guard.0.stderr.take().unwrap());
+    log.wait_for(&format!("listening on unix:{path}"));
+    (guard, log)
+}
+
+fn connect_to(path: &str) -> Client {
+    let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+    Client::new(OwnedFd::from(stream).into())
+}
+
+fn mode_of(path: &str) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+pub fn clients_on_a_unix_socket() {
+    let folder = Folder::new("unix-clients");
+    let path = folder.path("listen.sock");
+    let upstream = answering(|head| match field(head, "upgrade") {
+        Some(_) => switching(head),
+        None => ok(&format!("for={:?}", field(head, "x-forwarded-for"))),
+    });
+    let bind = format!("unix:{path}");
+    let upstream = upstream.to_string();
+    let start = |more: &[&str]| {
+        let mut command = program();
+        command.args(["-b", &bind, "-u", &upstream, "-d", "-v", "--log-lang", "en"]);
+        listening_on(&path, command.args(more))
+    };
+    let (mut guard, log) = start(&["--forwarded", "--threads", "2"]);
+    assert_eq!(mode_of(&path), 0o660);
+    for _ in 0..3 {
+        let mut client = connect_to(&path);
+        for _ in 0..2 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(client.response().text(), "for=Some(\"unknown\")");
+        }
+        client.upgrade("/ws");
+    }
+    log.wait_for("from unix");
+    let mut client = connect_to(&path);
+    client.send("GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(client.response().status(), 400);
+    log.wait_for("request rejected: unix -> 400");
+    // In use: another does not take it away.
+    let second = program()
+        .args(["-b", &bind, "-u", &upstream, "-d", "--log-lang", "en"])
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(
+        told.contains(&format!("listen on {bind}: address already in use")),
+        "{told}"
+    );
+    guard.signal("TERM");
+    assert!(guard.wait().success());
+    assert!(!std::path::Path::new(&path).exists());
+    // One that was killed leaves its socket, which the next replaces.
+    let (mut guard, _log) = start(&["--listen-mode", "600"]);
+    assert_eq!(mode_of(&path), 0o600);
+    guard.signal("KILL");
+    guard.wait();
+    assert!(std::path::Path::new(&path).exists());
+    let (guard, _log) = start(&[]);
+    connect_to(&path).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    drop(guard);
+}
+
+pub fn an_inherited_unix_socket() {
+    let folder = Folder::new("unix-inherited");
+    let path = folder.path("listen.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let upstream = answering(|_| ok("fine")).to_string();
+    let tcp_like = std::net::TcpListener::from(OwnedFd::from(listener));
+    let mut command = inheriting(&tcp_like, "", &["-u", &upstream, "--log-lang", "en"]);
+    command.stderr(std::process::Stdio::piped());
+    let mut guard = Guard::spawn(&mut command);
+    let log = Lines::collect(guard.0.stderr.take().unwrap());
+    log.wait_for(&format!("listening on unix:{path}"));
+    let mut client = connect_to(&path);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response().text(), "fine");
+    // It is the service manager's to remove.
+    guard.signal("TERM");
+    assert!(guard.wait().success());
+    assert!(std::path::Path::new(&path).exists());
+}
+
 /// Among the peers, as it makes a network of its own: an address on a link.
 pub fn a_link_local_upstream_is_dialled_on_its_link() {
     for (zone, stage, cause) in [
         ("lo", "connect", "connection refused"),
         ("1", "connect", "connection refused"),
-        ("none", "resolve", "no such device"),
+        ("none", "resolve", "no such network interface"),
     ] {
         let script = "ip link set lo up && ip addr add fe80::1/64 dev lo nodad && exec \"$@\"";
         let mut command = cleaned(std::process::Command::new("unshare"));

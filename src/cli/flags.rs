@@ -13,7 +13,7 @@ use crate::authority::Authority;
 use crate::cli::args::Usage;
 use crate::cli::settings::{Given, Shown, Value};
 use crate::cli::values::*;
-use crate::config::{Language, LogFormat, TlsVersion};
+use crate::config::{Bind, Language, LogFormat, TlsVersion};
 use crate::language::{Text, Words};
 use crate::proxy::Proxies;
 
@@ -260,12 +260,19 @@ flags! {
         default: Default::Value("80"),
         group: Group::Addresses,
     }
-    Single bind: Option<std::net::IpAddr> = bind_address {
+    Single bind: Option<Bind> = bind_address {
         en: "address to listen on",
         zh: "监听地址",
         short: Some('b'),
         metavar: "ADDRESS",
         default: Default::Words(Text::new("all addresses", "所有地址")),
+        group: Group::Addresses,
+    }
+    Single listen_mode: Mode = mode {
+        en: "permissions of a unix socket that is listened on",
+        zh: "监听的 unix 套接字的权限",
+        metavar: "OCTAL",
+        default: Default::Value("0660"),
         group: Group::Addresses,
     }
     Single socks_proxy: Option<Proxies> = socks5_proxy {

@@ -205,8 +205,9 @@ fn config(settings: Settings, identity: Option<Identity>) -> Config {
     let with_tls = speaks_tls(&settings);
     Config {
         listen: Listen {
-            address: settings.bind,
+            bind: settings.bind,
             port: settings.listen_port,
+            mode: settings.listen_mode.0,
         },
         upstream: settings.upstream_host,
         // SOCKS first, then the HTTP proxy that suits the upstream, then the other.

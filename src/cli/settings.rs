@@ -1,14 +1,14 @@
 //! The values of a flag, from the command line, the environment or the table: how many of
 //! them count, and how they are shown, with the source of each.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::authority::Authority;
 use crate::cli::args::Usage;
 use crate::cli::flags::{Default, Flag, Group, Settings, TABLE};
-use crate::cli::values::{Chain, Key, Roots};
-use crate::config::{Language, LogFormat, TlsVersion};
+use crate::cli::values::{Chain, Key, Mode, Roots};
+use crate::config::{Bind, Language, LogFormat, TlsVersion};
 use crate::language::Words;
 use crate::proxy::Proxies;
 
@@ -120,7 +120,7 @@ macro_rules! shown_as_displayed {
     )*};
 }
 
-shown_as_displayed!(u16 usize String Authority IpAddr SocketAddr Proxies TlsVersion);
+shown_as_displayed!(u16 usize String Authority Bind Mode SocketAddr Proxies TlsVersion);
 
 impl Shown for bool {
     fn shown(&self) -> Option<Words> {

@@ -1,16 +1,17 @@
 //! How the text of one value is read and checked, for the table of flags. No problem repeats
 //! what may hold a password.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use native_tls::Certificate;
 use openssl::pkey::{PKey, Private};
 use openssl::x509::X509;
 
-use crate::authority::{is_dns_name, parse_port, Authority};
+use crate::authority::{is_dns_name, parse_port, Authority, Host};
 use crate::both;
-use crate::config::{Language, LogFormat, TlsVersion};
+use crate::config::{Bind, Language, LogFormat, TlsVersion};
 use crate::error::describe;
 use crate::http::syntax::{is_host, is_protocol};
 use crate::identity;
@@ -38,15 +39,43 @@ pub(super) fn port(text: &str) -> Read<u16> {
     ))
 }
 
-pub(super) fn bind_address(text: &str) -> Read<IpAddr> {
+pub(super) fn bind_address(text: &str) -> Read<Bind> {
+    if text.starts_with("unix:") {
+        return match Authority::parse(text).map(|authority| authority.host) {
+            Ok(Host::Unix(path)) => Ok(Bind::Unix(path)),
+            Ok(_) => unreachable!("the prefix says that it is a path"),
+            Err(problem) => Err(Words::same(problem)),
+        };
+    }
     let literal = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
     let address = literal.unwrap_or(text).parse();
-    address.map_err(|_| {
+    address.map(Bind::Address).map_err(|_| {
         Words::new(
             "not an IP address; the port goes with --listen-port",
             "不是 IP 地址；端口请用 --listen-port 指定",
         )
     })
+}
+
+/// Permissions as chmod(1) takes them, displayed likewise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+pub(super) fn mode(text: &str) -> Read<Mode> {
+    let plain = (3..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    match u32::from_str_radix(text, 8) {
+        Ok(mode @ 0..=0o777) if plain => Ok(Mode(mode)),
+        _ => Err(Words::new(
+            "not permissions in octal, such as 0660",
+            "不是八进制权限，例如 0660",
+        )),
+    }
 }
 
 pub(super) fn socks5_proxy(text: &str) -> Read<Proxies> {

@@ -297,7 +297,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
         &self,
         out: &mut Vec<u8>,
         rewrite: &Rewrite,
-        client: IpAddr,
+        client: Option<IpAddr>,
         https: bool,
         authority: &str,
         names: Option<&Names>,
@@ -347,7 +347,13 @@ impl<'b, 'f> RequestHead<'b, 'f> {
         values(self.fields, "host").next().is_none()
     }
 
-    fn write_forwarded(&self, out: &mut Vec<u8>, rewrite: &Rewrite, client: IpAddr, https: bool) {
+    fn write_forwarded(
+        &self,
+        out: &mut Vec<u8>,
+        rewrite: &Rewrite,
+        client: Option<IpAddr>,
+        https: bool,
+    ) {
         let appends = rewrite.forwarded == Forwarded::Append;
         // What a front has said, where it is believed.
         let came = |name: &'static str| {
@@ -361,8 +367,12 @@ impl<'b, 'f> RequestHead<'b, 'f> {
                 out.extend_from_slice(before);
                 out.extend_from_slice(b", ");
             }
-            // Writing to a Vec cannot fail.
-            let _ = write!(out, "{client}\r\n");
+            // Writing to a Vec cannot fail. A client without an address is on a unix socket
+            // (RFC 7239 §6.2).
+            let _ = match client {
+                Some(address) => write!(out, "{address}\r\n"),
+                None => write!(out, "unknown\r\n"),
+            };
         }
         let mut write = |name: &str, value: &[u8]| {
             if is_ours(name) {
@@ -540,7 +550,7 @@ mod tests {
         let (mut canonical, mut fields) = (Vec::new(), no_fields());
         let head = RequestHead::parse(head, &mut canonical, &mut fields, &rewrite.upgrades)?;
         let mut out = Vec::new();
-        let client = IpAddr::from([192, 0, 2, 7]);
+        let client = Some(IpAddr::from([192, 0, 2, 7]));
         head.write(&mut out, rewrite, client, false, "upstream.example", None);
         let text = String::from_utf8_lossy(&out).into_owned();
         Ok((head.request, text))
@@ -620,7 +630,7 @@ mod tests {
             let head = head.expect("valid");
             assert_eq!(head.request.minor, minor);
             let mut out = Vec::new();
-            let client = IpAddr::from([192, 0, 2, 7]);
+            let client = Some(IpAddr::from([192, 0, 2, 7]));
             head.write(
                 &mut out,
                 &Rewrite::default(),

@@ -2,9 +2,10 @@
 //! when the kernel has nothing, or when a short read has just said so.
 
 use std::cell::Cell;
+use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
@@ -49,12 +50,57 @@ impl Listener {
     }
 
     /// Accepts a client; `WouldBlock` when there is none.
-    pub fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    pub fn try_accept(&self) -> io::Result<(TcpStream, Peer)> {
         let outcome = calls::accept(self.0.get_ref());
         if matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
             self.0.would_block(Direction::Read);
         }
-        outcome
+        outcome.map(|(stream, address)| (stream, Peer(address)))
+    }
+}
+
+/// A client: its address, or none on a unix socket. Displays as `unix` then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(Option<SocketAddr>);
+
+impl Peer {
+    /// The same in the address's own family: an IPv4 client of a dual-stack socket is one of
+    /// IPv4.
+    pub fn canonical(self) -> Peer {
+        let canonical = |peer: SocketAddr| SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        Peer(self.0.map(canonical))
+    }
+
+    /// The address without its port; none on a unix socket.
+    pub fn ip(self) -> Option<IpAddr> {
+        self.0.map(|peer| peer.ip())
+    }
+
+    /// The same, to be shown.
+    pub fn host(self) -> PeerHost {
+        PeerHost(self.ip())
+    }
+}
+
+/// A client without its port. Displays as `unix` where it has no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerHost(Option<IpAddr>);
+
+impl fmt::Display for PeerHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => write!(f, "{address}"),
+            None => f.write_str("unix"),
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => write!(f, "{address}"),
+            None => f.write_str("unix"),
+        }
     }
 }
 

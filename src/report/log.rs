@@ -10,6 +10,7 @@ use crate::config::{Config, Language, LogFormat, LogSettings, Verbosity};
 use crate::date;
 use crate::error::Error;
 use crate::net::reactor::now;
+use crate::net::socket::Peer;
 use crate::report::json::{self, Value};
 use crate::report::stderr;
 use crate::route::steps::Steps;
@@ -160,7 +161,7 @@ pub struct Client {
     /// The number of its connection.
     pub connection: u64,
     /// Its address and port.
-    pub address: SocketAddr,
+    pub address: Peer,
 }
 
 impl Client {
@@ -243,7 +244,7 @@ struct Took<'a>(Duration, &'a Client);
 impl Display for Took<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Took(time, client) = self;
-        write!(f, "{} ms, {}", time.as_millis(), client.address.ip())
+        write!(f, "{} ms, {}", time.as_millis(), client.address.host())
     }
 }
 
@@ -253,7 +254,7 @@ fn without_query(path: &[u8]) -> &[u8] {
 
 /// The addresses listened on, the upstream and the route, once at the start.
 pub fn started(
-    addresses: &[SocketAddr],
+    addresses: &[String],
     metrics: Option<SocketAddr>,
     status: Option<SocketAddr>,
     config: &Config,

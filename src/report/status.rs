@@ -2,7 +2,6 @@
 //! failures with what to try. Kept only where a page is served.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use crate::cli::settings::Setting;
 use crate::config::{Config, Route};
 use crate::date;
 use crate::error::{Error, Stage};
+use crate::net::socket::PeerHost;
 use crate::report::json::{self, Value};
 use crate::report::metrics::Registry;
 use crate::route::steps::{Step, Steps};
@@ -22,7 +22,7 @@ const REMEMBERED: usize = 20;
 pub struct Board {
     config: Arc<Config>,
     settings: Vec<Setting>,
-    listening: Vec<SocketAddr>,
+    listening: Vec<String>,
     started: Instant,
     /// When the upstream last answered a request, in milliseconds since the start; 0 is
     /// never. Written for each response, so without the lock.
@@ -49,7 +49,7 @@ struct Hop {
 /// A request that the upstream, or the way to it, has failed.
 struct Failure {
     time: String,
-    client: IpAddr,
+    client: PeerHost,
     method: Vec<u8>,
     path: Vec<u8>,
     host: Vec<u8>,
@@ -59,7 +59,7 @@ struct Failure {
 /// The request of a failure, as its client sent it.
 pub struct Failed<'a> {
     /// Who sent it.
-    pub client: IpAddr,
+    pub client: PeerHost,
     /// The method.
     pub method: &'a [u8],
     /// The path, without query.
@@ -70,7 +70,7 @@ pub struct Failed<'a> {
 
 impl Board {
     /// A board on which nothing has happened yet.
-    pub fn new(config: Arc<Config>, settings: Vec<Setting>, listening: Vec<SocketAddr>) -> Board {
+    pub fn new(config: Arc<Config>, settings: Vec<Setting>, listening: Vec<String>) -> Board {
         Board {
             config,
             settings,

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{poll_fn, Future};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use futures_lite::future;
-use rustix::net::{AddressFamily, SocketType};
 
 use crate::authority::{is_dns_name, Authority, Host};
 use crate::config::{Config, Route};
@@ -26,7 +25,7 @@ use crate::net::stream::{Connection, Stream};
 use crate::net::tls::{Tls, TlsClient, Verify};
 use crate::proxy::{Proxy, Scheme};
 use crate::route::hops::{Dial, Hops, Plan};
-use crate::route::names::{Addresses, Names};
+use crate::route::names::{on_link, Addresses, Names};
 use crate::route::steps::{Step, Steps};
 use crate::route::{http_connect, socks5};
 
@@ -442,9 +441,9 @@ async fn first_hop<'a>(
         }
         Host::Ip(address) => vec![SocketAddr::new(*address, authority.port)].into(),
         Host::Zoned(address, zone) => {
-            let scope = scope_id(zone).map_err(|error| Error::io(Stage::Resolve, &error))?;
-            let address = SocketAddrV6::new(*address, authority.port, 0, scope);
-            vec![SocketAddr::V6(address)].into()
+            let found = on_link(*address, zone, authority.port);
+            let unknown = || Error::new(Stage::Resolve, "dns_error", "no such network interface");
+            vec![found.ok_or_else(unknown)?].into()
         }
         Host::Name(name) => {
             let found = names.resolve(name, authority.port).await;
@@ -457,16 +456,6 @@ async fn first_hop<'a>(
     let socket = socket.map_err(failed)?;
     steps.connected(socket.peer().ok());
     Ok(Connection::new(Stream::Plain(socket)))
-}
-
-/// The number of a link, which its name stands for on this machine (RFC 4007 §11.2). Looked
-/// up for each dial: interfaces come and go.
-fn scope_id(zone: &str) -> io::Result<u32> {
-    if let Ok(number) = zone.parse() {
-        return Ok(number);
-    }
-    let any = rustix::net::socket(AddressFamily::INET6, SocketType::DGRAM, None)?;
-    Ok(rustix::net::netdevice::name_to_index(any, zone)?)
 }
 
 /// How far a walk has come, should time run out.

@@ -11,7 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::{poll_fn, Future};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -393,6 +393,24 @@ fn look_up(name: &str, family: Family) -> Answer {
         true => Err(Failure::None("the name has no address".to_owned())),
         false => Ok(found),
     }
+}
+
+/// An address on a link, whose name or number is one of this machine's interfaces (RFC 4007
+/// §11.2). Looked up for each dial, which costs no packet: interfaces come and go.
+pub fn on_link(address: Ipv6Addr, zone: &str, port: u16) -> Option<SocketAddr> {
+    /// The same number on Linux, the BSDs and macOS.
+    const AI_NUMERICHOST: i32 = 4;
+    let hints = AddrInfoHints {
+        flags: AI_NUMERICHOST,
+        address: AddrFamily::Inet6.into(),
+        socktype: SockType::Stream.into(),
+        ..AddrInfoHints::default()
+    };
+    let found = getaddrinfo(Some(&format!("{address}%{zone}")), None, Some(hints));
+    let mut found = found.ok()?.flatten();
+    let mut address = found.next()?.sockaddr;
+    address.set_port(port);
+    Some(address)
 }
 
 fn failure(error: LookupError) -> Failure {

@@ -1,13 +1,16 @@
-//! Listening sockets: inherited from a service manager, or bound here. Every thread gets
-//! its own handle on every address.
+//! Listening sockets, TCP or unix: inherited from a service manager, or bound here. Every
+//! thread gets its own handle on every address.
 
+use std::fs::{self, Permissions};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-use crate::config::Listen;
+use crate::config::{Bind, Listen};
 use crate::net::calls::{is_listener, open_stream};
 use crate::net::socket::set_options;
 
@@ -17,21 +20,116 @@ const BACKLOG: i32 = 4096;
 /// The first descriptor that a service manager hands over (sd_listen_fds(3)).
 const FIRST_INHERITED: RawFd = 3;
 
-/// The listeners of each of `threads` threads: the inherited ones, else those bound to
-/// `listen`. Call it once, before anything else opens a descriptor.
-pub fn listeners(listen: &Listen, threads: usize) -> Result<Vec<Vec<TcpListener>>, String> {
-    let inherited = inherit()?;
-    let words = |error: io::Error| crate::error::describe(&error);
-    if inherited.is_empty() {
-        let bound = bind(listen, threads).map_err(|error| match listen.address {
-            Some(address) => format!("listen on {address} port {}: {}", listen.port, words(error)),
-            None => format!("listen on port {}: {}", listen.port, words(error)),
-        });
-        return Ok(bound?.into_iter().map(|listener| vec![listener]).collect());
+/// The listeners of all threads. What is done with their descriptors is the same for unix
+/// sockets, which the standard library's type holds as well.
+pub struct Listeners {
+    /// Those of each thread.
+    pub of_threads: Vec<Vec<TcpListener>>,
+    /// The unix socket that was bound here, if any; it is removed when this is dropped.
+    pub file: Option<SocketFile>,
+}
+
+impl Listeners {
+    /// The addresses, as the log tells them.
+    pub fn addresses(&self) -> Vec<String> {
+        let listeners = self.of_threads.first();
+        listeners.into_iter().flatten().filter_map(shown).collect()
     }
-    let share = || inherited.iter().map(TcpListener::try_clone).collect();
-    let shared: io::Result<Vec<_>> = (0..threads).map(|_| share()).collect();
-    shared.map_err(words)
+}
+
+/// The address of a listener: `ADDRESS:PORT` or `unix:PATH`.
+fn shown(listener: &TcpListener) -> Option<String> {
+    let address = SockRef::from(listener).local_addr().ok()?;
+    match address.as_socket() {
+        Some(address) => Some(address.to_string()),
+        None => Some(format!("unix:{}", address.as_pathname()?.display())),
+    }
+}
+
+/// The listeners for `threads` threads: the inherited ones, else those bound to `listen`.
+/// Call it once, before anything else opens a descriptor.
+pub fn listeners(listen: &Listen, threads: usize) -> Result<Listeners, String> {
+    let mut shared = inherit()?;
+    let mut file = None;
+    let words = |error: io::Error| crate::error::describe(&error);
+    if shared.is_empty() {
+        let port = listen.port;
+        let address = match &listen.bind {
+            Some(Bind::Unix(path)) => {
+                let bound = bind_unix(path, listen.mode);
+                let (listener, bound) =
+                    bound.map_err(|error| format!("listen on unix:{path}: {}", words(error)))?;
+                shared.push(listener);
+                file = Some(bound);
+                None
+            }
+            Some(Bind::Address(address)) => Some(*address),
+            None => None,
+        };
+        if file.is_none() {
+            let bound = bind(address, port, threads).map_err(|error| match address {
+                Some(address) => format!("listen on {address} port {port}: {}", words(error)),
+                None => format!("listen on port {port}: {}", words(error)),
+            });
+            let of_threads = bound?.into_iter().map(|listener| vec![listener]).collect();
+            return Ok(Listeners { of_threads, file });
+        }
+    }
+    let share = || shared.iter().map(TcpListener::try_clone).collect();
+    let of_threads: io::Result<Vec<_>> = (0..threads).map(|_| share()).collect();
+    Ok(Listeners {
+        of_threads: of_threads.map_err(words)?,
+        file,
+    })
+}
+
+/// The file of a unix socket of ours, which is removed when this is dropped: while the socket
+/// still listens, as the next process may replace the file from then on.
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: another process may have put its own in its place.
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Listens on a path. The file of a socket on which nobody listens any more is replaced; any
+/// other file, and a socket in use, is an error.
+fn bind_unix(path: &str, mode: u32) -> io::Result<(TcpListener, SocketFile)> {
+    let address = SockAddr::unix(path)?;
+    let socket = open_stream(Domain::UNIX)?;
+    if let Err(error) = socket.bind(&address) {
+        let probe = open_stream(Domain::UNIX)?;
+        let is_stale = error.kind() == io::ErrorKind::AddrInUse
+            && fs::symlink_metadata(path)?.file_type().is_socket()
+            && probe
+                .connect(&address)
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        if !is_stale {
+            return Err(error);
+        }
+        fs::remove_file(path)?;
+        socket.bind(&address)?;
+    }
+    let file = SocketFile {
+        path: path.into(),
+        identity: identity(path.as_ref())?,
+    };
+    // Nobody can connect before it listens.
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok((socket.into(), file))
 }
 
 /// A listener for those who watch the program, as the given flag says.
@@ -67,29 +165,36 @@ fn inherit() -> Result<Vec<TcpListener>, String> {
             let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
             let is_listener = is_listener(&socket)
                 && matches!(socket.r#type(), Ok(Type::STREAM))
-                && matches!(socket.local_addr(), Ok(address) if address.as_socket().is_some());
+                && matches!(socket.local_addr(), Ok(address) if is_known(&address));
             if !is_listener {
                 // Dropping it would close a descriptor that is not ours after all.
                 std::mem::forget(socket);
                 return Err(format!(
-                    "LISTEN_FDS: descriptor {fd} is no listening TCP socket"
+                    "LISTEN_FDS: descriptor {fd} is no listening TCP or unix socket"
                 ));
             }
             socket
                 .set_nonblocking(true)
                 .and_then(|()| socket.set_cloexec(true))
-                .and_then(|()| set_options(&socket))
+                .and_then(|()| match socket.local_addr()?.is_unix() {
+                    true => Ok(()),
+                    false => set_options(&socket),
+                })
                 .map_err(|error| format!("LISTEN_FDS: {}", crate::error::describe(&error)))?;
             Ok(socket.into())
         })
         .collect()
 }
 
+fn is_known(address: &SockAddr) -> bool {
+    address.as_socket().is_some() || address.is_unix()
+}
+
 /// Binds `count` listeners that share the connections to one address. Fails when any
 /// other process listens there.
-fn bind(listen: &Listen, count: usize) -> io::Result<Vec<TcpListener>> {
-    let any = |address: IpAddr| SocketAddr::new(address, listen.port);
-    let first = match listen.address {
+fn bind(address: Option<IpAddr>, port: u16, count: usize) -> io::Result<Vec<TcpListener>> {
+    let any = |address: IpAddr| SocketAddr::new(address, port);
+    let first = match address {
         Some(address) => bind_one(any(address), false)?,
         // Both families where the kernel has IPv6, else IPv4 alone.
         None => match bind_one(any(Ipv6Addr::UNSPECIFIED.into()), false) {
@@ -140,19 +245,45 @@ mod tests {
 
     #[test]
     fn an_occupied_port_is_an_error_with_any_number_of_threads() {
-        let loopback = |port| Listen {
-            address: Some(Ipv4Addr::LOCALHOST.into()),
-            port,
-        };
-        let first = bind(&loopback(0), 3).expect("a free port");
+        let loopback = Some(Ipv4Addr::LOCALHOST.into());
+        let first = bind(loopback, 0, 3).expect("a free port");
         assert_eq!(first.len(), 3);
         let port = first[0].local_addr().expect("bound").port();
         assert!(first
             .iter()
             .all(|l| l.local_addr().is_ok_and(|a| a.port() == port)));
         for count in [1, 2] {
-            let kind = bind(&loopback(port), count).map(drop).map_err(|e| e.kind());
+            let kind = bind(loopback, port, count).map(drop).map_err(|e| e.kind());
             assert_eq!(kind, Err(io::ErrorKind::AddrInUse), "{count}");
         }
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced_and_no_other_file() {
+        let name = format!("simple-proxy-{}-listen", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let path = path.to_str().expect("UTF-8");
+        let _ = fs::remove_file(path);
+        let kind = |bound: io::Result<_>| bound.map(drop).map_err(|error: io::Error| error.kind());
+        let (listener, file) = bind_unix(path, 0o600).expect("a new path");
+        let mode = fs::metadata(path).expect("it is bound").mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(shown(&listener), Some(format!("unix:{path}")));
+        assert_eq!(kind(bind_unix(path, 0o600)), Err(io::ErrorKind::AddrInUse));
+        drop(listener);
+        // Renamed, so that its inode stays taken.
+        let other = format!("{path}-other");
+        fs::rename(path, &other).expect("it is there");
+        fs::write(path, "").expect("a new file");
+        drop(file);
+        assert!(fs::metadata(path).is_ok(), "another's file is left");
+        fs::rename(&other, path).expect("it is there");
+        let (_listener, file) = bind_unix(path, 0o660).expect("nobody listens");
+        drop(file);
+        assert!(fs::metadata(path).is_err());
+        fs::write(path, "precious").expect("a new file");
+        assert_eq!(kind(bind_unix(path, 0o600)), Err(io::ErrorKind::AddrInUse));
+        assert_eq!(fs::read(path).expect("it is there"), b"precious");
+        fs::remove_file(path).expect("it is there");
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc};
@@ -20,7 +20,7 @@ use smol::LocalExecutor;
 use crate::config::Config;
 use crate::error::describe;
 use crate::net::reactor::{self, next_turn};
-use crate::net::socket::{is_momentary, Listener, Socket};
+use crate::net::socket::{is_momentary, Listener, Peer, Socket};
 use crate::net::stream::{Connection, Stream};
 use crate::report::log;
 use crate::report::metrics::Registry;
@@ -374,12 +374,11 @@ impl Acceptor {
     fn spawn_session(
         &self,
         stream: TcpStream,
-        peer: SocketAddr,
+        peer: Peer,
         permit: SemaphoreGuardArc,
     ) -> io::Result<()> {
         let stream = Stream::Plain(Socket::new(stream)?);
-        // An IPv4 client of a dual-stack socket is one of IPv4.
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let peer = peer.canonical();
         let number = 1 + self.shared.accepted.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket::new(&self.open, permit);
         let (worker, connection) = (self.worker.clone(), Connection::new(stream));

@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Instant;
@@ -20,7 +19,7 @@ use crate::http::request::{rules, Protocol, Rejection, Request, RequestHead};
 use crate::net::buffer::Outgoing;
 use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::reactor::{next_turn, now};
-use crate::net::socket::Socket;
+use crate::net::socket::{Peer, Socket};
 use crate::net::stream::Connection;
 use crate::report::log::{self, Client, Subject};
 use crate::report::metrics::{Counters, Method};
@@ -39,7 +38,7 @@ use crate::serve::worker::Worker;
 pub fn serve<T>(
     worker: Rc<Worker>,
     connection: Connection,
-    peer: SocketAddr,
+    peer: Peer,
     number: u64,
     ticket: T,
 ) -> impl Future<Output = ()> {
@@ -468,7 +467,7 @@ impl Session {
     fn tell_board(&self, error: &Error) {
         if let Some(board) = &self.worker.board {
             let request = Failed {
-                client: self.client.address.ip(),
+                client: self.client.address.host(),
                 method: self.subject.method(),
                 path: self.subject.path(),
                 host: &self.host,
@@ -525,9 +524,7 @@ mod tests {
     /// What one connection costs beside its buffers and sockets.
     #[test]
     fn a_connection_is_small() {
-        fn size<F>(
-            _: impl FnOnce(Rc<Worker>, Connection, SocketAddr, u64, [usize; 2]) -> F,
-        ) -> usize {
+        fn size<F>(_: impl FnOnce(Rc<Worker>, Connection, Peer, u64, [usize; 2]) -> F) -> usize {
             size_of::<F>()
         }
         fn tunnel_size<F>(

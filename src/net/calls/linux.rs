@@ -12,13 +12,13 @@ pub fn open_stream(domain: Domain) -> io::Result<Socket> {
     Socket::new(domain, kind, None)
 }
 
-/// Accepts a client, non-blocking as well; it has the listener's options.
-pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+/// Accepts a client, non-blocking as well; it has the listener's options. On a unix socket it
+/// has no address.
+pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Option<SocketAddr>)> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    match rustix::net::acceptfrom_with(listener, flags)? {
-        (socket, Some(peer)) => Ok((socket.into(), peer.try_into().map_err(io::Error::from)?)),
-        (_, None) => Err(io::ErrorKind::ConnectionAborted.into()),
-    }
+    let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    Ok((socket.into(), peer))
 }
 
 /// Sends what fits of bytes that are followed by more at once: the kernel waits for that

@@ -12,15 +12,18 @@ pub fn open_stream(domain: Domain) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Accepts a client, non-blocking as well; it has the listener's options.
-pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+/// Accepts a client, non-blocking as well; it has the listener's options. On a unix socket it
+/// has no address.
+pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Option<SocketAddr>)> {
     let (socket, peer) = SockRef::from(listener).accept()?;
     // A client that is gone by now cannot be given options; it concerns nobody else.
     let aborted = |_| io::Error::from(io::ErrorKind::ConnectionAborted);
     socket.set_nonblocking(true).map_err(aborted)?;
-    crate::net::socket::set_options(&socket).map_err(aborted)?;
     let peer = peer.as_socket();
-    Ok((socket.into(), peer.ok_or(io::ErrorKind::ConnectionAborted)?))
+    if peer.is_some() {
+        crate::net::socket::set_options(&socket).map_err(aborted)?;
+    }
+    Ok((socket.into(), peer))
 }
 
 /// Sends what fits.
