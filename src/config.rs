@@ -10,6 +10,7 @@ use native_tls::Certificate;
 use crate::authority::{Authority, Host};
 use crate::edits::{is_twin, FieldEdits};
 use crate::identity::Identity;
+use crate::language::Words;
 use crate::proxy::{Proxies, Proxy};
 
 pub use crate::language::Language;
@@ -46,6 +47,8 @@ pub struct Config {
     pub status: Option<SocketAddr>,
     /// What is logged, and how.
     pub log: LogSettings,
+    /// Variables that have no effect, and why: to be told at the start.
+    pub ignored: Vec<(&'static str, Words)>,
 }
 
 impl Config {

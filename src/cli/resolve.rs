@@ -10,6 +10,7 @@ use crate::cli::args::{separate, Separated, Usage};
 use crate::cli::flags::{Args, Settings, TABLE};
 use crate::cli::help::help;
 use crate::cli::settings::{list, Given, Setting};
+use crate::cli::values::{http_proxy, socks5_proxy};
 use crate::config::{
     Access, Config, Forwarded, Language, Limits, Listen, LogSettings, Rewrite, Route, UpstreamTls,
     Verbosity, MAX_PIPES,
@@ -56,19 +57,24 @@ pub fn resolve(
             Words::new("not understood", "无法理解命令行"),
         )
     })?;
-    let given = merge(args, environment)?;
+    let mut given = merge(args, environment)?;
     // The version is told whatever else is wrong.
     if given_as_flag(&given, "--version") {
         let version = env!("CARGO_PKG_VERSION");
         return Ok(Command::Print(format!("simple-proxy {version}\n")));
     }
+    let unfit = set_aside_unfit(&mut given);
     let mut settings = Settings::read(&given)?;
+    let ignored = losers(unfit, &settings)?;
     refuse_contradictions(&settings, &given)?;
     let shown = list(&settings, &given);
     let websocket = settings.check_path.take();
     let check = settings.check;
     let identity = identity(&mut settings)?;
-    let config = config(settings, identity);
+    let config = Config {
+        ignored,
+        ..config(settings, identity)
+    };
     match (check, websocket) {
         (true, websocket) => Ok(Command::Check(Box::new(Check {
             settings: in_effect(shown, &config),
@@ -119,6 +125,63 @@ fn merge(
         }
     }
     Ok(given)
+}
+
+/// A variable that names a proxy, in a form that cannot serve.
+struct Unfit {
+    /// The flag that it stands for.
+    long: &'static str,
+    source: &'static str,
+    problem: Words,
+}
+
+/// Takes the variables out that name proxies in a form that cannot serve, such as HTTP_PROXY
+/// with a SOCKS URL: other programs may have a use for them.
+fn set_aside_unfit(given: &mut [Vec<Given>]) -> Vec<Unfit> {
+    let mut unfit = Vec::new();
+    for (flag, values) in TABLE.iter().zip(given) {
+        let read = match flag.long {
+            "--socks-proxy" => socks5_proxy,
+            "--http-proxy" | "--https-proxy" => http_proxy,
+            _ => continue,
+        };
+        let Some(value) = values.last().filter(|value| value.source != flag.long) else {
+            continue;
+        };
+        if let Err(problem) = read(&value.text) {
+            unfit.push(Unfit {
+                long: flag.long,
+                source: value.source,
+                problem,
+            });
+            values.clear();
+        }
+    }
+    unfit
+}
+
+/// Those that another proxy wins over. One that would win is an error.
+fn losers(unfit: Vec<Unfit>, settings: &Settings) -> Result<Vec<(&'static str, Words)>, Usage> {
+    let fit = [
+        ("--socks-proxy", settings.socks_proxy.is_some()),
+        ("--http-proxy", settings.http_proxy.is_some()),
+        ("--https-proxy", settings.https_proxy.is_some()),
+    ];
+    let by_preference = match speaks_tls(settings) {
+        true => [0, 2, 1],
+        false => [0, 1, 2],
+    };
+    for n in by_preference {
+        let (long, is_fit) = fit[n];
+        if is_fit {
+            break;
+        }
+        if let Some(first) = unfit.iter().find(|unfit| unfit.long == long) {
+            return Err(Usage::new(first.source, first.problem.clone()));
+        }
+    }
+    let ignored = unfit.into_iter();
+    Ok(ignored.map(|unfit| (unfit.source, unfit.problem)).collect())
 }
 
 /// Whether the command line has the flag.
@@ -204,6 +267,7 @@ fn identity(settings: &mut Settings) -> Result<Option<Identity>, Usage> {
 fn config(settings: Settings, identity: Option<Identity>) -> Config {
     let with_tls = speaks_tls(&settings);
     Config {
+        ignored: Vec::new(),
         listen: Listen {
             bind: settings.bind,
             port: settings.listen_port,
@@ -372,6 +436,41 @@ mod tests {
             let route = config(args, variables).route.to_string();
             assert_eq!(route, expected, "{args:?} {variables:?}");
         }
+    }
+
+    #[test]
+    fn a_variable_that_cannot_serve_is_ignored_where_another_wins() {
+        let (socks, other) = (("SOCKS_PROXY", "s"), ("HTTP_PROXY", "socks5://u:secret@h"));
+        let config_of = |args: &[&str], variables: &[(&str, &str)]| {
+            let config = config(args, variables);
+            let ignored = config.ignored.iter().map(|(source, problem)| {
+                let problem = problem.say(Language::English);
+                assert!(!problem.contains("secret"), "{problem}");
+                *source
+            });
+            (ignored.collect::<Vec<_>>(), config.route.to_string())
+        };
+        let (ignored, route) = config_of(&["-u", "a:80"], &[socks, other]);
+        assert_eq!(
+            (&ignored[..], &*route),
+            (&["HTTP_PROXY"][..], "SOCKS5 socks5://s:1080")
+        );
+        let https = ("HTTPS_PROXY", "t");
+        let (ignored, route) = config_of(&["-u", "a:443"], &[https, other]);
+        assert_eq!(
+            (&ignored[..], &*route),
+            (&["HTTP_PROXY"][..], "CONNECT http://t:80")
+        );
+        // A flag makes variables ignored without a word, and is itself never let pass.
+        let (ignored, _) = config_of(&["-u", "a:80", "-d"], &[other]);
+        assert!(ignored.is_empty());
+        let an_http_proxy = "HTTP_PROXY: an HTTP proxy is";
+        for variables in [&[other][..], &[https, other]] {
+            let line = error(&["-u", "a:80"], variables);
+            assert!(line.starts_with(an_http_proxy), "{line}");
+        }
+        let line = error(&["-u", "a:80", "-s", "s", "--http-proxy", other.1], &[]);
+        assert!(line.starts_with("--http-proxy: an HTTP proxy is"), "{line}");
     }
 
     #[test]

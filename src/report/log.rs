@@ -305,6 +305,22 @@ pub fn started(
         format_args!("路由: {route}"),
         format_args!("route: {route}"),
     );
+    for (source, problem) in &config.ignored {
+        let english = problem.say(Language::English);
+        let chinese = problem.say(Language::Chinese);
+        emit(
+            Priority::Warning,
+            (
+                "setting_ignored",
+                &[
+                    ("source", Value::Text(source)),
+                    ("problem", Value::Text(english)),
+                ],
+            ),
+            format_args!("已忽略 {source}: {chinese}"),
+            format_args!("{source} is ignored: {english}"),
+        );
+    }
     if config.tls.as_ref().is_some_and(|tls| !tls.verify) {
         emit(
             Priority::Warning,
