@@ -100,7 +100,14 @@ impl Unacknowledged {
         self.segments > 0 && self.silence >= DEAD_AFTER
     }
 
+    /// Unknown: every other system tells it in a way of its own.
+    #[cfg(not(target_os = "linux"))]
+    fn of(_: impl AsFd) -> io::Result<Unacknowledged> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Asks the kernel (`TCP_INFO`, tcp(7)).
+    #[cfg(target_os = "linux")]
     fn of(socket: impl AsFd) -> io::Result<Unacknowledged> {
         // The beginning of `struct tcp_info`, which only ever grows at its end: eight numbers
         // of one byte, then numbers of four.
