@@ -83,6 +83,11 @@ soak-hand-over: prerequisites
 bench: prerequisites
 	@$(CARGO) bench $(CARGOFLAGS) $(features) $(remap) --bench compare -- $(if $(QUICK),--quick) $(BENCH)
 
+# Round trips over an emulated long way, as root. LONG may hold --rtt MILLISECONDS, --rest
+# SECONDS, --rate MBIT and --loss PER_MILLION.
+bench-long: prerequisites
+	@$(CARGO) bench $(CARGOFLAGS) $(features) $(remap) --bench long -- $(LONG)
+
 # Coverage-guided fuzzing on the stable toolchain: fuzz/README.md.
 fuzz: prerequisites
 	@fuzz/run
@@ -179,6 +184,7 @@ help:
 	@echo 'soak            mixed load with faults for MINUTES (10)'
 	@echo 'soak-hand-over  count REQUESTS (10000000) over connections that threads hand on'
 	@echo 'bench           compare with peers; QUICK=1, or BENCH with options and workloads'
+	@echo 'bench-long      count round trips over an emulated way of 100 ms, as root; LONG has options'
 	@echo 'fuzz            fuzz for 30 s a target, or SECONDS_EACH'
 	@echo 'completions     write contrib/completions anew after a change of flags'
 	@echo 'pictures        make the pictures of the README anew'
@@ -193,5 +199,5 @@ help:
 	@echo 'CARGO_TARGET_DIR, PKG_CONFIG, VENDORED=1 (OpenSSL from source), STATIC=1 (a static'
 	@echo 'program, with musl and OpenSSL from source).'
 
-.PHONY: all demo test check soak soak-hand-over bench fuzz completions pictures installdirs install \
-  install-strip uninstall dist clean prerequisites help
+.PHONY: all demo test check soak soak-hand-over bench bench-long fuzz completions pictures installdirs \
+  install install-strip uninstall dist clean prerequisites help
