@@ -48,7 +48,8 @@ fn main() {
     support::allow_descriptors(4096);
     let mut all = trials! {
         rooms:
-            use_only_those_below_them;
+            use_only_those_below_them,
+            the_ways_through_the_code_lead_there;
         settings:
             help_and_version_go_to_stdout,
             a_bad_setting_is_one_line_and_exit_2,

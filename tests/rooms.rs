@@ -64,3 +64,25 @@ pub fn use_only_those_below_them() {
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
+
+/// What CONTRIBUTING.md says of where to change something still stands there.
+pub fn the_ways_through_the_code_lead_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("CONTRIBUTING.md")).expect("a guide");
+    let mut checked = 0;
+    for row in text.lines().filter(|line| line.contains("`src/")) {
+        for way in row.split("`src/").skip(1) {
+            let mut quoted = way.split('`');
+            let file = quoted.next().expect("a file");
+            let Some(mark) = quoted.nth(1).filter(|_| way.contains("`: `")) else {
+                continue;
+            };
+            let source = fs::read_to_string(root.join("src").join(file));
+            let source = source.unwrap_or_else(|error| panic!("src/{file}: {error}"));
+            let last = mark.rsplit("::").next().expect("a name");
+            assert!(source.contains(last), "src/{file} has no {mark}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 8, "all ways are checked");
+}
