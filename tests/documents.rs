@@ -36,7 +36,7 @@ const OTHER_NAMES: [&str; 13] = [
 ];
 
 /// Long flags of other programs that the documents use.
-const OTHER_FLAGS: [&str; 1] = ["--now"];
+const OTHER_FLAGS: [&str; 2] = ["--now", "--server"];
 
 /// The lines that users were promised, as they look for one request.
 const PROMISED_LINES: [&str; 4] = [

@@ -211,6 +211,8 @@ pub fn clients_on_a_unix_socket() {
     client.send("GET / HTTP/1.1\r\n\r\n");
     assert_eq!(client.response().status(), 400);
     log.wait_for("request rejected: unix -> 400");
+    // Else the drain waits for it to end its side.
+    drop(client);
     // In use: another does not take it away.
     let second = program()
         .args(["-b", &bind, "-u", &upstream, "-d", "--log-lang", "en"])
