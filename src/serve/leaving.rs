@@ -13,7 +13,7 @@ use crate::config::MAX_HEAD_BYTES;
 use crate::http::request::Request;
 use crate::net::buffer::Buffer;
 use crate::net::deadline::Deadline;
-use crate::net::socket::Socket;
+use crate::net::socket::{Direction, Socket};
 use crate::net::stream::{Connection, Stream};
 use crate::serve::answering::client_gone;
 use crate::serve::forward::{Failure, Progress};
@@ -64,6 +64,10 @@ fn poll_end(
         // Whoever sends so many is refused where they are read as a next request.
         if !matches!(received.bytes(), b"" | b"\r") || skipped > MAX_HEAD_BYTES {
             return Poll::Ready(End::More);
+        }
+        if stream.plain().is_none() && stream.none_waiting() {
+            received.release();
+            ready!(stream.with_socket(|socket| socket.poll_ready(Direction::Read, cx)));
         }
         match stream.try_read(received.space()) {
             Ok(0) => return Poll::Ready(End::Closed),
@@ -238,7 +242,6 @@ impl Parties<'_> {
                 Stage::Ending => {
                     // An upstream that is gone needs no end.
                     let _ = ready!(self.upstream.poll_shutdown_write(cx));
-                    self.progress.ended.set(true);
                     *stage = Stage::Abandoned;
                     deadline.arm(self.worker.config.limits.abandon_timeout);
                     continue;
@@ -255,7 +258,11 @@ impl Parties<'_> {
                 continue;
             }
             match stage {
-                Stage::Waiting => *stage = Stage::Ending,
+                Stage::Waiting => {
+                    // From here on a part of close_notify may have been sent.
+                    self.progress.ended.set(true);
+                    *stage = Stage::Ending;
+                }
                 _ => return Poll::Ready(left()),
             }
         }
