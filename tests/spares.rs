@@ -76,6 +76,7 @@ pub fn an_upgrade_takes_a_spare_connection() {
         let post = "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n\r\n";
         assert_eq!(proxy.fetch(post).status(), 200);
         proxy.log.wait_for_count(TAKEN, 2);
+        drop(client);
         assert_eq!(proxy.terminate().code(), Some(0));
     }
 }
