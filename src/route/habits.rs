@@ -70,10 +70,13 @@ impl Habits {
         }
     }
 
-    /// A connection that had rested for so long has served another request.
-    pub fn served_again(&self, rest: Duration, now: Instant) {
+    /// A connection that had rested for so long has served another request. `now` is asked
+    /// only where that tells something new.
+    pub fn served_again(&self, rest: Duration, now: impl FnOnce() -> Instant) {
         self.survived(rest);
-        self.keeps(now);
+        if !self.keeps.load(Relaxed) {
+            self.keeps(now());
+        }
     }
 
     /// A connection is still open after this rest.
@@ -137,17 +140,21 @@ impl Habits {
     /// How long a connection may rest at all: at most `most`, and less where the upstream
     /// says that it keeps it for no longer. Zero keeps it not at all.
     pub fn longest_rest(&self, most: Duration, promised: Option<Duration>) -> Duration {
-        let margin = MARGIN + self.round_trip();
-        promised.map_or(most, |promised| most.min(promised.saturating_sub(margin)))
+        let Some(promised) = promised else {
+            return most;
+        };
+        most.min(promised.saturating_sub(MARGIN + self.round_trip()))
     }
 }
 
 fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    let seconds = duration.as_secs().saturating_mul(1_000);
+    seconds.saturating_add(duration.subsec_millis().into())
 }
 
 fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    let seconds = duration.as_secs().saturating_mul(1_000_000);
+    seconds.saturating_add(duration.subsec_micros().into())
 }
 
 #[cfg(test)]
@@ -172,7 +179,7 @@ mod tests {
     #[test]
     fn a_second_request_shows_it_too() {
         let habits = Habits::default();
-        habits.served_again(Duration::ZERO, Instant::now());
+        habits.served_again(Duration::ZERO, Instant::now);
         assert!(habits.is_safe_once(seconds(2), None));
         assert!(!habits.is_safe_once(seconds(3), None));
     }
@@ -181,11 +188,11 @@ mod tests {
     fn an_early_end_counts_for_a_minute() {
         let habits = Habits::default();
         let now = Instant::now();
-        habits.served_again(seconds(5), now);
+        habits.served_again(seconds(5), || now);
         habits.ended(Duration::from_millis(200), now);
-        habits.served_again(Duration::ZERO, now + seconds(59));
+        habits.served_again(Duration::ZERO, || now + seconds(59));
         assert!(!habits.is_safe_once(Duration::ZERO, None));
-        habits.served_again(Duration::ZERO, now + seconds(61));
+        habits.served_again(Duration::ZERO, || now + seconds(61));
         assert!(habits.is_safe_once(Duration::ZERO, None));
     }
 
@@ -194,7 +201,7 @@ mod tests {
         let habits = Habits::default();
         let now = Instant::now();
         habits.answered_after(Duration::from_millis(100));
-        habits.served_again(seconds(10), now);
+        habits.served_again(seconds(10), || now);
         for (rest, promised, safe) in [
             (1_800, None, true),
             (8_900, None, true),

@@ -468,7 +468,7 @@ mod tests {
         ] {
             let taken = async {
                 let pool = pool(1);
-                pool.habits().served_again(Duration::ZERO, now());
+                pool.habits().served_again(Duration::ZERO, now);
                 let (connection, mut upstream) = connection();
                 pool.put(connection, "a", None);
                 next_turn().await;
@@ -580,7 +580,7 @@ mod tests {
     fn the_end_of_an_idle_connection_closes_it_and_is_remembered() {
         let ended = async {
             let pool = pool(8);
-            pool.habits().served_again(Duration::ZERO, now());
+            pool.habits().served_again(Duration::ZERO, now);
             let (connection, mut upstream) = connection();
             pool.put(connection, "a", None);
             let speaking = async {

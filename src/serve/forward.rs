@@ -190,7 +190,7 @@ impl Exchange<'_> {
             let outcome = self.attempt(connection, downstream, &progress).await;
             let answered = progress.answered.get();
             if let (Some(rest), true) = (rest, answered) {
-                habits.served_again(rest, now());
+                habits.served_again(rest, now);
             }
             match outcome {
                 Err(Failure::Upstream(error)) if !is_new && !answered && !error.timed_out => {
