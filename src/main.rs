@@ -84,6 +84,7 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
     };
     let metrics = listen_on("--metrics-listen", config.metrics)?;
     let status = listen_on("--status-listen", config.status)?;
+    let limit_is_given = config.limits.max_connections.is_some();
     share_out_descriptors(&mut config, raise_descriptor_limit());
 
     let mut signals = Signals::new([Signal::Term, Signal::Int])
@@ -111,6 +112,9 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
         let config = config.clone();
         move || {
             log::started(&addresses, metrics_address, status_address, &config);
+            if let Some(limit) = config.limits.max_connections {
+                log::connection_limit(limit, limit_is_given);
+            }
             notify(Status::Ready);
             log::flush_waiting();
         }
@@ -151,8 +155,12 @@ fn share_out_descriptors(config: &mut Config, descriptors: u64) {
     limits.idle_upstreams = limits.idle_upstreams.min(idle);
     limits.pipes = limits.pipes.min(idle / 2);
     let set_aside = 64 + (limits.idle_upstreams + 2 * limits.pipes) * config.threads;
-    let affordable = descriptors.saturating_sub(set_aside) / 2;
-    limits.max_connections.get_or_insert(affordable.max(1));
+    let affordable = (descriptors.saturating_sub(set_aside) / 2).max(1);
+    let limit = limits.max_connections.get_or_insert(affordable);
+    if *limit > affordable {
+        log::limit_lowered(*limit, affordable, descriptors);
+        *limit = affordable;
+    }
 }
 
 /// Raises the soft limit on descriptors to the hard one and gives what is then allowed.

@@ -36,3 +36,195 @@ pub fn a_flood_behind_a_reset_holds_nobody_up() {
     }
     assert!(longest < BOUND, "{longest:?}");
 }
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// Far less than the timeouts that an idle client has, and far more than it should take.
+const SOON: Duration = Duration::from_secs(20);
+
+/// In front of an upstream that answers at once and echoes WebSockets.
+fn limited(limit: &str, more: &[&str]) -> Proxy {
+    let args = ["--max-connections", limit, "--health-path", "/healthz"];
+    Proxy::before(origin(echo), &[&args, more].concat())
+}
+
+/// A client that has had one answer and may send the next request.
+fn kept(proxy: &Proxy) -> Client {
+    let mut client = proxy.connect();
+    client.send(GET);
+    assert_eq!(client.response().status(), 200);
+    client
+}
+
+/// More than the second after which a client that does nothing may be closed.
+fn a_second_passes() {
+    std::thread::sleep(Duration::from_millis(1200));
+}
+
+/// Whether a connection has ended by now.
+fn has_ended(client: &Client) -> bool {
+    client.socket.set_nonblocking(true).unwrap();
+    let peeked = client.socket.peek(&mut [0]);
+    client.socket.set_nonblocking(false).unwrap();
+    matches!(peeked, Ok(0)) || peeked.is_err_and(|e| e.kind() != std::io::ErrorKind::WouldBlock)
+}
+
+/// A new client waited for the 75 s that an idle one was given.
+pub fn the_longest_idle_client_gives_way() {
+    for threads in ["1", "4"] {
+        let proxy = limited("5", &["--threads", threads]);
+        let mut idle: Vec<Client> = (0..5).map(|_| kept(&proxy)).collect();
+        a_second_passes();
+        // The first is the youngest now.
+        idle[0].send(GET);
+        assert_eq!(idle[0].response().status(), 200);
+        let asked = Instant::now();
+        let mut new = kept(&proxy);
+        assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+        new.send(HEALTH);
+        assert_eq!(new.response().status(), 200);
+        wait_until("one gave way", || idle.iter().any(has_ended));
+        let ended: Vec<bool> = idle.iter().map(has_ended).collect();
+        // With several threads, one closes its own before it asks the others.
+        if threads == "1" {
+            assert_eq!(ended, [false, true, false, false, false]);
+        }
+    }
+}
+
+pub fn silent_clients_and_unfinished_heads_give_way_first() {
+    let proxy = limited("3", &["--threads", "1", "--head-timeout", "600"]);
+    let idle = kept(&proxy);
+    let mut unfinished = proxy.connect();
+    unfinished.send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
+    let silent = proxy.connect();
+    a_second_passes();
+    let first = kept(&proxy);
+    wait_until("the silent one gave way", || has_ended(&silent));
+    assert_eq!([&idle, &unfinished].map(has_ended), [false, false]);
+    // Five seconds for a head that was begun.
+    std::thread::sleep(Duration::from_millis(4300));
+    drop(first);
+    let tunnel = |mut client: Client| {
+        client.upgrade("/");
+        client
+    };
+    let _held = tunnel(proxy.connect());
+    let _second = tunnel(proxy.connect());
+    wait_until("the unfinished head gave way", || has_ended(&unfinished));
+    assert!(!has_ended(&idle));
+    let _third = tunnel(proxy.connect());
+    wait_until("the idle one gave way", || has_ended(&idle));
+}
+
+/// Of 100 busy clients on 64 slots nearly every second request met a closed connection in nginx.
+pub fn busy_clients_are_never_closed_upon() {
+    let proxy = limited("60", &["--threads", "2"]);
+    let clients: Vec<_> = (0..100)
+        .map(|_| {
+            let address = proxy.address;
+            std::thread::spawn(move || {
+                let mut client = Client::connect(address);
+                for _ in 0..60 {
+                    client.send(GET);
+                    // Fails the test where the connection has ended without an answer.
+                    let response = client.response();
+                    assert_eq!(response.status(), 200);
+                    if response.field("connection") == Some("close") {
+                        client = Client::connect(address);
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().expect("a request met a closed connection");
+    }
+}
+
+/// Sixteen beyond the limit are let in for their heads.
+pub fn beyond_the_limit_a_head_is_read_and_health_is_answered() {
+    let metrics = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en"];
+    let proxy = limited("2", &[&["--threads", "1"], &metrics[..]].concat());
+    proxy.log.wait_for("connection limit: 2");
+    let line = proxy.log.wait_for("metrics: http://");
+    let metrics = line.rsplit("http://").next().unwrap();
+    let metrics = metrics.trim_end_matches("/metrics").parse().unwrap();
+    let page = || {
+        let mut client = Client::connect(metrics);
+        client.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.response().text()
+    };
+    let mut tunnels: Vec<Client> = (0..2).map(|_| proxy.connect()).collect();
+    for tunnel in &mut tunnels {
+        tunnel.upgrade("/");
+    }
+    let mut waiting = proxy.connect();
+    waiting.send(GET);
+    wait_until("one waits", || page().contains("connections_waiting 1\n"));
+    assert!(page().contains("connections_limit 2\n"));
+    proxy.log.wait_for("(--max-connections)");
+    let response = proxy.fetch(HEALTH);
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.field("connection"), Some("close"));
+    // As many as come, while none of those within gives way.
+    let silent: Vec<Client> = (0..20).map(|_| proxy.connect()).collect();
+    a_second_passes();
+    let asked = Instant::now();
+    assert_eq!(proxy.fetch(HEALTH).status(), 200);
+    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+    wait_until("the oldest gave way", || has_ended(&silent[0]));
+    assert!(!has_ended(&waiting));
+    tunnels.pop();
+    assert_eq!(waiting.response().status(), 200);
+    assert!(page().contains("connections_waiting 0\n"));
+    let told = proxy.log.text().matches("(--max-connections)").count();
+    assert_eq!(told, 1, "once a minute at most");
+}
+
+/// The seventeenth waited for 30 s.
+pub fn silent_readers_of_the_metrics_hold_nobody_up() {
+    let args = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en"];
+    let proxy = limited("2", &args);
+    let line = proxy.log.wait_for("metrics: http://");
+    let metrics = line.rsplit("http://").next().unwrap();
+    let metrics = metrics.trim_end_matches("/metrics").parse().unwrap();
+    let mut silent: Vec<Client> = (0..16).map(|_| Client::connect(metrics)).collect();
+    let asked = Instant::now();
+    for _ in 0..3 {
+        let mut reader = Client::connect(metrics);
+        reader.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(reader.response().status(), 200);
+    }
+    assert!(asked.elapsed() < SOON / 2, "{:?}", asked.elapsed());
+    wait_until("the oldest gives way", || has_ended(&silent[0]));
+    for client in &mut silent {
+        assert!(client.is_closed(), "an answer to nothing");
+    }
+    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+}
+
+pub fn a_limit_that_the_descriptors_cannot_carry_is_lowered() {
+    let args = [
+        "-u",
+        "127.0.0.1:9",
+        "--max-connections",
+        "100000",
+        "--threads",
+        "1",
+    ];
+    let mut command = behind_shell("ulimit -n 256;", &args);
+    command.args(["--log-lang", "en"]);
+    let proxy = Proxy::spawn(&mut command);
+    let warning = proxy
+        .log
+        .wait_for("--max-connections 100000 is more than 256");
+    let limit: usize = warning.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!((1..=128).contains(&limit), "{warning}");
+    proxy.log.wait_for(&format!("connection limit: {limit}"));
+    let proxy = limited("2", &["--log-lang", "en"]);
+    proxy.log.wait_for("connection limit: 2");
+    assert!(!proxy.log.text().contains("lowered"));
+}

@@ -206,7 +206,13 @@ fn main() {
             a_drain_under_load_cuts_nothing_that_was_begun,
             many_tls_handshakes_at_once_hold_nobody_up;
         door:
-            a_flood_behind_a_reset_holds_nobody_up;
+            a_flood_behind_a_reset_holds_nobody_up,
+            the_longest_idle_client_gives_way,
+            silent_clients_and_unfinished_heads_give_way_first,
+            busy_clients_are_never_closed_upon,
+            beyond_the_limit_a_head_is_read_and_health_is_answered,
+            silent_readers_of_the_metrics_hold_nobody_up,
+            a_limit_that_the_descriptors_cannot_carry_is_lowered;
         strict:
             content_length_with_transfer_encoding,
             content_lengths,

@@ -25,6 +25,28 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut;
 
+/// What a wait that is only patience may make room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// A client that may be served.
+    Slot,
+    /// One that is accepted beyond the limit of connections.
+    BeyondTheLimit,
+    /// A reader of the metrics.
+    Scrape,
+}
+
+/// How a wait gives way to somebody who needs the room that it takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// What it takes.
+    pub room: Room,
+    /// The lowest rank goes first, and of one rank the longest.
+    pub rank: u8,
+    /// From when on.
+    pub after: Duration,
+}
+
 /// All deadlines of one thread.
 #[derive(Default)]
 pub struct Timers {
@@ -42,6 +64,10 @@ struct Entry {
     struck: bool,
     /// For a wait that a drain ends: when the drain may end it.
     drains_from: Option<Instant>,
+    /// For a wait that gives way: to whom, its rank, and from when on.
+    gives_way: Option<(Room, u8, Instant)>,
+    /// The wait has ended because it did.
+    gave_way: bool,
     waker: Option<Waker>,
 }
 
@@ -100,6 +126,31 @@ impl Timers {
         self.sweep_by(Instant::now());
     }
 
+    /// Ends one wait that gives way to who needs `room`: that of the lowest rank, and of those
+    /// the one that could have been ended for the longest. False where there is none.
+    pub fn make_room(&self, room: Room) -> bool {
+        let now = Instant::now();
+        let mut entries = self.entries.borrow_mut();
+        let first = entries
+            .iter_mut()
+            .filter(|(_, entry)| !entry.struck)
+            .filter_map(|(_, entry)| match entry.gives_way {
+                Some((wanted, rank, from)) if wanted == room && from <= now => {
+                    Some(((rank, from), entry))
+                }
+                _ => None,
+            })
+            .min_by_key(|(order, _)| *order);
+        match first {
+            Some((_, entry)) => {
+                entry.gave_way = true;
+                entry.strike();
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Whether the thread is finishing what is open before it ends.
     pub fn draining(&self) -> bool {
         self.draining.get()
@@ -152,6 +203,8 @@ impl Deadline {
             let entry = &mut entries[self.key];
             entry.strikes_at = at;
             entry.drains_from = None;
+            entry.gives_way = None;
+            entry.gave_way = false;
             entry.struck = false;
         }
         if let Some(at) = at {
@@ -162,7 +215,16 @@ impl Deadline {
     /// Never strikes until it is armed again.
     pub fn disarm(&self) {
         let mut entries = self.timers.entries.borrow_mut();
-        entries[self.key] = Entry::default();
+        let entry = &mut entries[self.key];
+        *entry = Entry {
+            gave_way: entry.gave_way,
+            ..Entry::default()
+        };
+    }
+
+    /// Whether the last wait has ended to make room for somebody else.
+    pub fn gave_way(&self) -> bool {
+        self.timers.entries.borrow()[self.key].gave_way
     }
 
     /// Waits until it strikes; it has struck until it is armed again.
@@ -208,6 +270,17 @@ pin_project! {
         deadline: &'a Deadline,
         #[pin]
         work: F,
+    }
+}
+
+impl<F> Limit<'_, F> {
+    /// Lets the work end early for somebody who needs the room that it takes.
+    pub fn giving_way(self, way: Way) -> Self {
+        let from = now() + way.after;
+        let mut entries = self.deadline.timers.entries.borrow_mut();
+        entries[self.deadline.key].gives_way = Some((way.room, way.rank, from));
+        drop(entries);
+        self
     }
 }
 
@@ -278,6 +351,44 @@ mod tests {
             let work = deadline.limit(Duration::from_secs(60), async { 7 });
             assert_eq!(work.await, Ok(7));
         });
+    }
+
+    #[test]
+    fn room_is_made_by_the_lowest_rank_and_of_it_by_the_longest() {
+        let order = with_timers(async |timers| {
+            let ended = RefCell::new(Vec::new());
+            let wait = async |name: char, room: Room, rank: u8, after: u64| {
+                let deadline = Deadline::new(&timers);
+                let after = Duration::from_millis(after);
+                let way = Way { room, rank, after };
+                let wait = deadline.limit(Duration::from_secs(60), future::pending::<()>());
+                assert_eq!(wait.giving_way(way).await, Err(TimedOut));
+                assert!(deadline.gave_way());
+                ended.borrow_mut().push(name);
+            };
+            let waits = async {
+                let a = future::zip(wait('a', Room::Slot, 1, 0), wait('b', Room::Slot, 0, 1));
+                let b = future::zip(
+                    wait('c', Room::Slot, 0, 0),
+                    wait('d', Room::Slot, 0, 60_000),
+                );
+                future::zip(future::zip(a, b), wait('e', Room::Scrape, 0, 0)).await
+            };
+            let making = async {
+                std::thread::sleep(Duration::from_millis(5));
+                for made in [true, true, true, false] {
+                    next_turn().await;
+                    assert_eq!(timers.make_room(Room::Slot), made);
+                    next_turn().await;
+                }
+            };
+            let waits = async {
+                waits.await;
+            };
+            future::or(waits, making).await;
+            ended.into_inner()
+        });
+        assert_eq!(order, ['c', 'b', 'a']);
     }
 
     #[test]

@@ -719,6 +719,52 @@ pub fn accept_paused(cause: &str) {
     );
 }
 
+/// How many clients are served at once, said at the start: in detail only, unless it was asked
+/// for.
+pub fn connection_limit(limit: usize, was_asked_for: bool) {
+    let priority = match was_asked_for {
+        true => Priority::Info,
+        false => Priority::Debug,
+    };
+    emit(
+        priority,
+        ("limit", &[("connections", Value::Number(limit as u64))]),
+        format_args!("连接数上限: {limit}"),
+        format_args!("connection limit: {limit}"),
+    );
+}
+
+/// As many clients are served as may be; others wait.
+pub fn limit_reached(limit: usize) {
+    let members = [("limit", Value::Number(limit as u64))];
+    emit(
+        Priority::Warning,
+        ("limit_reached", &members),
+        format_args!("连接数已达上限 {limit}，新客户端需等待 (--max-connections)"),
+        format_args!("{limit} connections are open, the limit: others wait (--max-connections)"),
+    );
+}
+
+/// The limit of connections that was asked for is more than the descriptors carry.
+pub fn limit_lowered(asked: usize, limit: usize, descriptors: usize) {
+    let members = [
+        ("asked", Value::Number(asked as u64)),
+        ("limit", Value::Number(limit as u64)),
+        ("descriptors", Value::Number(descriptors as u64)),
+    ];
+    emit(
+        Priority::Warning,
+        ("limit_lowered", &members),
+        format_args!(
+            "--max-connections {asked} 超出 {descriptors} 个文件描述符所能承载，降为 {limit}"
+        ),
+        format_args!(
+            "--max-connections {asked} is more than {descriptors} file descriptors allow: \
+             lowered to {limit}"
+        ),
+    );
+}
+
 /// A thread cannot serve at all.
 pub fn thread_failed(cause: &str) {
     emit(

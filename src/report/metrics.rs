@@ -93,6 +93,10 @@ pub struct Counters {
     pub connections: Count,
     /// Of these, the ones that are over.
     pub connections_closed: Count,
+    /// Clients beyond the limit that have waited for a slot.
+    pub waits: Count,
+    /// Of these, the ones that do so no more.
+    pub waits_over: Count,
     requests: [[Count; CLASSES]; METHODS.len()],
     /// Requests that broke off before their response had ended.
     pub aborted: Count,
@@ -143,6 +147,8 @@ pub struct Registry {
     hops: Option<Arc<Hops>>,
     /// Since the epoch.
     started: Duration,
+    /// Clients that may be served at once.
+    limit: u64,
 }
 
 impl Registry {
@@ -153,6 +159,7 @@ impl Registry {
             threads: (0..threads).map(|_| Counters::default()).collect(),
             hops: None,
             started: now.unwrap_or_default(),
+            limit: 0,
         }
     }
 
@@ -160,6 +167,12 @@ impl Registry {
     pub fn with_proxies(self, hops: Arc<Hops>) -> Registry {
         let hops = Some(hops).filter(|hops| hops.count() > 0);
         Registry { hops, ..self }
+    }
+
+    /// With so many clients that may be served at once.
+    pub fn with_limit(self, limit: usize) -> Registry {
+        let limit = limit as u64;
+        Registry { limit, ..self }
     }
 
     /// Those of one thread.
@@ -233,6 +246,18 @@ impl Registry {
             "counter",
             "Client connections accepted.",
             self.sum(|c| &c.connections),
+        );
+        page.single(
+            "connections_limit",
+            "gauge",
+            "Client connections that may be served at once.",
+            self.limit,
+        );
+        page.single(
+            "connections_waiting",
+            "gauge",
+            "Clients beyond the limit whose request waits for a slot.",
+            self.open(|c| &c.waits, |c| &c.waits_over),
         );
         page.family(
             "requests_total",

@@ -217,7 +217,7 @@ impl Answering<'_> {
             && !self.progress.ended.get()
             && self.progress.uploaded.get()
             && downstream_framing != Framing::UntilClose
-            && !self.worker.timers.draining();
+            && !self.worker.ends_connections();
         head.write(out, self.request, !downstream_persistent, changes);
         Ok(Next::Body {
             status: head.status,

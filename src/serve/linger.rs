@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::net::budget::Budget;
-use crate::net::deadline::Deadline;
+use crate::net::deadline::{Deadline, Way};
 use crate::net::stream::Connection;
 use crate::serve::carry::Movement;
 use crate::serve::worker::Worker;
@@ -18,8 +18,13 @@ const LINGER_TOTAL: Duration = Duration::from_secs(15);
 
 /// Ends a connection behind its last byte: our side is shut down, then what the client
 /// still sends is read and discarded for a while. Closing at once would reset the
-/// connection and destroy what the client has not yet read.
-pub async fn linger(worker: &Worker, mut connection: Connection, deadline: &Deadline) {
+/// connection and destroy what the client has not yet read. `way` says to whom that gives way.
+pub async fn linger(
+    worker: &Worker,
+    mut connection: Connection,
+    deadline: &Deadline,
+    way: Option<Way>,
+) {
     let movement = Movement::new(deadline, FINISH_IDLE);
     let rest = async {
         connection.stream.shutdown_write().await?;
@@ -35,7 +40,7 @@ pub async fn linger(worker: &Worker, mut connection: Connection, deadline: &Dead
             movement.happened();
         }
     };
-    finish(worker, &movement, rest, LINGER_TOTAL).await;
+    end(worker, &movement, rest, LINGER_TOTAL, way).await;
 }
 
 /// Lets what is left of a connection's other direction end, within bounds. None when it
@@ -46,8 +51,22 @@ pub async fn finish<T>(
     rest: impl Future<Output = T>,
     in_all: Duration,
 ) -> Option<T> {
+    end(worker, movement, rest, in_all, None).await
+}
+
+async fn end<T>(
+    worker: &Worker,
+    movement: &Movement<'_>,
+    rest: impl Future<Output = T>,
+    in_all: Duration,
+    way: Option<Way>,
+) -> Option<T> {
     movement.rest.set(FINISH_IDLE);
     let total = Deadline::new(&worker.timers);
     let bounded = movement.deadline.limit(FINISH_IDLE, rest);
-    total.limit(in_all, bounded).await.ok()?.ok()
+    let mut bounded = total.limit(in_all, bounded);
+    if let Some(way) = way {
+        bounded = bounded.giving_way(way);
+    }
+    bounded.await.ok()?.ok()
 }

@@ -11,6 +11,7 @@ pub mod answering;
 pub mod bound;
 pub mod carry;
 pub mod contain;
+pub mod door;
 pub mod forward;
 pub mod leaving;
 pub mod linger;

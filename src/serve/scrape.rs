@@ -14,17 +14,28 @@ use crate::http::guard;
 use crate::http::head::Extent;
 use crate::http::read::read_head;
 use crate::http::request::{rules, Rejection, Request, RequestHead};
-use crate::net::deadline::{Deadline, TimedOut};
+use crate::net::deadline::{Deadline, Room, TimedOut, Way};
 use crate::net::socket::{is_momentary, Listener, Socket};
 use crate::net::stream::{Connection, Stream};
 use crate::serve::answer;
 use crate::serve::contain::contained;
+use crate::serve::door::making_room;
 use crate::serve::linger::linger;
 use crate::serve::status;
 use crate::serve::worker::Worker;
 
 /// Readers at once; more wait.
 const AT_ONCE: usize = 16;
+
+/// How long a reader may take to send its request, and then to take the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A reader that has not sent its request gives way to one that comes.
+const WAY: Way = Way {
+    room: Room::Scrape,
+    rank: 0,
+    after: Duration::ZERO,
+};
 
 /// How long accepting pauses when descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -48,7 +59,8 @@ pub async fn serve(
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         listener.readable().await;
-        let permit = permits.acquire_arc().await;
+        let make_room = || worker.timers.make_room(Room::Scrape);
+        let permit = making_room(make_room, permits.acquire_arc()).await;
         let accepted = listener.try_accept();
         match accepted.and_then(|(stream, _)| Socket::new(stream)) {
             Ok(socket) => {
@@ -75,12 +87,11 @@ pub async fn serve(
 
 async fn answer(worker: Rc<Worker>, mut connection: Connection, pages: Pages) {
     let deadline = Deadline::new(&worker.timers);
-    let patience = worker.config.limits.head_timeout;
     let Connection {
         stream, received, ..
     } = &mut connection;
     let head = read_head(stream, received, rules(MAX_HEAD_BYTES));
-    let response = match deadline.limit(patience, head).await {
+    let response = match deadline.limit(PATIENCE, head).giving_way(WAY).await {
         Ok(Ok(Extent { length, .. })) => {
             let response = response(&worker, &received.bytes()[..length], pages);
             received.consume(length);
@@ -92,9 +103,9 @@ async fn answer(worker: Rc<Worker>, mut connection: Connection, pages: Pages) {
         },
         Err(TimedOut) => return,
     };
-    let written = deadline.limit(patience, connection.stream.write_all(&response));
+    let written = deadline.limit(PATIENCE, connection.stream.write_all(&response));
     if let Ok(Ok(())) = written.await {
-        linger(&worker, connection, &deadline).await;
+        linger(&worker, connection, &deadline, Some(WAY)).await;
     }
 }
 

@@ -14,7 +14,6 @@ use std::time::Duration;
 use async_io::Timer;
 use futures_lite::{future, Future};
 use smol::channel::{self, Receiver};
-use smol::lock::{Semaphore, SemaphoreGuardArc};
 use smol::LocalExecutor;
 
 use crate::config::Config;
@@ -29,6 +28,7 @@ use crate::route::dial::Dialer;
 use crate::route::pool::Shelves;
 use crate::route::spares::Spares;
 use crate::serve::contain::contained;
+use crate::serve::door::{Ask, Door, Place};
 use crate::serve::scrape::{self, Pages};
 use crate::serve::session;
 use crate::serve::spares;
@@ -57,8 +57,6 @@ struct Shared {
     board: Option<Arc<Board>>,
     /// Upstream connections that are ready before they are wanted.
     spares: Arc<Spares>,
-    /// One permit per client that may be served at once.
-    permits: Arc<Semaphore>,
     /// Numbers the connections in the log.
     accepted: AtomicU64,
     /// Connections that were still open when their thread ended.
@@ -91,12 +89,13 @@ pub fn run(
     let spares = Arc::new(Spares::new(config.limits.spares));
     let shared = Arc::new(Shared {
         config,
-        registry: Registry::new(listeners.len()).with_proxies(dialer.hops().clone()),
+        registry: Registry::new(listeners.len())
+            .with_proxies(dialer.hops().clone())
+            .with_limit(most),
         dialer,
         shelves,
         board: watched.board.take(),
         spares,
-        permits: Arc::new(Semaphore::new(most)),
         accepted: AtomicU64::new(0),
         cut_off: AtomicUsize::new(0),
     });
@@ -105,7 +104,8 @@ pub fn run(
     let mut running = 0;
     let (report, reports) = mpsc::channel();
     let (end, ends) = mpsc::channel::<()>();
-    for (n, listeners) in listeners.into_iter().enumerate() {
+    let doors = Door::new(most, listeners.len());
+    for (n, (listeners, (door, asks))) in listeners.into_iter().zip(doors).enumerate() {
         let (shared, draining, report) = (shared.clone(), draining.clone(), report.clone());
         let sockets = Sockets {
             clients: listeners,
@@ -114,7 +114,7 @@ pub fn run(
         let thread = thread::Builder::new().name(format!("worker-{n}"));
         let end = end.clone();
         thread.spawn(move || {
-            serve(shared, n, sockets, draining, report);
+            serve(shared, n, door, asks, sockets, draining, report);
             // Told by its going, however the thread ends.
             drop(end);
         })?;
@@ -160,6 +160,8 @@ impl Sockets<TcpListener> {
 fn serve(
     shared: Arc<Shared>,
     number: usize,
+    door: Door,
+    asks: Receiver<Ask>,
     sockets: Sockets<TcpListener>,
     draining: Receiver<()>,
     report: mpsc::Sender<io::Result<()>>,
@@ -189,6 +191,7 @@ fn serve(
         number,
     );
     worker.board = shared.board.clone();
+    worker.door = door;
     let acceptor = Acceptor {
         worker: Rc::new(worker),
         executor: executor.clone(),
@@ -197,6 +200,9 @@ fn serve(
     };
     let (open, worker) = (acceptor.open.clone(), acceptor.worker.clone());
     executor.spawn(sweep(worker.clone())).detach();
+    let asked = worker.clone();
+    let answering = async move { asked.door.clone().answer(asks, &asked.timers).await };
+    executor.spawn(answering).detach();
     #[cfg(target_os = "linux")]
     {
         let worker = worker.clone();
@@ -290,16 +296,12 @@ impl Open {
 /// One open connection; its end counts, however it comes.
 struct Ticket {
     open: Rc<Open>,
-    _permit: SemaphoreGuardArc,
 }
 
 impl Ticket {
-    fn new(open: &Rc<Open>, permit: SemaphoreGuardArc) -> Ticket {
+    fn new(open: &Rc<Open>) -> Ticket {
         open.count.set(open.count.get() + 1);
-        Ticket {
-            open: open.clone(),
-            _permit: permit,
-        }
+        Ticket { open: open.clone() }
     }
 }
 
@@ -331,10 +333,10 @@ impl Acceptor {
             let _ = draining.recv().await;
         };
         future::or(drained, self.accept_forever(&listener)).await;
-        while let Some(permit) = self.shared.permits.try_acquire_arc() {
+        while let Some(place) = self.worker.door.try_place() {
             match listener.try_accept() {
                 Ok((stream, peer)) => {
-                    let _ = self.spawn_session(stream, peer, permit);
+                    let _ = self.spawn_session(stream, peer, place);
                 }
                 Err(_) => break,
             }
@@ -349,12 +351,12 @@ impl Acceptor {
                 in_a_row = 0;
                 next_turn().await;
             }
-            // The permit is taken only for a client that is there, so that no thread
-            // holds one while another's clients wait.
+            // A place is taken only for a client that is there, so that no thread holds one
+            // while another's clients wait.
             listener.readable().await;
-            let permit = self.shared.permits.acquire_arc().await;
+            let place = self.worker.door.place(&self.worker.timers).await;
             let accepted = listener.try_accept();
-            match accepted.and_then(|(stream, peer)| self.spawn_session(stream, peer, permit)) {
+            match accepted.and_then(|(stream, peer)| self.spawn_session(stream, peer, place)) {
                 Ok(()) => {
                     paused = false;
                     in_a_row += 1;
@@ -371,18 +373,13 @@ impl Acceptor {
     }
 
     /// Serves a client. An error concerns every client: no more sockets can be watched.
-    fn spawn_session(
-        &self,
-        stream: TcpStream,
-        peer: Peer,
-        permit: SemaphoreGuardArc,
-    ) -> io::Result<()> {
+    fn spawn_session(&self, stream: TcpStream, peer: Peer, place: Place) -> io::Result<()> {
         let stream = Stream::Plain(Socket::new(stream)?);
         let peer = peer.canonical();
         let number = 1 + self.shared.accepted.fetch_add(1, Ordering::Relaxed);
-        let ticket = Ticket::new(&self.open, permit);
+        let ticket = Ticket::new(&self.open);
         let (worker, connection) = (self.worker.clone(), Connection::new(stream));
-        let serving = session::serve(worker, connection, peer, number, ticket);
+        let serving = session::serve(worker, connection, peer, number, place, ticket);
         self.executor.spawn(contained(serving)).detach();
         Ok(())
     }

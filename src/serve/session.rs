@@ -2,12 +2,12 @@
 //! long as both sides like.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{poll_fn, Future};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Instant;
 
-use futures_lite::future;
+use futures_lite::future::{self, poll_once};
 
 use crate::error::Error;
 use crate::http::fields::no_fields;
@@ -26,6 +26,7 @@ use crate::report::metrics::{Counters, Method};
 use crate::report::status::Failed;
 use crate::serve::answer;
 use crate::serve::bound::Bound;
+use crate::serve::door::{Doing, Permit, Place};
 use crate::serve::forward::{Exchange, Failure, Outcome};
 use crate::serve::linger::linger;
 use crate::serve::relay::relay;
@@ -40,6 +41,7 @@ pub fn serve<T>(
     connection: Connection,
     peer: Peer,
     number: u64,
+    place: Place,
     ticket: T,
 ) -> impl Future<Output = ()> {
     let client = Rc::new(Client {
@@ -58,6 +60,7 @@ pub fn serve<T>(
         bound: None,
         names: Names::default(),
         host: Vec::new(),
+        place,
     };
     let session = Box::pin(session.run(connection));
     let closing = Closing {
@@ -103,8 +106,10 @@ fn tunnel(
     mut downstream: Connection,
     mut upstream: Connection,
     protocol: Protocol,
+    slot: Permit,
 ) -> impl Future<Output = ()> {
     async move {
+        let _until_the_end = &slot;
         let name = protocol.name();
         log::upgraded(&client, name);
         let (start, counters) = (Instant::now(), worker.counters());
@@ -136,7 +141,7 @@ impl Drop for OpenUpgrade<'_> {
 
 async fn linger_alone(worker: &Worker, connection: Connection) {
     let deadline = Deadline::new(&worker.timers);
-    linger(worker, connection, &deadline).await;
+    linger(worker, connection, &deadline, None).await;
 }
 
 struct Session {
@@ -155,6 +160,8 @@ struct Session {
     names: Names,
     /// What the status page calls the host; empty where no page is served.
     host: Vec<u8>,
+    /// What the client holds: a slot, or a place beyond the limit.
+    place: Place,
 }
 
 /// A request that was read and checked.
@@ -193,7 +200,10 @@ impl Session {
                     let draining = self.worker.timers.draining();
                     // A body is not read.
                     let whole = request.framing == Framing::None;
-                    let close = draining || !request.persistent || !whole;
+                    let close = self.worker.ends_connections()
+                        || self.place.is_beyond()
+                        || !request.persistent
+                        || !whole;
                     let response = answer::health(&request, draining, close);
                     if !self.send(&connection, &response).await {
                         return None;
@@ -201,8 +211,7 @@ impl Session {
                     // It never had to wait for anybody.
                     next_turn().await;
                     if close {
-                        self.bound = None;
-                        linger(&self.worker, connection, &self.deadline).await;
+                        self.leave(connection).await;
                         return None;
                     }
                     continue;
@@ -210,8 +219,10 @@ impl Session {
                 Ok(Some(Arrived::Refused(request, rejection))) => {
                     // A body is not read.
                     let whole = matches!(request.framing, Framing::None | Framing::Length(0));
-                    let draining = self.worker.timers.draining();
-                    let close = draining || !request.persistent || !whole;
+                    let close = self.worker.ends_connections()
+                        || self.place.is_beyond()
+                        || !request.persistent
+                        || !whole;
                     self.tell_rejection(self.method, &rejection);
                     let response = answer::refused(&rejection, &request, close);
                     if !self.send(&connection, &response).await {
@@ -221,22 +232,28 @@ impl Session {
                     next_turn().await;
                     if close {
                         self.bound = None;
-                        linger(&self.worker, connection, &self.deadline).await;
+                        self.leave(connection).await;
                         return None;
                     }
                     continue;
                 }
                 Ok(None) => return None,
                 Err(rejection) => {
-                    let response = self.reject(Method::OTHER, &rejection);
-                    self.bound = None;
-                    if self.send(&connection, &response).await {
-                        linger(&self.worker, connection, &self.deadline).await;
-                    }
+                    self.refuse(Method::OTHER, connection, &rejection).await;
                     return None;
                 }
             };
             let was_bound = self.bound.is_some();
+            if self.place.is_beyond() {
+                match Box::pin(self.wait_for_slot(&connection)).await {
+                    Ok(true) => {}
+                    Ok(false) => return None,
+                    Err(rejection) => {
+                        self.refuse(self.method, connection, &rejection).await;
+                        return None;
+                    }
+                }
+            }
             let exchange = Exchange {
                 worker: &self.worker,
                 request: &request,
@@ -256,7 +273,14 @@ impl Session {
                     let asked = "only what was asked for is a switch";
                     let protocol = request.upgrade.expect(asked);
                     let worker = self.worker;
-                    let tunnel = tunnel(worker, self.client, connection, upstream, protocol);
+                    let tunnel = tunnel(
+                        worker,
+                        self.client,
+                        connection,
+                        upstream,
+                        protocol,
+                        self.place.into_permit(),
+                    );
                     return Some(Box::pin(tunnel));
                 }
                 Ok(Outcome::Delivered {
@@ -292,7 +316,7 @@ impl Session {
                     return None;
                 }
                 Then::Close | Then::Linger => {
-                    linger(&self.worker, connection, &self.deadline).await;
+                    self.leave(connection).await;
                     return None;
                 }
             }
@@ -319,12 +343,24 @@ impl Session {
             } else {
                 limits.keepalive_timeout
             };
+            let doing = match (first, &self.bound) {
+                (true, _) => Doing::Silent,
+                (false, None) => Doing::Idle,
+                (false, Some(_)) => Doing::Bound,
+            };
             let begun = begin(connection, self.bound.as_deref());
-            let arrival = self.deadline.limit_or_drain(patience, begun);
+            let arrival = self
+                .deadline
+                .limit_or_drain(patience, begun)
+                .giving_way(self.place.way(doing));
             match arrival.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return no_request(error),
-                Err(TimedOut) => return Ok(None),
+                Err(TimedOut) => {
+                    if !(self.deadline.gave_way() && has_begun(connection).await) {
+                        return Ok(None);
+                    }
+                }
             }
             if first {
                 head_timeout = head_timeout.saturating_sub(now().saturating_duration_since(start));
@@ -335,9 +371,14 @@ impl Session {
             stream, received, ..
         } = &mut *connection;
         let head = read_head(stream, received, rules(limits.max_head_bytes));
-        let length = match self.deadline.limit(head_timeout, head).await {
+        let whole = self
+            .deadline
+            .limit(head_timeout, head)
+            .giving_way(self.place.way(Doing::Head));
+        let length = match whole.await {
             Ok(Ok(Extent { length, .. })) => length,
             Ok(Err(error)) => return no_request(error),
+            Err(TimedOut) if self.deadline.gave_way() => return Ok(None),
             Err(TimedOut) => {
                 return Err(Rejection {
                     status: 408,
@@ -349,6 +390,34 @@ impl Session {
         received.consume(length);
         received.release();
         taken.map(Some)
+    }
+
+    /// Waits for a slot for a client beyond the limit whose head is read. False when there is
+    /// nobody to serve any more.
+    async fn wait_for_slot(&mut self, connection: &Connection) -> Result<bool, Rejection> {
+        let worker = &self.worker;
+        let slot = async { Some(worker.door.slot(&worker.timers).await) };
+        let gone = async {
+            let stream = &connection.stream;
+            poll_fn(|cx| stream.with_socket(|socket| socket.poll_broken(cx))).await;
+            None
+        };
+        let counters = worker.counters();
+        counters.waits.add(1);
+        let patience = worker.config.limits.response_timeout;
+        let outcome = self.deadline.limit(patience, future::or(slot, gone)).await;
+        counters.waits_over.add(1);
+        match outcome {
+            Ok(Some(slot)) => {
+                self.place = slot;
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(TimedOut) => Err(Rejection {
+                status: 503,
+                reason: "too many clients are being served",
+            }),
+        }
     }
 
     /// Checks one head, tells the log, and writes the head that goes upstream.
@@ -405,6 +474,24 @@ impl Session {
         answer::rejected(rejection)
     }
 
+    /// Answers a request that is not forwarded, and closes the connection.
+    async fn refuse(&mut self, method: Method, connection: Connection, rejection: &Rejection) {
+        let response = self.reject(method, rejection);
+        self.bound = None;
+        if self.send(&connection, &response).await {
+            self.leave(connection).await;
+        }
+    }
+
+    /// Ends the connection behind the last response.
+    async fn leave(&mut self, connection: Connection) {
+        // It ends with the client's, which may linger.
+        self.bound = None;
+        let way = self.place.way(Doing::Leaving);
+        linger(&self.worker, connection, &self.deadline, Some(way)).await;
+    }
+
+    /// Tells the log and the metrics of a request that is not forwarded.
     fn tell_rejection(&self, method: Method, rejection: &Rejection) {
         let Rejection { status, reason } = *rejection;
         log::request_rejected(&self.client, status, reason);
@@ -446,7 +533,7 @@ impl Session {
                 let goes_on = request.persistent
                     && request.upgrade.is_none()
                     && may_go_on
-                    && !self.worker.timers.draining();
+                    && !self.worker.ends_connections();
                 let then = if goes_on {
                     Then::NextRequest
                 } else {
@@ -511,6 +598,12 @@ async fn begin(connection: &mut Connection, bound: Option<&Bound>) -> Result<(),
     }
 }
 
+/// Whether a client has sent something that the thread was not told of yet.
+async fn has_begun(connection: &mut Connection) -> bool {
+    connection.stream.with_socket(Socket::look_again);
+    matches!(poll_once(connection.fill()).await, Some(Ok(1..)))
+}
+
 /// A rejection where there is somebody left to tell.
 fn no_request(error: HeadError) -> Result<Option<Arrived>, Rejection> {
     Option::<Rejection>::from(error).map_or(Ok(None), Err)
@@ -524,17 +617,17 @@ mod tests {
     /// What one connection costs beside its buffers and sockets.
     #[test]
     fn a_connection_is_small() {
-        fn size<F>(_: impl FnOnce(Rc<Worker>, Connection, Peer, u64, [usize; 2]) -> F) -> usize {
+        fn size<F>(_: impl FnOnce(Rc<Worker>, Connection, Peer, u64, Place, usize) -> F) -> usize {
             size_of::<F>()
         }
         fn tunnel_size<F>(
-            _: impl FnOnce(Rc<Worker>, Rc<Client>, Connection, Connection, Protocol) -> F,
+            _: impl FnOnce(Rc<Worker>, Rc<Client>, Connection, Connection, Protocol, Permit) -> F,
         ) -> usize {
             size_of::<F>()
         }
         let (task, tunnel) = (size(serve), tunnel_size(tunnel));
-        assert!(task <= 128, "{task} bytes for a task");
+        assert!(task <= 120, "{task} bytes for a task");
         // 16 of them count the connection for its hop and watch for a dead way.
-        assert!(tunnel <= 744, "{tunnel} bytes for a tunnel");
+        assert!(tunnel <= 752, "{tunnel} bytes for a tunnel");
     }
 }

@@ -14,6 +14,7 @@ use crate::report::status::Board;
 use crate::route::dial::Dialer;
 use crate::route::pool::{Pool, Shelves};
 use crate::route::spares::Spares;
+use crate::serve::door::Door;
 
 /// The settings, the route, and the thread's own pool and deadlines.
 pub struct Worker {
@@ -40,6 +41,8 @@ pub struct Worker {
     pub board: Option<Arc<Board>>,
     /// What every thread counts.
     pub registry: Registry,
+    /// Who may come in; everybody, until another is put in its place.
+    pub door: Door,
     thread: usize,
 }
 
@@ -66,8 +69,15 @@ impl Worker {
             config,
             board: None,
             registry,
+            door: Door::open(),
             thread,
         }
+    }
+
+    /// Whether a client's connection ends behind the response that it gets: the thread drains,
+    /// or another client waits for a slot.
+    pub fn ends_connections(&self) -> bool {
+        self.timers.draining() || self.door.is_waited_at()
     }
 
     /// What this thread counts.
