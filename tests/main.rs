@@ -49,7 +49,8 @@ fn main() {
     let mut all = trials! {
         rooms:
             use_only_those_below_them,
-            the_ways_through_the_code_lead_there;
+            the_ways_through_the_code_lead_there,
+            ask_for_portable_and_not_for_its_feature;
         settings:
             help_and_version_go_to_stdout,
             a_bad_setting_is_one_line_and_exit_2,

@@ -86,3 +86,18 @@ pub fn the_ways_through_the_code_lead_there() {
     }
     assert_eq!(checked, 8, "all ways are checked");
 }
+
+/// `build.rs` sets `cfg(portable)` for the feature and for every system but Linux; whoever
+/// asks for the feature alone forgets the systems.
+pub fn ask_for_portable_and_not_for_its_feature() {
+    let mut files = Vec::new();
+    sources(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut files,
+    );
+    for path in files {
+        let source = fs::read_to_string(&path).expect("a source");
+        let asks = source.contains("feature = \"portable\"");
+        assert!(!asks, "{}: write cfg(portable)", path.display());
+    }
+}
