@@ -78,6 +78,9 @@ pub fn is_chunked(fields: &[Header<'_>]) -> Result<bool, CodingError> {
     }
 }
 
+/// The most transfer codings of one message.
+const MAX_CODINGS: usize = 32;
+
 #[cold]
 fn coding_error(fields: &[Header<'_>]) -> CodingError {
     let values = values(fields, "transfer-encoding");
@@ -88,7 +91,9 @@ fn coding_error(fields: &[Header<'_>]) -> CodingError {
         let name = trim(parts.next().unwrap_or_default());
         let is_plain = parts.next().is_none();
         let is_chunked = name.eq_ignore_ascii_case(b"chunked");
-        if !is_token(name) || is_chunked && (chunked_at.is_some() || !is_plain) {
+        // Nobody has as many, and all of them would be looked at.
+        if at >= MAX_CODINGS || !is_token(name) || is_chunked && (chunked_at.is_some() || !is_plain)
+        {
             return CodingError::Malformed;
         }
         if is_chunked {

@@ -3,6 +3,7 @@
 
 use memchr::{memchr, memchr_iter};
 
+use crate::config::MAX_RESPONSE_FIELDS;
 use crate::http::syntax::{is_token, is_token_byte, trim_end};
 
 /// Why no whole head could be read.
@@ -57,6 +58,10 @@ pub struct Extent {
     pub has_bare_lf: bool,
 }
 
+/// The most lines of a head: all the fields that a response may have, and as many folds. What
+/// a line costs is more than its bytes.
+const MAX_LINES: usize = 2 * MAX_RESPONSE_FIELDS + 2;
+
 /// How far a head that is still arriving has been examined.
 #[derive(Debug, Default)]
 pub struct Scan {
@@ -64,6 +69,7 @@ pub struct Scan {
     line_start: usize,
     has_start_line: bool,
     has_bare_lf: bool,
+    lines: usize,
     /// Where the first field line begins that was not looked into.
     unchecked: usize,
     /// A field line was looked into.
@@ -96,6 +102,10 @@ impl Scan {
                 self.unchecked = newline + 1;
             }
             self.line_start = newline + 1;
+            self.lines += 1;
+            if self.lines > MAX_LINES {
+                return Err(HeadError::TooLarge);
+            }
             if line.is_empty() {
                 return Ok(Some(Extent {
                     length: newline + 1,

@@ -8,6 +8,8 @@ pub mod authentication;
 pub mod body;
 pub mod chunks;
 pub mod connection;
+#[cfg(test)]
+mod cost;
 pub mod fields;
 pub mod framing;
 pub mod guard;

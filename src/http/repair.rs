@@ -7,7 +7,11 @@
 
 use memchr::memchr;
 
+use crate::config::MAX_RESPONSE_FIELDS;
 use crate::http::syntax::{trim, trim_end};
+
+/// The most folds in one head: as many as fields. What a line costs is more than its bytes.
+const MAX_FOLDS: usize = MAX_RESPONSE_FIELDS;
 
 /// A head or a trailer section in canonical form: every line ends in CRLF, every field is a
 /// name, a colon, a blank and a value of one line.
@@ -98,6 +102,7 @@ impl Canonical {
 
     fn push_fields(&mut self, mut rest: &[u8]) -> Result<(), &'static str> {
         let mut is_open = false;
+        let mut folds_left = MAX_FOLDS;
         loop {
             let line = self.next_line(&mut rest)?;
             if let [b' ' | b'\t', ..] = line {
@@ -106,6 +111,7 @@ impl Canonical {
                 if !is_open {
                     return Err("a blank in front of the first field");
                 }
+                folds_left = folds_left.checked_sub(1).ok_or("too many folded lines")?;
                 self.was_faulty = true;
                 let more = trim(line);
                 if !more.is_empty() {

@@ -26,6 +26,9 @@ pub fn rules(max_bytes: usize) -> Rules {
     }
 }
 
+/// Elements of TE and Upgrade that are looked at; nobody needs more.
+const MAX_ELEMENTS: usize = 32;
+
 /// What has to be known of a request once its head is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -397,6 +400,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
     fn write_connection(&self, out: &mut Vec<u8>) {
         let wants_trailers = values(self.fields, "te")
             .flat_map(list)
+            .take(MAX_ELEMENTS)
             .any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
         match (&self.request.upgrade, wants_trailers) {
             (None, false) => {}
@@ -413,7 +417,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
     }
 
     fn upgrades_asked(&self) -> impl Iterator<Item = &'b [u8]> + use<'b, 'f> {
-        values(self.fields, "upgrade").flat_map(list)
+        upgrades_asked(self.fields)
     }
 
     /// The protocols that were asked for and go no further, as they came; none where all do.
@@ -512,13 +516,20 @@ fn framing_of(fields: &[Header<'_>], minor: u8) -> Result<Framing, Rejection> {
     }
 }
 
+fn upgrades_asked<'f, 'b>(
+    fields: &'f [Header<'b>],
+) -> impl Iterator<Item = &'b [u8]> + use<'f, 'b> {
+    let asked = values(fields, "upgrade").flat_map(list);
+    asked.take(MAX_ELEMENTS)
+}
+
 /// The first protocol of those asked for that may pass (RFC 9110 §7.8).
 fn upgrade_of(
     fields: &[Header<'_>],
     may_be_websocket: bool,
     upgrades: &[String],
 ) -> Option<Protocol> {
-    values(fields, "upgrade").flat_map(list).find_map(|token| {
+    upgrades_asked(fields).find_map(|token| {
         if token.eq_ignore_ascii_case(b"websocket") {
             return may_be_websocket.then_some(Protocol::WebSocket);
         }
