@@ -20,6 +20,11 @@ pub struct FieldEdits(pub Vec<FieldEdit>);
 const ADDED: [&str; 3] = ["set-cookie", "link", "vary"];
 
 impl FieldEdits {
+    /// Those of several sources, in order.
+    pub fn all(sources: Vec<FieldEdits>) -> FieldEdits {
+        FieldEdits(sources.into_iter().flat_map(|edits| edits.0).collect())
+    }
+
     /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -172,6 +172,9 @@ impl Error {
             Stage::Tls => {
                 "does the upstream speak TLS on this port? if not, --tls off; if it wants a name, --tls-name"
             }
+            Stage::Response if self.cause.contains("was answered 403") => {
+                "it may check Origin: give it its own name with --host-header, or another Origin with --header"
+            }
             Stage::Response if self.cause.contains("WebSocket") => {
                 "check the path, and whether the upstream wants another Host (--host-header)"
             }

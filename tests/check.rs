@@ -56,6 +56,35 @@ pub fn settings_are_shown_with_their_sources() {
     checked.has("all is well");
 }
 
+pub fn the_origins_are_shown_and_what_they_break() {
+    let upstream = tls_origin("app.example.com", |mut client| {
+        let head = client.head();
+        let fields = "Location: https://app.example.com/x\r\n\
+                      Set-Cookie: s=1; Domain=.example.com; Secure\r\n";
+        client.send(&match head.starts_with("GET ") {
+            true => "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            false => format!("HTTP/1.1 302 Found\r\n{fields}Content-Length: 0\r\n\r\n"),
+        });
+    });
+    let upstream = upstream.to_string();
+    let flags = ["-u", &upstream, "--tls=on", "-p8080"];
+    let named = ["--host-header", "app.example.com"];
+    let checked = check(&[&flags[..], &named].concat(), &[]);
+    assert_eq!(checked.status, Some(0), "{}", checked.text);
+    checked.fits_a_terminal();
+    checked
+        .has("http://localhost:8080 in a browser here is https://app.example.com to the upstream");
+    assert!(!checked.text.contains("note:"), "{}", checked.text);
+    let checked = check(&[&flags[..], &named, &["--map=off"]].concat(), &[]);
+    checked.has("https://app.example.com to the upstream, not translated");
+    checked.has("note: Location names app.example.com");
+    checked.has("note: a cookie has Domain=example.com");
+    checked.has("leave out --map off");
+    let checked = check(&[&flags[..], &named, &["--check-path=/ws"]].concat(), &[]);
+    assert_eq!(checked.status, Some(1), "{}", checked.text);
+    checked.has("it may check Origin: give it its own name with --host-header");
+}
+
 pub fn every_setting_is_shown() {
     use simple_proxy::cli::flags::{flags, Group};
     let upstream = answering(|_| ok("fine")).to_string();

@@ -166,7 +166,9 @@ fn flags_of_the_readme(text: &str) -> BTreeSet<Flag> {
             .skip(1)
             .map(|cell| cell.trim().replace('`', ""));
         let (names, variable) = (cells.next().unwrap_or_default(), cells.next());
-        let words = names.split([' ', ',']).filter(|word| word.starts_with('-'));
+        let words = names
+            .split([' ', ',', '['])
+            .filter(|word| word.starts_with('-'));
         Flag {
             names: words.map(str::to_owned).collect(),
             variable: variable.filter(|variable| !variable.is_empty()),

@@ -11,6 +11,7 @@ mod faults;
 mod http;
 mod leaving;
 mod names;
+mod origin;
 mod peers;
 mod pool;
 mod proxies;
@@ -128,6 +129,19 @@ fn main() {
             there_are_never_more_than_asked_for,
             an_old_one_is_renewed,
             pauses_after_failures_double;
+        origin:
+            a_plain_upstream_gets_and_sends_every_field_as_it_is,
+            what_names_one_origin_names_the_other,
+            a_websocket_passes_the_check_of_its_origin,
+            a_rebound_name_is_not_translated_and_the_log_says_so,
+            nothing_is_translated_with_map_off,
+            fields_of_ones_own,
+            fields_that_cannot_be_set_are_refused_without_their_value,
+            a_credential_serves_no_foreign_page,
+            only_hosts_that_are_listed_are_served,
+            origins_that_are_listed_are_served,
+            forwarded_goes_on_from_a_trusted_front,
+            a_front_that_terminates_tls;
         upgrade:
             the_documented_lines_are_logged_exactly,
             english_lines,
@@ -249,6 +263,7 @@ fn main() {
         check:
             settings_are_shown_with_their_sources,
             every_setting_is_shown,
+            the_origins_are_shown_and_what_they_break,
             a_route_through_a_proxy_to_tls,
             broken_routes_are_named,
             json_is_one_object,

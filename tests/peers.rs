@@ -2,6 +2,8 @@
 //! peers are missing is ignored and says so in its name; with SIMPLE_PROXY_REQUIRE_PEERS
 //! set it fails instead.
 
+mod under_another_name;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -201,6 +203,7 @@ pub fn trials() -> Vec<Trial> {
     ] {
         trials.push(trial(name, &needs, body));
     }
+    trials.extend(under_another_name::trials());
     trials
 }
 

@@ -5,6 +5,7 @@
 //! `report`, `route`, `cli`, `http`, `net`.
 
 pub mod certificate;
+pub mod names;
 pub mod report;
 pub mod walk;
 

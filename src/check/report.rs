@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
+use crate::both;
 use crate::check::certificate::Inspection;
 use crate::check::walk::{Line, Walk};
 use crate::cli::settings::Setting;
@@ -63,6 +64,23 @@ impl fmt::Display for Report<'_> {
                     "  asks for a client certificate, and --tls-cert is not set"
                 )?;
             }
+        }
+        let (outer, inner) = (&self.walk.origins.outer, &self.walk.origins.inner);
+        if self.walk.origins.translated {
+            let words = both!(
+                "origins: {outer} in a browser here is {inner} to the upstream",
+                "源：本机浏览器中的 {outer} 对上游是 {inner}"
+            );
+            wrap(f, words.say(Language::English), 0, 2)?;
+        } else if outer != inner {
+            let words = both!(
+                "origins: {outer} in a browser here, {inner} to the upstream, not translated",
+                "源：本机浏览器中是 {outer}，对上游是 {inner}，不转换"
+            );
+            wrap(f, words.say(Language::English), 0, 2)?;
+        }
+        for remark in &self.walk.remarks {
+            wrap(f, &format!("note: {}", remark.say(Language::English)), 0, 2)?;
         }
         match self.failure {
             None => writeln!(f, "all is well"),
@@ -154,6 +172,17 @@ impl Report<'_> {
                 Value::Object(&failed)
             }
         };
+        let remarks: Vec<_> = self
+            .walk
+            .remarks
+            .iter()
+            .map(|remark| Value::Text(remark.say(Language::English)))
+            .collect();
+        let origins = [
+            ("outer", Value::Text(&self.walk.origins.outer)),
+            ("inner", Value::Text(&self.walk.origins.inner)),
+            ("translated", Value::Flag(self.walk.origins.translated)),
+        ];
         let mut out = String::new();
         json::write(
             &mut out,
@@ -163,6 +192,8 @@ impl Report<'_> {
                 ("route", Value::Shown(&self.walk.config.route)),
                 ("steps", Value::List(&steps)),
                 ("certificate", certificate),
+                ("origins", Value::Object(&origins)),
+                ("remarks", Value::List(&remarks)),
                 ("failure", failure),
             ]),
         );

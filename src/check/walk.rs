@@ -10,14 +10,16 @@ use base64::prelude::{Engine, BASE64_STANDARD};
 
 use crate::authority::Authority;
 use crate::check::certificate::{inspect, Inspection};
+use crate::check::names::Origins;
 use crate::config::{Config, Route};
 use crate::error::{describe, Error, Stage};
-use crate::http::fields::values;
+use crate::http::fields::{values, write_field};
 use crate::http::framing::Framing;
 use crate::http::head::HeadError;
 use crate::http::read::read_head;
 use crate::http::request::{Protocol, Request};
 use crate::http::response::{self, RULES};
+use crate::language::Words;
 use crate::net::deadline::{Deadline, TimedOut, Timers};
 use crate::net::reactor::next_turn;
 use crate::net::stream::Connection;
@@ -51,6 +53,18 @@ pub struct Walk {
     pub inspection: Option<Inspection>,
     /// Whether the upstream has asked for a certificate, and there is none to show.
     pub lacks_certificate: bool,
+    /// By what names a browser on this machine and the upstream know each other.
+    pub origins: Origins,
+    /// What such a browser would stumble over.
+    pub remarks: Vec<Words>,
+}
+
+/// What a response head says of the walk.
+struct Answered {
+    status: String,
+    /// Its Sec-WebSocket-Accept, if it switches to WebSocket.
+    accept: Option<Vec<u8>>,
+    remarks: Vec<Words>,
 }
 
 impl Walk {
@@ -66,6 +80,8 @@ impl Walk {
             server_name,
             deadline: Deadline::new(timers),
             dialer,
+            origins: Origins::of(&config),
+            remarks: Vec::new(),
             config,
             lines: Vec::new(),
             inspection: None,
@@ -113,9 +129,12 @@ impl Walk {
             "HEAD / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
             self.host
         );
-        let (status, _) = self
+        let Answered {
+            status, remarks, ..
+        } = self
             .answer(&mut connection, &request, &request_of(true, false))
             .await?;
+        self.remarks = remarks;
         let detail = format!("HEAD / with Host {} was answered {status}", self.host);
         self.line("http", start.elapsed(), detail);
         // nginx completes the handshake and then answers 400.
@@ -195,21 +214,27 @@ impl Walk {
         self.lacks_certificate = asked && self.config.identity.is_none();
     }
 
-    /// Sends a request and gives the status of the response, and whether it switches to
-    /// WebSocket for the key given.
+    /// Sends a request, with the fields that `--header` sets, and gives what its response
+    /// says.
     async fn answer(
         &self,
         connection: &mut Connection,
         text: &str,
         request: &Request,
-    ) -> Result<(String, Option<Vec<u8>>), Error> {
+    ) -> Result<Answered, Error> {
+        let mut bytes = text.trim_end().as_bytes().to_vec();
+        bytes.extend_from_slice(b"\r\n");
+        for (name, value) in self.config.rewrite.request_fields.written() {
+            write_field(&mut bytes, name, value);
+        }
+        bytes.extend_from_slice(b"\r\n");
         let upstream = &self.config.upstream;
         let broken = |token, cause: &str| Error::new(Stage::Response, token, cause).at(upstream);
         let Connection {
             stream, received, ..
         } = connection;
         let exchange = async {
-            let sent = stream.write_all(text.as_bytes()).await;
+            let sent = stream.write_all(&bytes).await;
             sent.map_err(HeadError::Io)?;
             loop {
                 let extent = read_head(stream, received, RULES).await?;
@@ -247,7 +272,14 @@ impl Walk {
                 accept.unwrap_or_default().to_vec()
             });
             let status = format!("{} {}", head.status, Escaped(head.reason()));
-            (status.trim_end().to_owned(), accept)
+            let fields = head.fields().iter();
+            let remarks =
+                fields.filter_map(|field| self.origins.remark(field.name, field.value, &self.host));
+            Answered {
+                status: status.trim_end().to_owned(),
+                accept,
+                remarks: remarks.collect(),
+            }
         })
         .map_err(|problem: String| broken("http_protocol_error", &problem))
     }
@@ -265,7 +297,7 @@ impl Walk {
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
         );
-        let (status, accept) = self
+        let Answered { status, accept, .. } = self
             .answer(&mut connection, &request, &request_of(false, true))
             .await?;
         let wanted =

@@ -58,7 +58,7 @@ pub(crate) fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Separ
         let word = text(word)?;
         if word == "--" {
             match args.pop_front() {
-                Some(extra) => return Err(unexpected(&text(extra)?)),
+                Some(extra) => return Err(unexpected(&text(extra)?, &words)),
                 None => break,
             }
         } else if word.starts_with("--") {
@@ -101,7 +101,7 @@ pub(crate) fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Separ
                 }
             }
         } else {
-            return Err(unexpected(&word));
+            return Err(unexpected(&word, &words));
         }
     }
     Ok(Separated::Words(words))
@@ -128,10 +128,14 @@ fn no_such_option(name: &str) -> Usage {
     }
 }
 
-fn unexpected(word: &str) -> Usage {
+fn unexpected(word: &str, before: &[String]) -> Usage {
     let problem = Words::new("unexpected argument", "多余的参数");
-    // A proxy URL typed without its flag may hold a password.
-    if word.contains('@') {
+    // A proxy URL typed without its flag may hold a password, and so may what stands behind
+    // the blank of a field line that was not quoted.
+    let is_part_of_a_line = before
+        .iter()
+        .any(|word| word == "--header" || word == "--response-header");
+    if word.contains('@') || is_part_of_a_line {
         Usage::of_the_command_line(problem)
     } else {
         Usage::new(printable(word), problem)

@@ -13,7 +13,8 @@ use crate::authority::Authority;
 use crate::cli::args::Usage;
 use crate::cli::settings::{Given, Shown, Value};
 use crate::cli::values::*;
-use crate::config::{Bind, Language, LogFormat, TlsVersion};
+use crate::config::{Bind, Forwarded, Language, LogFormat, TlsVersion};
+use crate::edits::FieldEdits;
 use crate::language::{Text, Words};
 use crate::proxy::Proxies;
 
@@ -372,9 +373,47 @@ flags! {
         default: Default::Words(Text::new("websocket", "websocket")),
         group: Group::Requests,
     }
-    Switch forwarded: bool = switch {
-        en: "add X-Forwarded-For, -Host and -Proto, and Via",
-        zh: "添加 X-Forwarded-For、-Host、-Proto 和 Via",
+    Optional forwarded: Forwarded = forwarded_mode {
+        en: "add X-Forwarded-For, -Host and -Proto, and Via; with =append, go on from what a trusted front sent",
+        zh: "添加 X-Forwarded-For、-Host、-Proto 和 Via；写作 =append 时在可信前端所发内容之后续写",
+        metavar: "append",
+        values: Offer::Words(&["append"]),
+        group: Group::Requests,
+    }
+    Single map: String = map_mode {
+        en: "translate between the client's origin and the upstream's: auto or off",
+        zh: "在客户端的源与上游的源之间转换：auto 或 off",
+        metavar: "MODE",
+        values: Offer::Words(&["auto", "off"]),
+        default: Default::Value("auto"),
+        group: Group::Requests,
+    }
+    Repeatable header: Vec<FieldEdits> = header_lines {
+        en: "set ('Name: value'), empty ('Name;') or remove ('Name:') a request field, or read such lines from @FILE; may be repeated",
+        zh: "设置（'Name: value'）、置空（'Name;'）或删除（'Name:'）请求字段，或用 @FILE 从文件读取；可重复",
+        metavar: "LINE",
+        default: Default::Words(Text::new("none", "无")),
+        group: Group::Requests,
+    }
+    Repeatable response_header: Vec<FieldEdits> = header_lines {
+        en: "the same for response fields; may be repeated",
+        zh: "同上，用于响应字段；可重复",
+        metavar: "LINE",
+        default: Default::Words(Text::new("none", "无")),
+        group: Group::Requests,
+    }
+    Repeatable allow_host: Vec<String> = listed_host {
+        en: "serve requests for this Host, *.example.com, or * for all only; may be repeated",
+        zh: "只服务此 Host 的请求，可写 *.example.com，* 表示所有；可重复",
+        metavar: "NAME",
+        default: Default::Words(Text::new("all", "所有")),
+        group: Group::Requests,
+    }
+    Repeatable allow_origin: Vec<String> = listed_origin {
+        en: "serve pages of this origin (or * for all) and of our own only; may be repeated",
+        zh: "只服务来自此源（* 表示所有）和自身的页面；可重复",
+        metavar: "ORIGIN",
+        default: Default::Words(Text::new("all, or our own where --header sets a value", "所有；--header 设置值时仅自身")),
         group: Group::Requests,
     }
     Single connect_timeout: std::time::Duration = time_above_zero {

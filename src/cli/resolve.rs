@@ -12,9 +12,10 @@ use crate::cli::help::help;
 use crate::cli::settings::{list, Given, Setting};
 use crate::cli::values::{http_proxy, socks5_proxy};
 use crate::config::{
-    Access, Config, Forwarded, Language, Limits, Listen, LogSettings, Rewrite, Route, UpstreamTls,
-    Verbosity, MAX_PIPES,
+    Access, Config, Language, Limits, Listen, LogSettings, Rewrite, Route, UpstreamTls, Verbosity,
+    MAX_PIPES,
 };
+use crate::edits::FieldEdits;
 use crate::identity::Identity;
 use crate::language::Words;
 
@@ -303,13 +304,15 @@ fn config(settings: Settings, identity: Option<Identity>) -> Config {
         rewrite: Rewrite {
             host: settings.host_header,
             upgrades: settings.upgrade,
-            forwarded: match settings.forwarded {
-                true => Forwarded::Replace,
-                false => Forwarded::Off,
-            },
-            ..Rewrite::default()
+            forwarded: settings.forwarded,
+            map_off: settings.map == "off",
+            request_fields: FieldEdits::all(settings.header),
+            response_fields: FieldEdits::all(settings.response_header),
         },
-        access: Access::default(),
+        access: Access {
+            hosts: settings.allow_host,
+            origins: settings.allow_origin,
+        },
         limits: Limits {
             connect_timeout: settings.connect_timeout,
             head_timeout: settings.head_timeout,

@@ -8,7 +8,8 @@ use crate::authority::Authority;
 use crate::cli::args::Usage;
 use crate::cli::flags::{Default, Flag, Group, Settings, TABLE};
 use crate::cli::values::{Chain, Key, Mode, Roots};
-use crate::config::{Bind, Language, LogFormat, TlsVersion};
+use crate::config::{Bind, Forwarded, Language, LogFormat, TlsVersion};
+use crate::edits::FieldEdits;
 use crate::language::Words;
 use crate::proxy::Proxies;
 
@@ -153,6 +154,23 @@ impl Shown for Key {
 impl Shown for Roots {
     fn shown(&self) -> Option<Words> {
         Some(Words::same(self.path.as_str()))
+    }
+}
+
+impl Shown for Forwarded {
+    fn shown(&self) -> Option<Words> {
+        match self {
+            Forwarded::Off => false.shown(),
+            Forwarded::Replace => true.shown(),
+            Forwarded::Append => Some(Words::same("append")),
+        }
+    }
+}
+
+/// The names: a value may be a credential.
+impl Shown for FieldEdits {
+    fn shown(&self) -> Option<Words> {
+        Some(Words::same(self.to_string()))
     }
 }
 

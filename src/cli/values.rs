@@ -11,9 +11,10 @@ use openssl::x509::X509;
 
 use crate::authority::{is_dns_name, parse_port, Authority, Host};
 use crate::both;
-use crate::config::{Bind, Language, LogFormat, TlsVersion};
+use crate::config::{Bind, Forwarded, Language, LogFormat, TlsVersion};
+use crate::edits::{is_twin, FieldEdit, FieldEdits};
 use crate::error::describe;
-use crate::http::syntax::{is_host, is_protocol};
+use crate::http::syntax::{is_host, is_protocol, is_token, split_port};
 use crate::identity;
 use crate::language::Words;
 use crate::proxy::Proxies;
@@ -178,6 +179,151 @@ pub(super) fn host(text: &str) -> Read<String> {
             "不是主机名（可带端口）",
         )),
     }
+}
+
+pub(super) fn forwarded_mode(text: &str) -> Read<Forwarded> {
+    if text == "append" {
+        return Ok(Forwarded::Append);
+    }
+    match switch(text) {
+        Ok(true) => Ok(Forwarded::Replace),
+        Ok(false) => Ok(Forwarded::Off),
+        Err(_) => Err(Words::new(
+            "must be on, off or append",
+            "必须是 on、off 或 append",
+        )),
+    }
+}
+
+pub(super) fn map_mode(text: &str) -> Read<String> {
+    match text {
+        "auto" | "off" => Ok(text.to_owned()),
+        _ => Err(Words::new("must be auto or off", "必须是 auto 或 off")),
+    }
+}
+
+/// One field line as curl takes it, or `@FILE` with one on each line. A value may be a
+/// credential: no problem repeats one.
+pub(super) fn header_lines(text: &str) -> Read<FieldEdits> {
+    let Some(path) = text.strip_prefix('@') else {
+        return Ok(FieldEdits(vec![header_line(text)?]));
+    };
+    let lines = std::fs::read_to_string(path).map_err(|error| {
+        let cause = describe(&error);
+        both!("cannot read the file: {cause}", "无法读取文件：{cause}")
+    })?;
+    let lines = lines.lines().enumerate();
+    let lines = lines.filter(|(_, line)| !line.trim().is_empty());
+    let edits = lines.map(|(number, line)| {
+        header_line(line).map_err(|problem| {
+            let number = number + 1;
+            let (english, chinese) = (
+                problem.say(Language::English),
+                problem.say(Language::Chinese),
+            );
+            both!(
+                "line {number} of the file: {english}",
+                "文件第 {number} 行：{chinese}"
+            )
+        })
+    });
+    edits.collect::<Read<Vec<_>>>().map(FieldEdits)
+}
+
+/// `Name: value` sets the field, `Name;` empties it, `Name:` removes it.
+fn header_line(line: &str) -> Read<FieldEdit> {
+    let malformed = Words::new(
+        "write 'Name: value', 'Name;' or 'Name:'",
+        "请写成 'Name: value'、'Name;' 或 'Name:'",
+    );
+    let line = line.trim();
+    let Some(at) = line.find([':', ';']) else {
+        return Err(malformed);
+    };
+    let (name, value) = (&line[..at], line[at + 1..].trim());
+    if !is_token(name.as_bytes()) {
+        return Err(malformed);
+    }
+    let value = match (line.as_bytes()[at], value) {
+        (b':', "") => None,
+        (b':', value) => Some(value.as_bytes().to_vec()),
+        (_, "") => Some(Vec::new()),
+        // A semicolon with a value behind it is a slip of the pen.
+        _ => return Err(malformed),
+    };
+    if value
+        .iter()
+        .flatten()
+        .any(|&b| b.is_ascii_control() && b != b'\t')
+    {
+        return Err(both!(
+            "the value of {name} has a control character",
+            "{name} 的值含有控制字符"
+        ));
+    }
+    if is_twin(name, "host") {
+        return Err(Words::new(
+            "Host is set with --host-header",
+            "Host 请用 --host-header 设置",
+        ));
+    }
+    const REFUSED: [&str; 8] = [
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "upgrade",
+        "keep-alive",
+        "te",
+        "trailer",
+        "expect",
+    ];
+    // Those that frame a message or speak for one hop; a client's twins with _ would go, too.
+    let is_proxy_field = name.get(..6).is_some_and(|start| is_twin(start, "proxy-"));
+    if is_proxy_field || REFUSED.iter().any(|refused| is_twin(name, refused)) {
+        return Err(both!(
+            "{name} belongs to one connection and cannot be set",
+            "{name} 只属于单个连接，不能设置"
+        ));
+    }
+    Ok(FieldEdit {
+        name: name.to_owned(),
+        value,
+    })
+}
+
+/// A Host without its port, `*.` and a name, or `*`.
+pub(super) fn listed_host(text: &str) -> Read<String> {
+    let name = match text {
+        "*" => "any",
+        text => text.strip_prefix("*.").unwrap_or(text),
+    };
+    let is_name = is_host(name.as_bytes()) && split_port(name.as_bytes()).1.is_none();
+    if is_name && !name.contains('*') {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err(Words::new(
+        "write NAME without a port, *.NAME, or * for all; IPv6 in brackets",
+        "请写成不带端口的 NAME、*.NAME，或用 * 表示所有；IPv6 加方括号",
+    ))
+}
+
+/// `*`, or an origin as browsers write it (RFC 6454 §6.2).
+pub(super) fn listed_origin(text: &str) -> Read<String> {
+    let origin = text.strip_suffix('/').unwrap_or(text);
+    let parts = origin.split_once("://");
+    let is_origin = parts.is_some_and(|(scheme, host)| {
+        let scheme_is_good = scheme
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+        !scheme.is_empty() && scheme_is_good && is_host(host.as_bytes())
+    });
+    if text == "*" || is_origin {
+        return Ok(origin.to_ascii_lowercase());
+    }
+    Err(Words::new(
+        "write SCHEME://HOST[:PORT], or * for all",
+        "请写成 SCHEME://HOST[:PORT]，或用 * 表示所有",
+    ))
 }
 
 pub(super) fn upgrade_token(text: &str) -> Read<String> {

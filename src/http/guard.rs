@@ -16,7 +16,9 @@ use crate::http::syntax::split_port;
 pub struct SiteGuard {
     /// Whether a request must come under a safe Host.
     checks_host: bool,
-    /// The Hosts that are safe by `--allow-host`.
+    /// Whether a request must not come from a page of another site.
+    checks_origin: bool,
+    /// The only Hosts that are served, by `--allow-host`; all where none is listed.
     hosts: Vec<String>,
     /// The origins whose pages are served as well.
     origins: Vec<String>,
@@ -29,14 +31,16 @@ impl SiteGuard {
     /// None where everyone is served.
     pub fn of(config: &Config) -> Option<SiteGuard> {
         let checks_host = config.adds_a_credential();
+        let checks_origin = checks_host || !config.access.origins.is_empty();
         let guard = SiteGuard {
             checks_host,
+            checks_origin,
             hosts: config.access.hosts.clone(),
             origins: config.access.origins.clone(),
             listens_with_tls: config.listen.is_tls(),
             believes_proto: config.rewrite.forwarded != Forwarded::Replace,
         };
-        (checks_host || !guard.origins.is_empty()).then_some(guard)
+        (checks_origin || !guard.hosts.is_empty()).then_some(guard)
     }
 
     /// Why a request is not served, if it is not. A request without Host comes from no
@@ -44,12 +48,23 @@ impl SiteGuard {
     pub fn refuses(&self, head: &RequestHead<'_, '_>) -> Option<Rejection> {
         let (https, host) = outer_of(head, self.listens_with_tls, self.believes_proto);
         let is_safe = host.is_none_or(|host| is_safe(host, &self.hosts));
+        let is_listed =
+            self.hosts.is_empty() || host.is_some_and(|host| is_listed(host, &self.hosts));
+        if !is_listed {
+            return Some(Rejection {
+                status: 421,
+                reason: "this Host is not served here; --allow-host lists those that are",
+            });
+        }
         if self.checks_host && !is_safe {
             return Some(Rejection {
                 status: 421,
                 reason: "requests for this Host are not served, because a foreign page could \
                          have sent them; list the Host with --allow-host if it is yours",
             });
+        }
+        if !self.checks_origin {
+            return None;
         }
         let is_ours = is_safe
             || host.is_some_and(|host| {
@@ -158,14 +173,14 @@ mod tests {
     fn who_is_served_with_a_credential_of_ours() {
         let guard = SiteGuard {
             checks_host: true,
-            hosts: vec!["proxy.example".to_owned()],
+            checks_origin: true,
+            hosts: Vec::new(),
             origins: vec!["https://other.example".to_owned()],
             listens_with_tls: false,
             believes_proto: true,
         };
         for (request, expected) in [
             ("GET Host: localhost:8080|", 200),
-            ("GET Host: proxy.example|", 200),
             ("GET Host: rebound.example|", 421),
             // Judged first.
             ("GET Host: rebound.example|Origin: http://evil.example|", 421),
@@ -224,6 +239,7 @@ mod tests {
     fn who_is_served_where_origins_are_listed() {
         let listing = |origins: &[&str]| SiteGuard {
             checks_host: false,
+            checks_origin: true,
             hosts: Vec::new(),
             origins: origins.iter().map(|&origin| origin.to_owned()).collect(),
             listens_with_tls: false,
@@ -265,6 +281,39 @@ mod tests {
         ] {
             assert_eq!(status(&guard, request), listed, "{request}");
             assert_eq!(status(&all, request), any, "{request}");
+        }
+    }
+
+    #[test]
+    fn who_is_served_where_hosts_are_listed() {
+        let mut guard = SiteGuard {
+            checks_host: false,
+            checks_origin: false,
+            hosts: vec!["app.example".to_owned(), "localhost".to_owned()],
+            origins: Vec::new(),
+            listens_with_tls: false,
+            believes_proto: true,
+        };
+        for (request, alone, with_a_credential) in [
+            ("GET Host: App.example:8080|", 200, 200),
+            (
+                "GET Host: app.example|Origin: http://app.example|",
+                200,
+                200,
+            ),
+            (
+                "GET Host: app.example|Origin: http://evil.example|",
+                200,
+                403,
+            ),
+            ("GET Host: localhost|", 200, 200),
+            ("GET Host: 127.0.0.1|", 421, 421),
+            ("GET Host:|", 421, 421),
+        ] {
+            (guard.checks_host, guard.checks_origin) = (false, false);
+            assert_eq!(status(&guard, request), alone, "{request}");
+            (guard.checks_host, guard.checks_origin) = (true, true);
+            assert_eq!(status(&guard, request), with_a_credential, "{request}");
         }
     }
 

@@ -34,25 +34,28 @@ impl Naming {
     /// off: then no field is looked at.
     pub fn of(config: &Config) -> Option<Naming> {
         let Rewrite {
-            host,
             map_off,
-            forwarded,
             request_fields,
             ..
         } = &config.rewrite;
-        let naming = Naming {
-            outer_https: config.listen.is_tls(),
-            inner_https: config.tls.is_some(),
-            believes_proto: *forwarded != Forwarded::Replace,
-            hides_host: host.is_some(),
-            drops_hsts: config.listen.is_tls() && config.listen.port != 443,
-            allow_hosts: config.access.hosts.clone(),
-        };
+        let naming = Naming::new(config);
         let may_differ = naming.outer_https
             || naming.inner_https
             || naming.hides_host
             || request_fields.replaces("X-Forwarded-Proto");
-        (!*map_off && may_differ).then_some(naming)
+        (!map_off && may_differ).then_some(naming)
+    }
+
+    /// The same, whether the two can differ or not.
+    pub fn new(config: &Config) -> Naming {
+        Naming {
+            outer_https: config.listen.is_tls(),
+            inner_https: config.tls.is_some(),
+            believes_proto: config.rewrite.forwarded != Forwarded::Replace,
+            hides_host: config.rewrite.host.is_some(),
+            drops_hsts: config.listen.is_tls() && config.listen.port != 443,
+            allow_hosts: config.access.hosts.clone(),
+        }
     }
 }
 
@@ -136,6 +139,20 @@ fn split_url(url: &[u8]) -> Option<(bool, &[u8], usize)> {
     };
     let end = authority_end(url, start);
     Some((https, &url[start..end], end))
+}
+
+/// The host that an http URL names, without its port.
+pub fn host_of_url(url: &[u8]) -> Option<&[u8]> {
+    split_url(url).map(|(_, authority, _)| split_port(authority).0)
+}
+
+/// The Domain of a Set-Cookie value, without its leading dot.
+pub fn cookie_domain(value: &[u8]) -> Option<&[u8]> {
+    let attributes = value.split(|&byte| byte == b';').skip(1).map(Attribute::of);
+    let domain = attributes
+        .filter(|attribute| attribute.is("domain"))
+        .last()?;
+    Some(domain.value.strip_prefix(b".").unwrap_or(domain.value))
 }
 
 fn authority_end(url: &[u8], start: usize) -> usize {
@@ -248,6 +265,21 @@ impl Names {
     pub fn withholds(&self, head: &RequestHead<'_, '_>) -> bool {
         let named = |name| values(head.fields(), name).any(|value| self.outer_end(value).is_some());
         self.differ && !self.safe && ["origin", "referer", "destination"].into_iter().any(named)
+    }
+
+    /// The outer and the inner origin, as browsers write them.
+    pub fn texts(&self) -> (String, String) {
+        let text = |origin: &Origin| {
+            let mut out = Vec::new();
+            origin.write(&mut out);
+            String::from_utf8_lossy(&out).into_owned()
+        };
+        (text(&self.outer), text(&self.inner))
+    }
+
+    /// Whether a URL begins with the outer origin.
+    pub fn is_outer(&self, url: &[u8]) -> bool {
+        self.outer_end(url).is_some()
     }
 
     /// Where the outer origin ends in a URL that begins with it.
@@ -384,8 +416,8 @@ struct Attribute<'v> {
     value: &'v [u8],
 }
 
-impl Attribute<'_> {
-    fn of(bytes: &[u8]) -> Attribute<'_> {
+impl<'v> Attribute<'v> {
+    fn of(bytes: &'v [u8]) -> Attribute<'v> {
         let equals = bytes.iter().position(|&byte| byte == b'=');
         let (name, value) = match equals {
             Some(at) => (&bytes[..at], &bytes[at + 1..]),

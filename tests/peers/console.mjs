@@ -1,10 +1,17 @@
 // Says MESSAGE to the WebSocket at URL from a page of headless Chromium, and prints the
-// events that the page saw. PROFILE is a folder of its own.
+// events that the page saw. PROFILE is a folder of its own. The page is PAGE if it is given,
+// and names resolve by RULES; where URL is - the page's text is printed instead.
 import { open } from './browser.mjs';
 
-const [url, message, profile] = process.argv.slice(2);
-const page = await open(profile);
-console.log(await page.evaluate(`new Promise(done => {
+const [url, message, profile, address, rules] = process.argv.slice(2);
+const page = await open(profile, rules ? [`--host-resolver-rules=${rules}`] : []);
+if (address) {
+  // Answered once the browser has committed to the last page of a chain of redirects.
+  await page.call('Page.navigate', { url: address });
+  await page.evaluate(`new Promise(done => document.readyState === 'complete' ? done()
+    : addEventListener('load', () => done()))`);
+}
+console.log(await page.evaluate(url === '-' ? 'document.body.innerText' : `new Promise(done => {
   const log = [], ws = new WebSocket(${JSON.stringify(url)});
   ws.onopen = () => { log.push('open'); ws.send(${JSON.stringify(message)}); };
   ws.onmessage = e => { log.push('message ' + e.data); ws.close(1000, 'done'); };

@@ -1,4 +1,5 @@
-# An origin at ADDRESS PORT [CERTIFICATE KEY]: WebSocket echo, and a page that shows path and Host.
+# An origin at ADDRESS PORT [CERTIFICATE KEY [ORIGIN]]: WebSocket echo, for pages of ORIGIN only if
+# it is given, and a page that shows path and Host.
 import asyncio
 import http
 import ssl
@@ -18,12 +19,13 @@ async def page(path, headers):
         return http.HTTPStatus.OK, [("Content-Length", str(len(body)))], body
 
 
-async def main(address, port, certificate=None, key=None):
+async def main(address, port, certificate=None, key=None, origin=None):
     context = None
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
-    await websockets.serve(echo, address, int(port), ssl=context, process_request=page)
+    await websockets.serve(echo, address, int(port), ssl=context, process_request=page,
+                           origins=[origin] if origin else None)
     await asyncio.Future()
 
 
