@@ -9,14 +9,15 @@ use std::sync::Arc;
 use async_signal::{Signal, Signals};
 use futures_lite::StreamExt;
 
+use simple_proxy::authority::Host;
 use simple_proxy::check;
 use simple_proxy::cli::resolve::{resolve, Command};
 use simple_proxy::cli::settings::Setting;
-use simple_proxy::config::Config;
+use simple_proxy::config::{Config, Route};
 use simple_proxy::error::describe;
 use simple_proxy::report::log;
 use simple_proxy::report::status::Board;
-use simple_proxy::route::dial::Dialer;
+use simple_proxy::route::dial::{Dialer, Own};
 use simple_proxy::serve::listen;
 use simple_proxy::serve::listen::Listeners;
 use simple_proxy::serve::notify::{notify, Status};
@@ -87,11 +88,16 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
     let limit_is_given = config.limits.max_connections.is_some();
     share_out_descriptors(&mut config, raise_descriptor_limit());
 
-    let mut signals = Signals::new([Signal::Term, Signal::Int])
-        .map_err(|error| format!("signals: {}", describe(&error)))?;
+    let mut signals = Interruptions::new()?;
     let config = Arc::new(config);
-    let dialer = Dialer::new(config.clone())?;
     let addresses = listeners.addresses();
+    // A unix socket is none of these.
+    let own: Vec<SocketAddr> = addresses
+        .iter()
+        .filter_map(|address| address.parse().ok())
+        .collect();
+    refuse_itself(&config, &own)?;
+    let dialer = Dialer::new(config.clone())?.never_to(&own);
     let Listeners { of_threads, file } = listeners;
     let address_of = |listener: &Option<TcpListener>| {
         let listener = listener.as_ref();
@@ -121,12 +127,12 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
     };
 
     let shutdown = async move {
-        let reason = next_signal(&mut signals).await;
+        let reason = signals.first().await;
         drop(file);
         notify(Status::Stopping);
         std::thread::spawn(move || {
-            // The second one means now.
-            async_io::block_on(next_signal(&mut signals));
+            // A second signal exits without draining.
+            async_io::block_on(signals.next());
             std::process::exit(130);
         });
         reason
@@ -135,15 +141,87 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
         .map_err(|error| describe(&error))
 }
 
-async fn next_signal(signals: &mut Signals) -> &'static str {
-    loop {
-        match signals.next().await {
-            Some(Ok(Signal::Term)) => return "SIGTERM",
-            Some(Ok(_)) => return "SIGINT",
-            Some(Err(_)) => {}
-            None => std::future::pending().await,
+/// An upstream that is this program's own listening address would be asked by itself for ever.
+fn refuse_itself(config: &Config, own: &[SocketAddr]) -> Result<(), String> {
+    let upstream = &config.upstream;
+    match (&config.route, &upstream.host) {
+        (Route::Direct, Host::Ip(ip))
+            if Own::new(own).includes(SocketAddr::new(*ip, upstream.port)) =>
+        {
+            Err(format!(
+                "--upstream-host: {upstream} is the address that this program listens on"
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The signals that end the program.
+struct Interruptions {
+    signals: Signals,
+    /// Whether the program was started on a terminal. Once that is closed, it cannot be seen
+    /// any more that there was one.
+    on_terminal: bool,
+}
+
+impl Interruptions {
+    /// Catches them from now on. A SIGHUP that is ignored at the start, as under nohup, stays
+    /// ignored.
+    fn new() -> Result<Interruptions, String> {
+        let mut caught = vec![Signal::Term, Signal::Int, Signal::Quit];
+        if !hangup_is_ignored() {
+            caught.push(Signal::Hup);
+        }
+        let signals = Signals::new(caught);
+        Ok(Interruptions {
+            signals: signals.map_err(|error| format!("signals: {}", describe(&error)))?,
+            on_terminal: has_terminal(),
+        })
+    }
+
+    /// The first signal to end.
+    async fn first(&mut self) -> &'static str {
+        loop {
+            match self.signals.next().await {
+                Some(Ok(Signal::Term)) => return "SIGTERM",
+                Some(Ok(Signal::Int)) => return "SIGINT",
+                Some(Ok(Signal::Quit)) => return "SIGQUIT",
+                Some(Ok(Signal::Hup)) if self.on_terminal || has_terminal() => return "SIGHUP",
+                Some(Ok(Signal::Hup)) => {
+                    log::hangup_ignored();
+                    log::flush_waiting();
+                }
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
         }
     }
+
+    /// Another one.
+    async fn next(&mut self) {
+        loop {
+            match self.signals.next().await {
+                Some(Ok(Signal::Hup) | Err(_)) => {}
+                Some(Ok(_)) => return,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// Whether the process has a controlling terminal (tty(4)).
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
+/// Whether SIGHUP was being ignored when the program was started (proc_pid_status(5)). Where
+/// that cannot be seen it was not.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // The first bit is signal 1, SIGHUP.
+    mask.is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Each client may need two descriptors; an eighth at most is for idle upstream

@@ -228,3 +228,55 @@ pub fn a_limit_that_the_descriptors_cannot_carry_is_lowered() {
     proxy.log.wait_for("connection limit: 2");
     assert!(!proxy.log.text().contains("lowered"));
 }
+
+/// A program that was its own upstream asked itself until every slot was taken.
+pub fn a_loop_is_refused() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let literal = format!("127.0.0.1:{port}");
+    let mut itself = inheriting(&listener, "", &["-u", &literal]);
+    let refused = itself.output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(words.contains("that this program listens on"), "{words}");
+    // By a name it is seen when it is dialled.
+    let name = format!("localhost:{port}");
+    let mut itself = inheriting(&listener, "", &["-u", &name]);
+    let proxy = Proxy::spawn_inheriting(&mut itself);
+    let asked = Instant::now();
+    let response = proxy.get("/");
+    assert_eq!(response.status(), 502);
+    let status = response.field("proxy-status").unwrap();
+    assert!(status.ends_with("error=proxy_loop_detected"), "{status}");
+    assert!(asked.elapsed() < SOON);
+}
+
+pub fn signals_end_the_program_or_are_ignored() {
+    let args = [
+        "-u",
+        "127.0.0.1:9",
+        "-b",
+        "127.0.0.1",
+        "-p",
+        "0",
+        "--log-lang",
+        "en",
+    ];
+    let spawn = |setup: &[&str]| {
+        let mut command = cleaned(std::process::Command::new(setup[0]));
+        command.args(&setup[1..]).arg(PROGRAM).args(args);
+        Proxy::spawn(&mut command)
+    };
+    let mut proxy = spawn(&["env"]);
+    proxy.guard.signal("QUIT");
+    assert_eq!(proxy.guard.wait().code(), Some(0));
+    proxy.log.wait_for("SIGQUIT: no new connections");
+    // Without a terminal it is no end.
+    let proxy = spawn(&["setsid"]);
+    proxy.guard.signal("HUP");
+    proxy.log.wait_for("SIGHUP: ignored");
+    assert_eq!(proxy.terminate().code(), Some(0));
+    let proxy = spawn(&["sh", "-c", "trap '' HUP; exec \"$0\" \"$@\""]);
+    proxy.guard.signal("HUP");
+    assert_eq!(proxy.terminate().code(), Some(0));
+}

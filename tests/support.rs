@@ -188,6 +188,20 @@ impl Proxy {
         }
     }
 
+    /// The same for one that takes its listener over, wherever that listens.
+    pub fn spawn_inheriting(command: &mut Command) -> Proxy {
+        command.stderr(Stdio::piped());
+        let mut guard = Guard::spawn(command);
+        let log = Lines::collect(guard.0.stderr.take().unwrap());
+        let line = log.wait_for("127.0.0.1:");
+        let address = line.rsplit(' ').next().unwrap().parse().unwrap();
+        Proxy {
+            guard,
+            address,
+            log,
+        }
+    }
+
     pub fn connect(&self) -> Client {
         Client::connect(self.address)
     }

@@ -4,6 +4,8 @@
 
 use std::cell::RefCell;
 
+use crate::net::spares::Shelf;
+
 /// The first buffer of a read: enough for nearly every message head.
 pub const SMALL: usize = 8 * 1024;
 
@@ -14,21 +16,38 @@ pub const LARGE: usize = 60 * 1024;
 /// Buffers of each size that a thread keeps for reuse.
 const KEPT: usize = 64;
 
-#[derive(Default)]
 struct Pool {
-    small: Vec<Box<[u8]>>,
-    large: Vec<Box<[u8]>>,
-    outgoing: Vec<Vec<u8>>,
+    small: Shelf<Box<[u8]>>,
+    large: Shelf<Box<[u8]>>,
+    outgoing: Shelf<Vec<u8>>,
 }
 
 thread_local! {
-    static POOL: RefCell<Pool> = RefCell::default();
+    static POOL: RefCell<Pool> = const {
+        RefCell::new(Pool {
+            small: Shelf::new(KEPT),
+            large: Shelf::new(KEPT),
+            outgoing: Shelf::new(KEPT),
+        })
+    };
+}
+
+/// Gives back what lies unused; whether anything is still kept.
+pub fn sweep() -> bool {
+    POOL.with_borrow_mut(|pool| {
+        let kept = [
+            pool.small.sweep(),
+            pool.large.sweep(),
+            pool.outgoing.sweep(),
+        ];
+        kept.contains(&true)
+    })
 }
 
 fn take(size: usize) -> Box<[u8]> {
     let kept = POOL.with_borrow_mut(|pool| match size {
-        SMALL => pool.small.pop(),
-        _ => pool.large.pop(),
+        SMALL => pool.small.take(),
+        _ => pool.large.take(),
     });
     kept.unwrap_or_else(|| vec![0; size].into_boxed_slice())
 }
@@ -40,9 +59,7 @@ fn give_back(bytes: Box<[u8]>) {
             LARGE => &mut pool.large,
             _ => return,
         };
-        if shelf.len() < KEPT {
-            shelf.push(bytes);
-        }
+        shelf.keep(bytes);
     });
 }
 
@@ -139,7 +156,7 @@ impl Outgoing {
     /// Empty storage.
     pub fn new() -> Outgoing {
         Outgoing(
-            POOL.with_borrow_mut(|pool| pool.outgoing.pop())
+            POOL.with_borrow_mut(|pool| pool.outgoing.take())
                 .unwrap_or_default(),
         )
     }
@@ -164,8 +181,8 @@ impl Drop for Outgoing {
         let mut bytes = std::mem::take(&mut self.0);
         bytes.clear();
         POOL.with_borrow_mut(|pool| {
-            if pool.outgoing.len() < KEPT && bytes.capacity() <= 2 * LARGE {
-                pool.outgoing.push(bytes);
+            if bytes.capacity() <= 2 * LARGE {
+                pool.outgoing.keep(bytes);
             }
         });
     }

@@ -11,6 +11,7 @@ pub mod dead_way;
 pub mod deadline;
 pub mod reactor;
 pub mod socket;
+pub mod spares;
 #[cfg(not(portable))]
 pub mod splice;
 pub mod stream;

@@ -28,10 +28,18 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 /// How long a full backlog of a unix socket is given.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 
-/// Sets TCP_NODELAY and keepalive. What a listener accepts has the same.
+/// How much may wait unsent in a socket: a small message behind bulk on a slow way would
+/// otherwise wait for all that the kernel takes.
+#[cfg(target_os = "linux")]
+const MOST_UNSENT: u32 = 128 * 1024;
+
+/// Sets TCP_NODELAY, keepalive, and how much may wait unsent. What a listener accepts has the
+/// same.
 pub fn set_options(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_notsent_lowat(MOST_UNSENT)?;
     socket.set_tcp_keepalive(&KEEPALIVE)
 }
 
@@ -336,6 +344,11 @@ impl Socket {
     /// The other end's address.
     pub fn peer(&self) -> io::Result<SocketAddr> {
         self.stream().peer_addr()
+    }
+
+    /// This end's address.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.stream().local_addr()
     }
 
     /// Ends our sending side (FIN).

@@ -11,6 +11,7 @@ use crate::config::MAX_PIPES;
 use crate::net::budget::Budget;
 use crate::net::reactor::share;
 use crate::net::socket::{Direction, Socket};
+use crate::net::spares::Shelf;
 
 /// What a pipe holds. Larger ones measured no better.
 const PIPE_BYTES: usize = 256 * 1024;
@@ -66,9 +67,14 @@ impl Drop for Lent {
 }
 
 thread_local! {
-    static PIPES: RefCell<Vec<(OwnedFd, OwnedFd)>> = const { RefCell::new(Vec::new()) };
+    static PIPES: RefCell<Shelf<(OwnedFd, OwnedFd)>> = const { RefCell::new(Shelf::new(KEPT)) };
     /// How many more may be lent.
     static ALLOWED: Cell<usize> = const { Cell::new(MAX_PIPES) };
+}
+
+/// Gives back pipes that lie unused; whether any are still kept.
+pub fn sweep() -> bool {
+    PIPES.with_borrow_mut(Shelf::sweep)
 }
 
 /// Lets this thread have at most `most` pipes in use; beyond them bytes are copied.
@@ -81,7 +87,7 @@ impl Pipe {
     fn take() -> Option<Pipe> {
         use rustix::pipe::{fcntl_setpipe_size, pipe_with, PipeFlags};
         let lent = Lent::take()?;
-        let (reader, writer) = match PIPES.with_borrow_mut(Vec::pop) {
+        let (reader, writer) = match PIPES.with_borrow_mut(Shelf::take) {
             Some(kept) => kept,
             None => {
                 let ends = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
@@ -99,11 +105,7 @@ impl Pipe {
 
     /// Keeps an empty pipe for reuse.
     fn give_back(self) {
-        PIPES.with_borrow_mut(|pipes| {
-            if pipes.len() < KEPT {
-                pipes.push((self.reader, self.writer));
-            }
-        });
+        PIPES.with_borrow_mut(|pipes| pipes.keep((self.reader, self.writer)));
     }
 }
 

@@ -789,6 +789,16 @@ pub fn draining(signal: &str, within: Duration) {
     );
 }
 
+/// SIGHUP, where no terminal was closed.
+pub fn hangup_ignored() {
+    emit(
+        Priority::Info,
+        ("hangup_ignored", &[]),
+        format_args!("收到 SIGHUP，已忽略（没有控制终端）"),
+        format_args!("SIGHUP: ignored, there is no terminal"),
+    );
+}
+
 /// The program ends; so many connections were cut off.
 pub fn stopped(cut_off: usize) {
     emit(

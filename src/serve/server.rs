@@ -12,14 +12,15 @@ use std::thread;
 use std::time::Duration;
 
 use async_io::Timer;
-use futures_lite::{future, Future};
-use smol::channel::{self, Receiver};
+use futures_lite::{future, Future, FutureExt};
+use smol::channel::{self, Receiver, Sender};
 use smol::LocalExecutor;
 
 use crate::config::Config;
 use crate::error::describe;
 use crate::net::reactor::{self, next_turn};
 use crate::net::socket::{is_momentary, Listener, Peer, Socket};
+use crate::net::spares as unused;
 use crate::net::stream::{Connection, Stream};
 use crate::report::log;
 use crate::report::metrics::Registry;
@@ -103,38 +104,71 @@ pub fn run(
     let (alive, draining) = channel::bounded::<()>(1);
     let mut running = 0;
     let (report, reports) = mpsc::channel();
-    let (end, ends) = mpsc::channel::<()>();
+    let (end, ends) = channel::unbounded::<()>();
+    // Closing it lets the threads begin.
+    let (hold, begin) = channel::bounded::<()>(1);
     let doors = Door::new(most, listeners.len());
-    for (n, (listeners, (door, asks))) in listeners.into_iter().zip(doors).enumerate() {
+    for (n, (listeners, door)) in listeners.into_iter().zip(doors).enumerate() {
         let (shared, draining, report) = (shared.clone(), draining.clone(), report.clone());
         let sockets = Sockets {
             clients: listeners,
             watched: std::mem::take(&mut watched.listeners),
         };
         let thread = thread::Builder::new().name(format!("worker-{n}"));
-        let end = end.clone();
+        let (end, begin) = (Ending(end.clone()), begin.clone());
         thread.spawn(move || {
-            serve(shared, n, door, asks, sockets, draining, report);
-            // Told by its going, however the thread ends.
-            drop(end);
+            let _told_at_the_end = end;
+            serve(shared, n, door, sockets, draining, report, begin);
         })?;
         running += 1;
     }
-    drop((draining, report, end));
+    drop((draining, report, end, begin));
     for _ in 0..running {
         // A thread that panicked before it could report has said so.
         reports.recv().map_err(io::Error::other)??;
     }
+    // The first lines of the log are those about the program.
     ready();
-    let reason = async_io::block_on(shutdown);
+    drop(hold);
+    let reason = async_io::block_on(reason_to_end(shutdown, &ends))?;
     log::draining(reason, drain_timeout);
     log::flush_waiting();
     drop(alive);
-    // Nothing is ever sent: an error is that all threads have ended, or that one does not.
-    let _ = ends.recv_timeout(drain_timeout.saturating_add(OVERDUE));
+    let all_end = async { while ends.recv().await.is_ok() {} };
+    let overdue = async {
+        Timer::after(drain_timeout.saturating_add(OVERDUE)).await;
+    };
+    async_io::block_on(all_end.or(overdue));
     log::stopped(shared.cut_off.load(Ordering::Relaxed));
     log::flush_waiting();
     Ok(())
+}
+
+/// Waits until the program is to end. A thread that ends before, by a bug or because the
+/// kernel lets it wait for nothing, is an error: its clients are served no more, and whoever
+/// supervises the program may start it again.
+async fn reason_to_end(
+    shutdown: impl Future<Output = &'static str>,
+    ends: &Receiver<()>,
+) -> io::Result<&'static str> {
+    let asked = async { Ok(shutdown.await) };
+    let broken = async {
+        let _ = ends.recv().await;
+        Err(io::Error::other(
+            "a thread that serves connections has ended",
+        ))
+    };
+    asked.or(broken).await
+}
+
+/// Tells that a thread has ended, however it does.
+struct Ending(Sender<()>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // There is room for all of them.
+        let _ = self.0.try_send(());
+    }
 }
 
 /// What one thread listens on.
@@ -160,11 +194,11 @@ impl Sockets<TcpListener> {
 fn serve(
     shared: Arc<Shared>,
     number: usize,
-    door: Door,
-    asks: Receiver<Ask>,
+    (door, asks): (Door, Receiver<Ask>),
     sockets: Sockets<TcpListener>,
     draining: Receiver<()>,
     report: mpsc::Sender<io::Result<()>>,
+    begin: Receiver<()>,
 ) {
     #[cfg(not(portable))]
     crate::net::splice::allow(shared.config.limits.pipes);
@@ -173,6 +207,8 @@ fn serve(
         Ok(sockets) => {
             let _ = report.send(Ok(()));
             drop(report);
+            // Nothing is ever sent: an error is that all threads may begin.
+            let _ = begin.recv_blocking();
             sockets
         }
         Err(error) => {
@@ -270,7 +306,12 @@ async fn run_tasks(executor: &LocalExecutor<'_>, over: &Cell<bool>) {
 }
 
 async fn sweep(worker: Rc<Worker>) {
-    future::or(worker.timers.sweep(), worker.pool.sweep()).await;
+    let spares = unused::sweep();
+    future::or(
+        future::or(worker.timers.sweep(), worker.pool.sweep()),
+        spares,
+    )
+    .await;
 }
 
 /// The connections that a thread has open.
@@ -382,5 +423,26 @@ impl Acceptor {
         let serving = session::serve(worker, connection, peer, number, place, ticket);
         self.executor.spawn(contained(serving)).detach();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_ends_too_early_ends_the_program() {
+        let (end, ends) = channel::unbounded();
+        let (asked, other) = (Ending(end.clone()), Ending(end));
+        let reason = async_io::block_on(reason_to_end(async { "SIGTERM" }, &ends));
+        assert_eq!(reason.ok(), Some("SIGTERM"));
+        let broken = thread::spawn(move || {
+            let _told = asked;
+            panic!("a bug, on purpose");
+        });
+        assert!(broken.join().is_err());
+        let reason = async_io::block_on(reason_to_end(future::pending(), &ends));
+        assert!(reason.is_err());
+        drop(other);
     }
 }
