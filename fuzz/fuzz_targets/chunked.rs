@@ -2,9 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use simple_proxy::config::MAX_HEAD_BYTES;
+use simple_proxy::config::MAX_TRAILER_BYTES;
 use simple_proxy::http::chunks::Decoder;
 use simple_proxy::http::framing::Framing;
+use simple_proxy::http::head::Reading;
 use simple_proxy_fuzz::input::{Input, Splits, MODEST};
 use simple_proxy_fuzz::wire::{fields_of, is_token, PlainHead};
 use simple_proxy_fuzz::{by_name, hyper_peer, strict_peer};
@@ -30,6 +31,7 @@ struct Decoded {
     trailers: Vec<u8>,
     used: usize,
     is_done: bool,
+    was_faulty: bool,
 }
 
 /// Decodes bytes that arrive `size` by `size`, as `body::copy` does: what is not yet
@@ -37,10 +39,11 @@ struct Decoded {
 fn decode(
     bytes: &[u8],
     framing: Framing,
+    reading: Reading,
     mut size: impl FnMut() -> usize,
     mut sink: impl FnMut(&[u8]),
 ) -> Result<Decoded, &'static str> {
-    let mut decoder = Decoder::new(framing);
+    let mut decoder = Decoder::new(framing, reading);
     let mut content = Vec::new();
     let (mut at, mut end) = (0, 0);
     loop {
@@ -61,6 +64,7 @@ fn decode(
                 trailers: decoder.trailers().to_vec(),
                 used: at,
                 is_done: decoder.is_done(),
+                was_faulty: decoder.was_faulty(),
             });
         }
         end = end.saturating_add(size()).min(bytes.len());
@@ -94,17 +98,22 @@ fuzz_target!(|data: &[u8]| {
     if input.option(7) {
         return check_plain(&bytes, input.options & 0x7f);
     }
+    let reading = match input.option(6) {
+        true => Reading::Lenient,
+        false => Reading::Strict,
+    };
     let mut encoder = Encoder::default();
     let whole = decode(
         &bytes,
         Framing::Chunked,
+        reading,
         || usize::MAX,
         |data| encoder.push(data),
     );
     let mut splits = Splits::new(input.splits);
-    let random = decode(&bytes, Framing::Chunked, || splits.size(), |_| ());
+    let random = decode(&bytes, Framing::Chunked, reading, || splits.size(), |_| ());
     let step = if bytes.len() <= MODEST { 1 } else { 1021 };
-    let single = decode(&bytes, Framing::Chunked, || step, |_| ());
+    let single = decode(&bytes, Framing::Chunked, reading, || step, |_| ());
     for other in [&random, &single] {
         match (&whole, other) {
             // Trailers are collected as they arrive, and seen only when they are whole.
@@ -121,24 +130,42 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     let decoded = whole.ok().filter(|decoded| decoded.is_done);
-    if bytes.len() < MAX_HEAD_BYTES {
+    if bytes.len() < MAX_TRAILER_BYTES {
         let found = decoded.as_ref().map(|d| (d.content.clone(), d.used));
-        assert_eq!(found, reference(&bytes), "{}", bytes.escape_ascii());
+        assert_eq!(
+            found,
+            reference(&bytes, reading),
+            "{}",
+            bytes.escape_ascii()
+        );
     }
     let Some(decoded) = decoded else {
         return;
     };
     check_trailers(&decoded);
-    check_with_others(&bytes[..decoded.used], &decoded, false);
+    if decoded.was_faulty {
+        // What is faulty is ours to read; others may do as they like with it.
+        assert_eq!(reading, Reading::Lenient);
+    } else {
+        check_with_others(&bytes[..decoded.used], &decoded, false);
+    }
 
     // Written in the plainest form, trailers close to the limit may exceed it.
-    if decoded.trailers.len() + 2 >= MAX_HEAD_BYTES {
+    if decoded.trailers.len() + 2 >= MAX_TRAILER_BYTES {
         return;
     }
     let encoded = encoder.end(&decoded.trailers);
-    let again = decode(&encoded, Framing::Chunked, || usize::MAX, |_| ());
+    // Read by one who knows no leniency.
+    let again = decode(
+        &encoded,
+        Framing::Chunked,
+        Reading::Strict,
+        || usize::MAX,
+        |_| (),
+    );
     let expected = Decoded {
         used: encoded.len(),
+        was_faulty: false,
         ..decoded
     };
     assert_eq!(again, Ok(expected), "{}", encoded.escape_ascii());
@@ -147,14 +174,17 @@ fuzz_target!(|data: &[u8]| {
 
 /// What a whole chunked body means and where it ends, read straight from RFC 9112 §7.1
 /// with all of it at hand; None for anything else.
-fn reference(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+fn reference(bytes: &[u8], reading: Reading) -> Option<(Vec<u8>, usize)> {
+    let is_lenient = reading == Reading::Lenient;
     let mut content = Vec::new();
     let mut rest = bytes;
     loop {
-        let line = plain_line(&mut rest)?;
+        let line = line(&mut rest, is_lenient)?;
+        let is_text = |&b: &u8| b == b'\t' || !b.is_ascii_control();
         let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
         let (digits, extension) = line.split_at(digits);
-        if !(1..=16).contains(&digits.len()) || !is_extension(extension) {
+        let is_plain = line.iter().all(is_text) && is_extension(extension);
+        if !(1..=16).contains(&digits.len()) || !is_plain {
             return None;
         }
         let digits = std::str::from_utf8(digits).ok()?;
@@ -163,26 +193,50 @@ fn reference(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
             break;
         }
         content.extend_from_slice(rest.get(..size)?);
-        rest = rest[size..].strip_prefix(b"\r\n")?;
+        rest = &rest[size..];
+        let end = rest.strip_prefix(b"\r\n");
+        rest = end.or_else(|| rest.strip_prefix(b"\n").filter(|_| is_lenient))?;
     }
-    for _ in 0..=64 {
-        let line = plain_line(&mut rest)?;
+    let mut fields = 0;
+    loop {
+        let line = line(&mut rest, is_lenient)?;
         if line.is_empty() {
             return Some((content, bytes.len() - rest.len()));
         }
+        if is_lenient && fields > 0 && (line.starts_with(b" ") || line.starts_with(b"\t")) {
+            continue;
+        }
         let colon = line.iter().position(|&b| b == b':')?;
-        is_token(&line[..colon]).then_some(())?;
+        let name = match is_lenient {
+            true => {
+                let blanks = line[..colon].iter().rev();
+                let blanks = blanks.take_while(|&&b| b == b' ' || b == b'\t').count();
+                &line[..colon - blanks]
+            }
+            false => &line[..colon],
+        };
+        is_token(name).then_some(())?;
+        fields += 1;
+        if fields > 64 {
+            return None;
+        }
     }
-    None
 }
 
-/// The next line, which ends in CRLF and holds no control character but tabs.
-fn plain_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+/// The next line. A strict one ends in CRLF and holds no control character but tabs, a
+/// lenient one has neither NUL nor CR in it.
+fn line<'a>(rest: &mut &'a [u8], is_lenient: bool) -> Option<&'a [u8]> {
     let length = rest.iter().position(|&b| b == b'\n')?;
-    let line = rest[..length].strip_suffix(b"\r")?;
+    let line = match rest[..length].strip_suffix(b"\r") {
+        Some(line) => line,
+        None => Some(&rest[..length]).filter(|_| is_lenient)?,
+    };
     *rest = &rest[length + 1..];
-    let is_text = |&b: &u8| b == b'\t' || !b.is_ascii_control();
-    line.iter().all(is_text).then_some(line)
+    let is_fine = |&b: &u8| match is_lenient {
+        true => b != 0 && b != b'\r',
+        false => b == b'\t' || !b.is_ascii_control(),
+    };
+    line.iter().all(is_fine).then_some(line)
 }
 
 /// What may stand behind a chunk's size: nothing, or something that a semicolon begins
@@ -190,7 +244,7 @@ fn plain_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 fn is_extension(bytes: &[u8]) -> bool {
     let blanks = bytes.iter().take_while(|&&b| b == b' ' || b == b'\t');
     let extension = match bytes.split_at(blanks.count()) {
-        ([], []) => return true,
+        (_, []) => return true,
         (_, [b';', extension @ ..]) if extension.len() <= 1024 => extension,
         _ => return false,
     };
@@ -209,16 +263,17 @@ fn is_extension(bytes: &[u8]) -> bool {
 /// Bodies that end with a length, or with the connection.
 fn check_plain(bytes: &[u8], length: u8) {
     let n = bytes.len().min(length.into());
-    let decoded = decode(bytes, Framing::Length(length.into()), || 3, |_| ()).expect("infallible");
+    let decode = |framing| decode(bytes, framing, Reading::Strict, || 3, |_| ());
+    let decoded = decode(Framing::Length(length.into())).expect("infallible");
     assert_eq!(decoded.content, bytes[..n]);
     assert_eq!(
         (decoded.used, decoded.is_done),
         (n, n == usize::from(length))
     );
-    let decoded = decode(bytes, Framing::UntilClose, || 3, |_| ()).expect("infallible");
+    let decoded = decode(Framing::UntilClose).expect("infallible");
     assert_eq!(decoded.content, bytes);
     assert!(!decoded.is_done);
-    let decoded = decode(bytes, Framing::None, || 3, |_| ()).expect("infallible");
+    let decoded = decode(Framing::None).expect("infallible");
     assert!(decoded.is_done && decoded.used == 0);
 }
 

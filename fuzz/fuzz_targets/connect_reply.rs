@@ -3,9 +3,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use simple_proxy::error::Stage;
-use simple_proxy::http::response::check_start_line;
+use simple_proxy::http::response::RULES;
 use simple_proxy::route::http_connect::{check_answer, Answer};
-use simple_proxy_fuzz::input::{find_head_in_any_split, Input};
+use simple_proxy_fuzz::input::{find_head_in_any_split, Found, Input};
 
 #[rustfmt::skip]
 const PIECES: &[&[u8]] = &[
@@ -26,7 +26,12 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let bytes = input.message(PIECES, b"HTTP/1.1 2", b"\r\n\r\n");
-    let Some(range) = find_head_in_any_split(&bytes, check_start_line, input.splits) else {
+    let parses = |head: &[u8], _| {
+        let answer = check_answer(head);
+        !answer.is_err_and(|error| error.stage == Stage::ProxyConnect)
+    };
+    let found = find_head_in_any_split(&bytes, &RULES, input.splits, parses);
+    let Some(Found { range, .. }) = found else {
         return;
     };
     let head = &bytes[range];
@@ -63,10 +68,14 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The status of a plain status line: exactly three digits behind exactly one space.
+/// The status of a status line: exactly three digits behind one blank or more.
 fn status_of(head: &[u8]) -> Option<[u8; 3]> {
-    match head {
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0' | b'1', b' ', a, b, c, b' ' | b'\r', ..] => {
+    let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9', b' ', rest @ ..] = head else {
+        return None;
+    };
+    let blanks = rest.iter().take_while(|&&b| b == b' ').count();
+    match &rest[blanks..] {
+        [a, b, c, b' ' | b'\r' | b'\n', ..] => {
             let status = [*a, *b, *c];
             status.iter().all(u8::is_ascii_digit).then_some(status)
         }

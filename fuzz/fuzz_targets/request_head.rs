@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use hyper::Uri;
 use libfuzzer_sys::fuzz_target;
-use simple_proxy::config::{Forwarded, Rewrite, MAX_FIELDS};
+use simple_proxy::config::{Forwarded, Rewrite, MAX_FIELDS, MAX_HEAD_BYTES};
 use simple_proxy::http::fields::no_fields;
 use simple_proxy::http::framing::Framing;
-use simple_proxy::http::request::{check_start_line, Request, RequestHead};
-use simple_proxy_fuzz::input::{find_head_in_any_split, Input};
+use simple_proxy::http::request::{rules, Request, RequestHead};
+use simple_proxy_fuzz::input::{find_head_in_any_split, Found, Input};
 use simple_proxy_fuzz::wire::{
     accepted_fields, connection_names, values, Body, PlainHead, HOP_BY_HOP,
 };
@@ -79,9 +79,6 @@ fuzz_target!(|data: &[u8]| {
         _ => b"GET http://b HTTP/1.1\r\n",
     };
     let bytes = input.message(PIECES, before, b"\r\n\r\n");
-    let Some(range) = find_head_in_any_split(&bytes, check_start_line, input.splits) else {
-        return;
-    };
     let rewrite = Rewrite {
         host: input.option(0).then(|| "vhost.example".to_owned()),
         forwarded: match input.option(1) {
@@ -95,22 +92,32 @@ fuzz_target!(|data: &[u8]| {
             .collect(),
         ..Rewrite::default()
     };
+    let parses = |head: &[u8], has_bare_lf: bool| {
+        assert!(!has_bare_lf);
+        let (mut canonical, mut fields) = (Vec::new(), no_fields());
+        RequestHead::parse(head, &mut canonical, &mut fields, &rewrite.upgrades).is_ok()
+    };
+    let found = find_head_in_any_split(&bytes, &rules(MAX_HEAD_BYTES), input.splits, parses);
+    let Some(Found { range, .. }) = found else {
+        return;
+    };
     let client: IpAddr = match input.option(3) {
         true => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
         false => [192, 0, 2, 7].into(),
     };
     let original = &bytes[range.clone()];
-    let mut fields = no_fields();
-    let Ok(head) = RequestHead::parse(original, &mut fields, &rewrite.upgrades) else {
-        return;
-    };
+    let (mut canonical, mut fields) = (Vec::new(), no_fields());
+    let head = RequestHead::parse(original, &mut canonical, &mut fields, &rewrite.upgrades);
+    let head = head.unwrap_or_else(|rejection| panic!("parsed before: {rejection:?}"));
     let mut written = Vec::new();
-    head.write(&mut written, &rewrite, client, false, AUTHORITY, None);
+    head.write(&mut written, &rewrite, Some(client), false, AUTHORITY, None);
 
-    let host = match (&rewrite.host, head.host) {
+    let host = match (&rewrite.host, head.host.as_deref()) {
         (Some(host), _) => host.as_bytes(),
         (None, host) => host.unwrap_or(AUTHORITY.as_bytes()),
     };
+    // A zone means something on the client's machine alone.
+    assert!(!(host.starts_with(b"[") && host.contains(&b'%')));
     let plain = PlainHead::of(&written);
     check_fields(&head, &accepted_fields(original), &plain, host, &rewrite);
     check_again(&head, &written, &plain, host, &rewrite);
@@ -132,8 +139,13 @@ fn check_fields(
     assert!(head.method != "CONNECT" && original.len() <= MAX_FIELDS);
     assert_eq!(
         written.start,
-        format!("{} {} HTTP/1.1", head.method, head.target)
+        format!(
+            "{} {} HTTP/1.1",
+            head.method,
+            String::from_utf8_lossy(&head.target)
+        )
     );
+    assert!(!head.target.contains(&b'#'));
     assert_eq!(written.values("host").collect::<Vec<_>>(), [host]);
     let lengths: Vec<_> = written.values("content-length").collect();
     let codings: Vec<_> = written.values("transfer-encoding").collect();
@@ -175,7 +187,8 @@ fn check_fields(
     let is_ours = |name: &str| {
         FRAMING.contains(&name)
             || HOP_BY_HOP.contains(&name)
-            || (rewrite.forwarded == Forwarded::Replace && FORWARDED.contains(&&*name.replace('_', "-")))
+            || (rewrite.forwarded == Forwarded::Replace
+                && FORWARDED.contains(&&*name.replace('_', "-")))
     };
     let end_to_end = |(name, _): &&(String, Vec<u8>)| !is_ours(name);
     let is_dropped =
@@ -191,7 +204,7 @@ fn check_fields(
             written.values("x-forwarded-proto").collect::<Vec<_>>(),
             [b"http"]
         );
-        assert!(written.values("x-forwarded-host").eq(head.host));
+        assert!(written.values("x-forwarded-host").eq(head.host.as_deref()));
     }
     // A field that is called like an option that names none is nobody's business.
     let is_close = |(name, _): &&(String, Vec<u8>)| name != "close";
@@ -207,15 +220,15 @@ fn check_again(
     host: &[u8],
     rewrite: &Rewrite,
 ) {
-    let found = find_head_in_any_split(written, check_start_line, 7);
-    if written.len() <= simple_proxy::config::MAX_HEAD_BYTES {
-        assert_eq!(found, Some(0..written.len()));
+    let found = find_head_in_any_split(written, &rules(MAX_HEAD_BYTES), 7, |_, _| true);
+    if written.len() <= MAX_HEAD_BYTES {
+        assert_eq!(found.map(|found| found.range), Some(0..written.len()));
     }
     if plain.fields.len() > MAX_FIELDS {
         return;
     }
-    let mut fields = no_fields();
-    let again = RequestHead::parse(written, &mut fields, &rewrite.upgrades);
+    let (mut canonical, mut fields) = (Vec::new(), no_fields());
+    let again = RequestHead::parse(written, &mut canonical, &mut fields, &rewrite.upgrades);
     let again = again.unwrap_or_else(|r| panic!("{r:?}: {}", written.escape_ascii()));
     let expected = Request {
         minor: 1,
@@ -224,14 +237,14 @@ fn check_again(
     };
     assert_eq!(again.request, expected);
     assert_eq!((again.method, &again.target), (head.method, &head.target));
-    assert_eq!(again.host, Some(host));
+    assert_eq!(again.host.as_deref(), Some(host));
     let as_it_is = Rewrite {
         upgrades: rewrite.upgrades.clone(),
         ..Rewrite::default()
     };
     let mut twice = Vec::new();
     let nowhere = [0, 0, 0, 0].into();
-    again.write(&mut twice, &as_it_is, nowhere, false, "nobody", None);
+    again.write(&mut twice, &as_it_is, Some(nowhere), false, "nobody", None);
     assert_eq!(
         written.escape_ascii().to_string(),
         twice.escape_ascii().to_string()
@@ -256,7 +269,8 @@ fn check_written_with_others(head: &RequestHead<'_, '_>, written: &[u8], plain: 
         Err(error) => panic!("{error:?}: {}", show()),
     }
 
-    let target_is_known = head.target.parse::<Uri>().is_ok();
+    let target = std::str::from_utf8(&head.target);
+    let target_is_known = target.is_ok_and(|target| target.parse::<Uri>().is_ok());
     let (seen, well) = hyper_peer::serve(with_body_and_sentinel(written, framing));
     let Some(first) = seen.first() else {
         // hyper keeps lengths of no use to anybody for itself.
@@ -264,9 +278,8 @@ fn check_written_with_others(head: &RequestHead<'_, '_>, written: &[u8], plain: 
         assert!(!target_is_known || is_endless, "{}", show());
         return;
     };
-    if !head.target.contains('#') {
-        assert_eq!(first.start, format!("{} {}", head.method, head.target));
-    }
+    let target = String::from_utf8_lossy(&head.target);
+    assert_eq!(first.start, format!("{} {target}", head.method));
     assert!(first.is_1_1);
     assert_eq!(first.fields, by_name(plain.fields.clone()));
     check_boundary(&seen, well, framing, true, &show);

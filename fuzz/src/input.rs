@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 use simple_proxy::config::MAX_HEAD_BYTES;
-use simple_proxy::http::head::{CheckStartLine, HeadError, Scan};
-use simple_proxy::http::request::Rejection;
+use simple_proxy::http::head::{Extent, HeadError, Rules, Scan};
 
 /// The first three bytes of an input choose; the rest makes the message.
 pub struct Input<'a> {
@@ -93,28 +92,44 @@ impl Splits {
     }
 }
 
+/// A head as the program finds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Where it is.
+    pub range: Range<usize>,
+    /// Some line ends in LF alone.
+    pub has_bare_lf: bool,
+}
+
 /// Where a head is, as the program finds it in bytes that arrive `size` by `size`:
 /// None while it has not ended. This is `head::read_head` without the stream.
-pub fn find_head(
+fn find_head(
     bytes: &[u8],
-    check: CheckStartLine,
+    rules: &Rules,
     mut size: impl FnMut() -> usize,
-) -> Result<Option<Range<usize>>, HeadError> {
+) -> Result<Option<Found>, HeadError> {
     let mut scan = Scan::default();
     let (mut start, mut end) = (0, 0);
     loop {
         if start < end {
             let received = &bytes[start..end];
-            if let Some(length) = scan.advance(received, check)? {
+            if let Some(Extent {
+                length,
+                has_bare_lf,
+            }) = scan.advance(received, rules)?
+            {
                 assert!(length <= received.len());
                 if received.starts_with(b"\r\n") {
                     start += length;
                     scan = Scan::default();
                     continue;
                 }
-                return match length {
-                    ..=MAX_HEAD_BYTES => Ok(Some(start..start + length)),
-                    _ => Err(HeadError::TooLarge),
+                return match length <= rules.max_bytes {
+                    true => Ok(Some(Found {
+                        range: start..start + length,
+                        has_bare_lf,
+                    })),
+                    false => Err(HeadError::TooLarge),
                 };
             }
         }
@@ -128,31 +143,24 @@ pub fn find_head(
 /// Up to this many bytes, they also arrive one by one.
 pub const MODEST: usize = 1024;
 
-/// `find_head` over several splits, which must all say the same.
+/// `find_head` over several splits, which must all say the same. A fault in a field line may
+/// be met while the head arrives or when it is parsed, which `parses` does.
 pub fn find_head_in_any_split(
     bytes: &[u8],
-    check: CheckStartLine,
+    rules: &Rules,
     seed: u8,
-) -> Option<Range<usize>> {
-    let whole = find_head(bytes, check, || usize::MAX);
+    parses: impl Fn(&[u8], bool) -> bool,
+) -> Option<Found> {
+    let verdict = |found: Result<Option<Found>, HeadError>| match found {
+        Ok(Some(found)) if !parses(&bytes[found.range.clone()], found.has_bare_lf) => Err(()),
+        found => found.map_err(|_| ()),
+    };
+    let whole = verdict(find_head(bytes, rules, || usize::MAX));
     let mut splits = Splits::new(seed);
-    let random = find_head(bytes, check, || splits.size());
+    let random = verdict(find_head(bytes, rules, || splits.size()));
     let step = if bytes.len() <= MODEST { 1 } else { 1021 };
-    let single = find_head(bytes, check, || step);
-    let whole = outcome(whole, bytes.len());
-    assert_eq!(whole, outcome(random, bytes.len()), "split at random");
-    assert_eq!(whole, outcome(single, bytes.len()), "byte by byte");
+    let single = verdict(find_head(bytes, rules, || step));
+    assert_eq!(whole, random, "split at random");
+    assert_eq!(whole, single, "byte by byte");
     whole.ok().flatten()
-}
-
-/// What a peer can see of the verdict. Beyond the limit on heads it depends on the size
-/// of the read buffer which fault is met first, so there only that there is one counts.
-fn outcome(
-    verdict: Result<Option<Range<usize>>, HeadError>,
-    length: usize,
-) -> Result<Option<Range<usize>>, u16> {
-    verdict.map_err(|error| match Option::<Rejection>::from(error) {
-        Some(rejection) if length < MAX_HEAD_BYTES => rejection.status,
-        _ => 0,
-    })
 }

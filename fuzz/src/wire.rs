@@ -30,7 +30,7 @@ impl PlainHead {
             "{}",
             show()
         );
-        let start = String::from_utf8(start.to_vec());
+        let start = String::from_utf8_lossy(start).into_owned();
         let fields = lines.map(|line| {
             let colon = line.windows(2).position(|pair| pair == b": ");
             let colon = colon.unwrap_or_else(|| panic!("a field has no colon: {}", show()));
@@ -46,7 +46,7 @@ impl PlainHead {
         });
         PlainHead {
             fields: fields.collect(),
-            start: start.unwrap_or_else(|_| panic!("the start line is not UTF-8: {}", show())),
+            start,
         }
     }
 
@@ -56,9 +56,8 @@ impl PlainHead {
     }
 }
 
-/// The fields of a head that the program accepted. Panics if it should not have: this is
-/// the list of what must be refused in requests and responses alike, whatever another
-/// implementation would make of it.
+/// The fields of a request head that the program accepted. Panics if it should not have: this
+/// is the list of what must be refused, whatever another implementation would make of it.
 pub fn accepted_fields(head: &[u8]) -> FieldList {
     let show = || head.escape_ascii().to_string();
     let lines = head.strip_suffix(b"\r\n\r\n");
@@ -78,28 +77,92 @@ pub fn accepted_fields(head: &[u8]) -> FieldList {
         [coding] => {
             assert!(coding.eq_ignore_ascii_case(b"chunked"), "{}", show());
             assert!(lengths.is_empty(), "both framings in {}", show());
-            // A status line begins with the version and ends with any text; a method
-            // has no slash.
             let line = crlf_lines(lines).next().unwrap_or_default();
-            let is_1_0 = match line.starts_with(b"HTTP/") {
-                true => line.starts_with(b"HTTP/1.0 "),
-                false => line.ends_with(b" HTTP/1.0"),
-            };
+            let is_1_0 = line.ends_with(b" HTTP/1.0");
             assert!(!is_1_0, "chunks in HTTP/1.0: {}", show());
         }
         _ => panic!("repeated: {}", show()),
     }
+    check_lengths(&fields, &show);
+    fields
+}
+
+/// The fields of a response head that the program accepted, read as it must read them:
+/// lines that end in LF, folds, blanks in front of a colon and control characters are
+/// taken. Panics on what is in doubt all the same.
+pub fn lenient_fields(head: &[u8]) -> FieldList {
+    let show = || head.escape_ascii().to_string();
+    let mut lines = head.split(|&b| b == b'\n');
+    let lines = lines
+        .by_ref()
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let mut lines: Vec<&[u8]> = lines.collect();
+    assert_eq!(lines.pop(), Some(&b""[..]), "{}", show());
+    assert_eq!(lines.pop(), Some(&b""[..]), "{}", show());
+    for line in &lines {
+        assert!(
+            !line.is_empty() && !line.contains(&b'\r') && !line.contains(&0),
+            "{}",
+            show()
+        );
+    }
+    let mut fields: Vec<(String, Vec<Vec<u8>>)> = Vec::new();
+    let part = |bytes: &[u8]| {
+        let as_blank = |&b: &u8| {
+            if b.is_ascii_control() && b != b'\t' {
+                b' '
+            } else {
+                b
+            }
+        };
+        let bytes: Vec<u8> = bytes.iter().map(as_blank).collect();
+        bytes.trim_ascii().to_vec()
+    };
+    for line in &lines[1..] {
+        if line.starts_with(b" ") || line.starts_with(b"\t") {
+            let (_, parts) = fields.last_mut().unwrap_or_else(|| panic!("{}", show()));
+            parts.push(part(line));
+            continue;
+        }
+        let colon = line.iter().position(|&b| b == b':');
+        let (name, value) = line.split_at(colon.unwrap_or_else(|| panic!("{}", show())));
+        let blanks = name
+            .iter()
+            .rev()
+            .take_while(|&&b| b == b' ' || b == b'\t')
+            .count();
+        let name = &name[..name.len() - blanks];
+        assert!(is_token(name), "a name is no token: {}", show());
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        fields.push((name, vec![part(&value[1..])]));
+    }
+    let fields = fields.into_iter().map(|(name, parts)| {
+        let parts = parts.into_iter().filter(|part| !part.is_empty());
+        (name, parts.collect::<Vec<_>>().join(&b' '))
+    });
+    let fields: FieldList = fields.collect();
+    let codings: Vec<_> = values(&fields, "transfer-encoding").collect();
+    match codings[..] {
+        [] => {}
+        [coding] => assert!(coding.eq_ignore_ascii_case(b"chunked"), "{}", show()),
+        _ => panic!("repeated: {}", show()),
+    }
+    check_lengths(&fields, &show);
+    fields
+}
+
+fn check_lengths(fields: &FieldList, show: &dyn Fn() -> String) {
     let significant = |length: &[u8]| {
         assert!(!length.is_empty(), "{}", show());
         assert!(length.iter().all(u8::is_ascii_digit), "{}", show());
         let zeros = length.iter().take_while(|&&b| b == b'0').count();
         length[zeros..].to_vec()
     };
+    let lengths: Vec<_> = values(fields, "content-length").collect();
     for length in &lengths {
         assert_eq!(significant(length), significant(lengths[0]), "{}", show());
         assert!(significant(length).len() <= 20, "{}", show());
     }
-    fields
 }
 
 /// The fields of a head, however they are laid out.
