@@ -21,6 +21,7 @@ const VARIABLES: [&str; 5] = [
 /// Names in the documents that look like variables of ours and are none.
 const OTHER_NAMES: [&str; 13] = [
     "ALL_PROXY",
+    "DOCKER_HOST",
     "CAP_NET_BIND_SERVICE",
     "JOURNAL_STREAM",
     "LISTEN_FDS",
