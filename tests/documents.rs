@@ -19,7 +19,7 @@ const VARIABLES: [&str; 5] = [
 ];
 
 /// Names in the documents that look like variables of ours and are none.
-const OTHER_NAMES: [&str; 13] = [
+const OTHER_NAMES: [&str; 14] = [
     "ALL_PROXY",
     "DOCKER_HOST",
     "CAP_NET_BIND_SERVICE",
