@@ -94,6 +94,7 @@ pub fn send_signal(pid: Pid, name: &str) {
         "HUP" => Signal::HUP,
         "INT" => Signal::INT,
         "KILL" => Signal::KILL,
+        "QUIT" => Signal::QUIT,
         "STOP" => Signal::STOP,
         "TERM" => Signal::TERM,
         "USR1" => Signal::USR1,
