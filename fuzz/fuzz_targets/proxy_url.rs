@@ -76,18 +76,21 @@ fn check_proxy(text: &str, proxy: Proxy, parse: fn(&str) -> Result<Proxy, String
     for value in [user, password] {
         assert!(!value.chars().any(char::is_control), "{value:?}");
     }
-    // What is shown does not depend on the password: so it cannot give it away, even
-    // where user and host happen to say the same.
+    // What is shown does not depend on the secret, so it cannot give it away, even where user
+    // and host happen to say the same: the secret is the password, or a user without one.
     let mut other = proxy.clone();
-    other.credentials = Some(Credentials {
-        user: user.clone(),
-        password: "another".to_owned(),
+    other.credentials = Some(match password.is_empty() {
+        true => Credentials {
+            user: "another".to_owned(),
+            password: String::new(),
+        },
+        false => Credentials {
+            user: user.clone(),
+            password: "another".to_owned(),
+        },
     });
     assert_eq!(other.to_string(), shown);
-    assert_eq!(
-        format!("{other:?}"),
-        format!("{proxy:?}")
-    );
+    assert_eq!(format!("{other:?}"), format!("{proxy:?}"));
     let encode = |value: &str| utf8_percent_encode(value, NON_ALPHANUMERIC).to_string();
     let (user, password) = (encode(user), encode(password));
     let url = format!("{}://{user}:{password}@{authority}", proxy.scheme.name());
