@@ -170,10 +170,14 @@ impl Proxy {
         while self.log_line().await.is_ok() {}
     }
 
-    /// Passes its log on until these lines have come, each behind its time.
+    /// Passes its log on until lines that begin so have come, each behind its time.
     async fn logged(&mut self, documented: &[&str]) -> Outcome {
         for wanted in documented {
-            while self.log_line().await?.split_once(' ').map(|line| line.1) != Some(wanted) {}
+            let is_wanted = |line: String| {
+                let words = line.split_once(' ').map(|line| line.1);
+                words.is_some_and(|words| words.starts_with(wanted))
+            };
+            while !is_wanted(self.log_line().await?) {}
         }
         Ok(())
     }

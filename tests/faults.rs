@@ -451,18 +451,9 @@ pub fn an_upstream_that_stops_reading_stops_the_client() {
 
 pub fn without_descriptors_clients_wait_and_are_served_later() {
     let upstream = answering(|_| ok_and_close("fine")).to_string();
-    let mut command = behind_shell(
-        "ulimit -n 40;",
-        &[
-            "-u",
-            &upstream,
-            "--max-connections",
-            "100000",
-            "--log-lang",
-            "en",
-        ],
-    );
-    let mut proxy = Proxy::spawn(&mut command);
+    let mut proxy = Proxy::start(&["-u", &upstream, "--log-lang", "en"]);
+    // Only then: at its start it would have lowered its limit of connections.
+    proxy.limit_descriptors(40);
     let before = sockets(&proxy);
     for _ in 0..2 {
         let paused = proxy.log.text().matches("accepting paused").count();

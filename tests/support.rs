@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{kill_process, Pid, Signal};
+use rustix::process::{kill_process, Pid, Resource, Rlimit, Signal};
 
 pub use crate::shared::{cleaned, field, frame, read_some, Noise, Patient};
 
@@ -216,6 +216,16 @@ impl Proxy {
 
     pub fn get(&self, path: &str) -> Response {
         self.fetch(&format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"))
+    }
+
+    /// Allows it so many descriptors from here on.
+    pub fn limit_descriptors(&self, most: u64) {
+        let pid = Pid::from_raw(self.guard.0.id() as i32);
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        rustix::process::prlimit(pid, Resource::Nofile, limit).expect("it is ours");
     }
 
     /// SIGTERM, and its exit status.
@@ -781,7 +791,7 @@ pub fn sockets_return_to(proxy: &Proxy, before: usize) {
 
 /// Raises this process's limit on descriptors.
 pub fn allow_descriptors(needed: u64) {
-    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+    use rustix::process::{getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if let Some(most) = limit.maximum {
         assert!(

@@ -155,8 +155,12 @@ pub fn metrics_count_what_happened() {
     assert_eq!(tunnel.frame().unwrap(), message);
     // Counted by another thread than the one that answers, behind the write.
     let down = "simple_proxy_carried_bytes_total{direction=\"downstream\"}";
-    wait_until("the message is counted", || {
-        values(metrics)[down] - before[down] >= 100_010.0
+    let posts = "simple_proxy_requests_total{method=\"POST\",status=\"2xx\"}";
+    let gets = "simple_proxy_requests_total{method=\"GET\",status=\"2xx\"}";
+    wait_until("all of it is counted", || {
+        let now = values(metrics);
+        let grown = |name: &str| now[name] - before[name];
+        grown(down) >= 100_010.0 && grown(posts) >= 1.0 && grown(gets) >= 3.0
     });
     let now = values(metrics);
     let grown = |name: &str| {
@@ -332,7 +336,14 @@ pub fn json_lines_are_objects() {
     assert!(done["client"].as_str().unwrap().starts_with("127.0.0.1:"));
     // Every line of a connection says whose it is.
     for line in &lines {
-        let own = ["listening", "upstream", "route", "draining", "stopped"];
+        let own = [
+            "listening",
+            "limit",
+            "upstream",
+            "route",
+            "draining",
+            "stopped",
+        ];
         if !own.contains(&line["event"].as_str().unwrap()) {
             let client = line["client"].as_str().unwrap_or_else(|| panic!("{line}"));
             assert!(client.starts_with("127.0.0.1:"), "{line}");
