@@ -11,6 +11,7 @@ use crate::authority::{Authority, Host};
 use crate::edits::{is_twin, FieldEdits};
 use crate::identity::Identity;
 use crate::language::Words;
+use crate::network::Network;
 use crate::proxy::{Proxies, Proxy};
 
 pub use crate::language::Language;
@@ -145,6 +146,8 @@ pub struct UpstreamTls {
 /// Who is served.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
+    /// The clients that are served, by `--allow`; all where none is listed.
+    pub clients: Vec<Network>,
     /// The Hosts that `--allow-host` lists, in lower case.
     pub hosts: Vec<String>,
     /// The origins whose pages `--allow-origin` lists, in lower case.

@@ -15,7 +15,7 @@
 //! | `cli` | flags and variables become settings |
 //! | `http` | message syntax: heads, fields, framing, chunks |
 //! | `net` | bytes: readiness, sockets, TLS, buffers, deadlines |
-//! | `config`, `authority`, `proxy`, `edits`, `error`, `language`, `text`, `date` | plain data that all rooms know |
+//! | `config`, `authority`, `network`, `proxy`, `edits`, `error`, `language`, `text`, `date` | plain data that all rooms know |
 //!
 //! This library exists for the program, its tests and its benchmarks; it is no
 //! published API.
@@ -35,5 +35,6 @@ pub mod edits;
 pub mod error;
 pub mod identity;
 pub mod language;
+pub mod network;
 pub mod proxy;
 pub mod text;

@@ -280,3 +280,23 @@ pub fn signals_end_the_program_or_are_ignored() {
     proxy.guard.signal("HUP");
     assert_eq!(proxy.terminate().code(), Some(0));
 }
+
+/// From a client at 127.0.0.1: one proxy serves its neighbour only, the other serves it too.
+pub fn only_clients_that_are_allowed_are_served() {
+    let metrics = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en", "-v"];
+    let proxy = limited("9", &[&["--allow", "127.0.0.2"], &metrics[..]].concat());
+    let line = proxy.log.wait_for("metrics: http://");
+    let mut client = proxy.connect();
+    // It may be closed before it has sent anything.
+    let _ = client.try_send(GET.as_bytes());
+    assert!(client.is_closed());
+    proxy.log.wait_for("refused: not listed by --allow");
+    let address = line.rsplit("http://").next().unwrap();
+    // The port of the metrics is open to all.
+    let mut reader = Client::connect(address.trim_end_matches("/metrics").parse().unwrap());
+    reader.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+    let page = reader.response().text();
+    assert!(page.contains("connections_not_allowed_total 1\n"), "{page}");
+    let proxy = limited("9", &["--allow", "127.0.0.2", "--allow", "127.0.0.1/32"]);
+    assert_eq!(proxy.get("/").status(), 200);
+}

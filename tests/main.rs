@@ -227,6 +227,7 @@ fn main() {
             busy_clients_are_never_closed_upon,
             beyond_the_limit_a_head_is_read_and_health_is_answered,
             silent_readers_of_the_metrics_hold_nobody_up,
+            only_clients_that_are_allowed_are_served,
             a_limit_that_the_descriptors_cannot_carry_is_lowered,
             a_loop_is_refused,
             signals_end_the_program_or_are_ignored;

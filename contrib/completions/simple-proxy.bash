@@ -20,7 +20,7 @@ _simple_proxy() {
             compopt -o default
             return
             ;;
-        -u | --upstream-host | -p | --listen-port | -b | --bind | \
+        -u | --upstream-host | -p | --listen-port | -b | --bind | --allow | \
             --listen-mode | -s | --socks-proxy | --http-proxy | --https-proxy | \
             --tls-name | --host-header | --upgrade | --header | --response-header | \
             --allow-host | --allow-origin | --connect-timeout | --head-timeout | \
@@ -32,9 +32,9 @@ _simple_proxy() {
             ;;
         *)
             [[ $word == -* ]] || return
-            words='-h --help -u --upstream-host -p --listen-port -b --bind --listen-mode
-                -s --socks-proxy --http-proxy --https-proxy -d --direct --tls
-                --tls-name --tls-verify --tls-ca --tls-cert --tls-key --tls-min
+            words='-h --help -u --upstream-host -p --listen-port -b --bind --allow
+                --listen-mode -s --socks-proxy --http-proxy --https-proxy -d --direct
+                --tls --tls-name --tls-verify --tls-ca --tls-cert --tls-key --tls-min
                 --host-header --upgrade --forwarded --map --header --response-header
                 --allow-host --allow-origin --connect-timeout --head-timeout
                 --response-timeout --abandon-timeout --keepalive-timeout

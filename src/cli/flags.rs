@@ -16,6 +16,7 @@ use crate::cli::values::*;
 use crate::config::{Bind, Forwarded, Language, LogFormat, TlsVersion};
 use crate::edits::FieldEdits;
 use crate::language::{Text, Words};
+use crate::network::Network;
 use crate::proxy::Proxies;
 
 /// One flag, as it is written and told.
@@ -267,6 +268,13 @@ flags! {
         short: Some('b'),
         metavar: "ADDRESS",
         default: Default::Words(Text::new("all addresses", "所有地址")),
+        group: Group::Addresses,
+    }
+    Repeatable allow: Vec<Network> = network {
+        en: "serve clients at this address or in this range only; may be repeated",
+        zh: "只服务此地址或此网段的客户端；可重复",
+        metavar: "ADDRESS[/BITS]",
+        default: Default::Words(Text::new("all", "所有")),
         group: Group::Addresses,
     }
     Single listen_mode: Mode = mode {

@@ -310,6 +310,7 @@ fn config(settings: Settings, identity: Option<Identity>) -> Config {
             response_fields: FieldEdits::all(settings.response_header),
         },
         access: Access {
+            clients: settings.allow,
             hosts: settings.allow_host,
             origins: settings.allow_origin,
         },

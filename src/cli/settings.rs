@@ -11,6 +11,7 @@ use crate::cli::values::{Chain, Key, Mode, Roots};
 use crate::config::{Bind, Forwarded, Language, LogFormat, TlsVersion};
 use crate::edits::FieldEdits;
 use crate::language::Words;
+use crate::network::Network;
 use crate::proxy::Proxies;
 
 /// A value as given: where it came from, and its text.
@@ -121,7 +122,7 @@ macro_rules! shown_as_displayed {
     )*};
 }
 
-shown_as_displayed!(u16 usize String Authority Bind Mode SocketAddr Proxies TlsVersion);
+shown_as_displayed!(u16 usize String Authority Bind Mode Network SocketAddr Proxies TlsVersion);
 
 impl Shown for bool {
     fn shown(&self) -> Option<Words> {

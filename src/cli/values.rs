@@ -17,6 +17,7 @@ use crate::error::describe;
 use crate::http::syntax::{is_host, is_protocol, is_token, split_port};
 use crate::identity;
 use crate::language::Words;
+use crate::network::Network;
 use crate::proxy::Proxies;
 
 type Read<T> = Result<T, Words>;
@@ -289,6 +290,11 @@ fn header_line(line: &str) -> Read<FieldEdit> {
         name: name.to_owned(),
         value,
     })
+}
+
+/// An address, or a range of them.
+pub(super) fn network(text: &str) -> Read<Network> {
+    Network::parse(text)
 }
 
 /// A Host without its port, `*.` and a name, or `*`.

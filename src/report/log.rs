@@ -709,6 +709,16 @@ pub fn millis(time: Duration) -> impl Display {
     Millis(time.as_secs_f64() * 1e3)
 }
 
+/// A client's address is not one that is served.
+pub fn client_not_allowed(client: Peer) {
+    emit(
+        Priority::Debug,
+        ("client_not_allowed", &[("client", Value::Shown(&client))]),
+        format_args!("拒绝 {client}: 不在 --allow 之列"),
+        format_args!("{client} refused: not listed by --allow"),
+    );
+}
+
 /// Accepting pauses: descriptors or memory have run out.
 pub fn accept_paused(cause: &str) {
     emit(

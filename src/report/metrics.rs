@@ -93,6 +93,8 @@ pub struct Counters {
     pub connections: Count,
     /// Of these, the ones that are over.
     pub connections_closed: Count,
+    /// Clients closed at once because `--allow` does not list them.
+    pub not_allowed: Count,
     /// Clients beyond the limit that have waited for a slot.
     pub waits: Count,
     /// Of these, the ones that do so no more.
@@ -246,6 +248,12 @@ impl Registry {
             "counter",
             "Client connections accepted.",
             self.sum(|c| &c.connections),
+        );
+        page.single(
+            "connections_not_allowed_total",
+            "counter",
+            "Clients closed at once because --allow does not list them.",
+            self.sum(|c| &c.not_allowed),
         );
         page.single(
             "connections_limit",

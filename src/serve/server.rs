@@ -415,8 +415,15 @@ impl Acceptor {
 
     /// Serves a client. An error concerns every client: no more sockets can be watched.
     fn spawn_session(&self, stream: TcpStream, peer: Peer, place: Place) -> io::Result<()> {
-        let stream = Stream::Plain(Socket::new(stream)?);
         let peer = peer.canonical();
+        let allowed = &self.shared.config.access.clients;
+        let is_allowed = |ip| allowed.is_empty() || allowed.iter().any(|range| range.contains(ip));
+        if !peer.ip().is_none_or(is_allowed) {
+            self.worker.counters().not_allowed.add(1);
+            log::client_not_allowed(peer);
+            return Ok(());
+        }
+        let stream = Stream::Plain(Socket::new(stream)?);
         let number = 1 + self.shared.accepted.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket::new(&self.open);
         let (worker, connection) = (self.worker.clone(), Connection::new(stream));
