@@ -41,6 +41,12 @@ pub const fn alphanumeric_and(others: &[u8]) -> ByteSet {
 pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = value;
     std::iter::from_fn(move || {
+        while let Some((sixteen, more)) = rest.split_first_chunk::<16>() {
+            if *sixteen != [b','; 16] {
+                break;
+            }
+            rest = more;
+        }
         let start = rest
             .iter()
             .position(|b| !matches!(b, b',' | b' ' | b'\t'))?;
