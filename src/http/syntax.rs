@@ -163,14 +163,15 @@ pub fn split_port(host: &[u8]) -> (&[u8], Option<&[u8]>) {
 fn is_reg_name(name: &[u8]) -> bool {
     const PLAIN: ByteSet = alphanumeric_and(b"-._~!$&'()*+;=");
     let mut rest = name;
-    while let [first, tail @ ..] = rest {
-        rest = match (first, tail) {
-            (&byte, _) if PLAIN[usize::from(byte)] => tail,
-            (b'%', [a, b, tail @ ..]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => tail,
+    loop {
+        let is_special = |&byte: &u8| !PLAIN[usize::from(byte)];
+        let plain = rest.iter().position(is_special).unwrap_or(rest.len());
+        rest = match &rest[plain..] {
+            [] => return !name.is_empty(),
+            [b'%', a, b, tail @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => tail,
             _ => return false,
         };
     }
-    !name.is_empty()
 }
 
 /// Whether `bytes` are one protocol, with or without a version (RFC 9110 §7.8).
