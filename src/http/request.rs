@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::net::IpAddr;
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 use crate::config::{Forwarded, Rewrite};
 use crate::http::authentication::names_connection_scheme;
@@ -132,10 +132,11 @@ pub fn check_start_line(line: &[u8]) -> Result<(), HeadError> {
         return Ok(());
     }
     let malformed = Err(HeadError::Malformed("the request line is malformed"));
-    let mut words = line.split(|&b| b == b' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (words.next(), words.next(), words.next(), words.next())
-    else {
+    let cut = |text| memchr(b' ', text).map(|at| (&text[..at], &text[at + 1..]));
+    let Some((method, rest)) = cut(line) else {
+        return malformed;
+    };
+    let Some((target, version)) = cut(rest) else {
         return malformed;
     };
     let [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] = version else {
@@ -467,7 +468,7 @@ fn target_of<'b>(method: &str, target: &'b [u8]) -> Result<Target<'b>, Rejection
     if !schemes.iter().any(|s| s.eq_ignore_ascii_case(scheme)) {
         return Err(bad("the scheme of the request target is not http"));
     }
-    let end = rest.iter().position(|b| matches!(b, b'/' | b'?'));
+    let end = memchr2(b'/', b'?', rest);
     let (authority, path) = rest.split_at(end.unwrap_or(rest.len()));
     if authority.is_empty() || !is_host(authority) {
         return Err(bad("the authority of the request target is malformed"));

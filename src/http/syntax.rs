@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-use memchr::memchr;
+use memchr::{memchr, memrchr2};
 
 /// Whether `bytes` are a token (RFC 9110 §5.6.2).
 pub fn is_token(bytes: &[u8]) -> bool {
@@ -154,7 +154,7 @@ fn is_zone(bytes: &[u8]) -> bool {
 
 /// Splits off what follows the last colon outside brackets.
 pub fn split_port(host: &[u8]) -> (&[u8], Option<&[u8]>) {
-    match host.iter().rposition(|&b| b == b':' || b == b']') {
+    match memrchr2(b':', b']', host) {
         Some(at) if host[at] == b':' => (&host[..at], Some(&host[at + 1..])),
         _ => (host, None),
     }
