@@ -265,7 +265,11 @@ pub fn a_link_local_upstream_is_dialled_on_its_link() {
         ("1", "connect", "connection refused"),
         ("none", "resolve", "no such network interface"),
     ] {
-        let script = "ip link set lo up && ip addr add fe80::1/64 dev lo nodad && exec \"$@\"";
+        // The kernel takes a moment to have a route behind an address.
+        let script = "ip link set lo up && ip addr add fe80::1/64 dev lo nodad && \
+             for n in $(seq 200); do \
+             ip -6 route get fe80::1 oif lo >/dev/null 2>&1 && break; sleep 0.05; done; \
+             exec \"$@\"";
         let mut command = cleaned(std::process::Command::new("unshare"));
         command.args(["-n", "sh", "-c", script, "sh", PROGRAM, "--check"]);
         let upstream = format!("[fe80::1%{zone}]:80");
