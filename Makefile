@@ -97,10 +97,10 @@ pictures: prerequisites
 	@$(CARGO) build $(optimized) --bin simple-proxy --example demo
 	@node docs/pictures/make.mjs "$(program)" "$(release)/examples/demo"
 
-# Writes what tests/completions.rs makes of the table of flags.
+# Writes what tests/cli/completions.rs makes of the table of flags.
 completions: prerequisites
 	@SIMPLE_PROXY_WRITE_COMPLETIONS=1 $(CARGO) test $(CARGOFLAGS) $(features) -q \
-	  --test end_to_end -- completions::match_the_flags --exact
+	  --test end_to_end -- cli::completions::match_the_flags --exact
 
 installdirs:
 	@umask 022 && mkdir -p "$(DESTDIR)$(bindir)" "$(DESTDIR)$(man1dir)" "$(DESTDIR)$(docdir)" \

@@ -1,8 +1,22 @@
 //! `--check`: what it reports, and that it names the right stage and cause of broken routes.
 
+use libtest_mimic::Trial;
 use std::process::Stdio;
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        settings_are_shown_with_their_sources,
+        every_setting_is_shown,
+        the_origins_are_shown_and_what_they_break,
+        a_route_through_a_proxy_to_tls,
+        broken_routes_are_named,
+        json_is_one_object,
+        interim_answers_are_passed_over,
+    ]
+}
 
 pub struct Checked {
     pub status: Option<i32>,

@@ -1,9 +1,18 @@
 //! The documents against the program: every flag and variable is in the manual page, both
 //! READMEs and the CHANGELOG, and none is in them that does not exist.
 
+use libtest_mimic::Trial;
 use std::collections::BTreeSet;
 
 use simple_proxy::cli::flags;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        every_flag_and_variable_is_documented,
+        promised_log_lines_are_documented,
+    ]
+}
 
 const MANUAL: &str = include_str!("../man/simple-proxy.1");
 const README: &str = include_str!("../README.md");

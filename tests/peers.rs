@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{kill_process_group, waitid, Pid, Signal, WaitId, WaitIdOptions};
 
-use crate::drain::NEW_PID_NAMESPACE;
+use crate::serve::drain::NEW_PID_NAMESPACE;
 use crate::support::*;
 
 /// Debian's Python, which its packages with WebSocket modules belong to.
@@ -102,7 +102,7 @@ pub fn trials() -> Vec<Trial> {
     trials.push(trial("chromium_shows_the_status_page", &needs, || {
         let _turn = one_browser();
         let profile = open_folder("profile");
-        crate::status::a_browser_shows_what_happens(|url| {
+        crate::report::status::a_browser_shows_what_happens(|url| {
             let mut command = command("node");
             command.arg(script_path("status.mjs")).arg(url);
             command.arg(&profile.0);
@@ -122,29 +122,29 @@ pub fn trials() -> Vec<Trial> {
     trials.push(trial(
         "promtool_has_no_complaint",
         &[Need::Command("promtool")],
-        crate::watch::promtool_has_no_complaint,
+        crate::report::watch::promtool_has_no_complaint,
     ));
     trials.push(trial(
         "works_as_pid_1",
         &[Need::PidNamespace],
-        crate::drain::works_as_pid_1,
+        crate::serve::drain::works_as_pid_1,
     ));
     let needs = ["unshare", "ip", "sh"].map(Need::Command);
     trials.push(trial(
         "a_link_local_upstream_is_dialled_on_its_link",
         &[&needs[..], &[Need::NetworkNamespace]].concat(),
-        crate::unix::a_link_local_upstream_is_dialled_on_its_link,
+        crate::route::unix::a_link_local_upstream_is_dialled_on_its_link,
     ));
     let needs = ["unshare", "mount", "sh"].map(Need::Command);
     let needs = [&needs[..], &[Need::MountNamespace, Need::Port53]].concat();
     for (name, body) in [
         (
             "a_lost_answer_and_a_dead_name_server_cost_little",
-            crate::names::a_lost_answer_and_a_dead_name_server_cost_little as fn(IpAddr),
+            crate::route::names::a_lost_answer_and_a_dead_name_server_cost_little as fn(IpAddr),
         ),
         (
             "hundreds_of_clients_and_a_dead_name_server_leave_no_threads",
-            crate::names::hundreds_of_clients_and_a_dead_name_server_leave_no_threads,
+            crate::route::names::hundreds_of_clients_and_a_dead_name_server_leave_no_threads,
         ),
     ] {
         trials.push(trial(name, &needs, move || body(address_of_our_own())));

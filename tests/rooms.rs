@@ -1,7 +1,17 @@
 //! The rooms of the library: each uses only those below it.
 
+use libtest_mimic::Trial;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        use_only_those_below_them,
+        the_ways_through_the_code_lead_there,
+        ask_for_portable_and_not_for_its_feature,
+    ]
+}
 
 /// From the top floor down; what is in no room is plain data, and uses plain data alone.
 const ROOMS: [&str; 8] = [

@@ -1,6 +1,7 @@
 //! Hops that allow few connections: kept ones give way, dials queue, and nobody is refused
 //! who could be served in time.
 
+use libtest_mimic::Trial;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -8,6 +9,17 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        one_at_a_time_none_fails,
+        many_at_once_are_all_answered,
+        a_request_waits_for_the_end_of_a_tunnel,
+        the_oldest_kept_connection_gives_way,
+        a_refused_port_is_told_at_once,
+    ]
+}
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
 

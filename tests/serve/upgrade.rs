@@ -1,11 +1,38 @@
 //! Upgrades and the relay: what is logged, what is held back, and that nothing is lost.
 
+use libtest_mimic::Trial;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        the_documented_lines_are_logged_exactly,
+        english_lines,
+        nothing_goes_upstream_before_the_101,
+        first_frames_in_the_segment_of_the_handshake_arrive,
+        two_hundred_at_once_byte_exact,
+        a_64_mib_message_survives,
+        what_the_upstream_sent_before_closing_arrives,
+        what_the_client_sent_before_closing_arrives,
+        a_client_that_goes_on_sending_loses_nothing,
+        a_client_that_ends_its_side_still_gets_everything,
+        a_refused_upgrade_is_an_ordinary_response,
+        a_switch_that_was_not_asked_for_is_502,
+        other_protocols_pass_only_when_allowed,
+        docker_exec_is_a_post_with_a_body,
+        kubectl_exec_is_a_post_without_a_body,
+        a_switch_before_the_whole_request_is_502,
+        of_several_protocols_one_goes_on_and_the_rest_is_told,
+        a_reset_ends_both_sides,
+        an_idle_relay_is_closed_when_asked,
+        a_relay_of_which_one_side_has_ended_rests_for_ten_seconds,
+    ]
+}
 
 pub fn the_documented_lines_are_logged_exactly() {
     let upstream = origin(echo);

@@ -1,10 +1,21 @@
 //! The status page: what it serves and to whom, and how it looks to a browser.
 
+use libtest_mimic::Trial;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        the_page_is_for_people_at_this_machine,
+        the_metrics_port_has_no_page,
+        the_numbers_are_those_of_the_program,
+        failures_name_their_cause_and_the_remedy,
+    ]
+}
 
 /// The program with a status page, and where that is.
 fn watched(args: &[&str]) -> (Proxy, SocketAddr) {

@@ -1,5 +1,6 @@
 //! Several proxies of one kind: their order, which are passed over, and who comes back.
 
+use libtest_mimic::Trial;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,8 +8,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::check::check;
+use crate::report::watch::{start_measured, values};
 use crate::support::*;
-use crate::watch::{start_measured, values};
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        one_that_does_not_answer_is_passed_over,
+        what_a_proxy_says_is_final,
+        without_any_that_answers_none_goes_direct,
+        nobody_waits_for_a_probe,
+        one_that_is_back_serves_again,
+        the_check_walks_each,
+    ]
+}
 
 /// What a scripted SOCKS5 proxy does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

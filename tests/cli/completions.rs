@@ -16,6 +16,13 @@ use simple_proxy::language::Language;
 
 use crate::support::Folder;
 
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    let mut all = trials![match_the_flags, offer_words_that_are_accepted];
+    all.extend(shells());
+    all
+}
+
 /// Makes one shell's file.
 type Generator = fn(&[Flag]) -> String;
 
@@ -270,14 +277,14 @@ const TYPED: [(&str, &str); 8] = [
 
 /// A trial for each shell. As with the peers, one that is missing is ignored, and says so
 /// in its name; with SIMPLE_PROXY_REQUIRE_PEERS set it fails instead.
-pub fn trials() -> Vec<Trial> {
+fn shells() -> Vec<Trial> {
     let shells: [(&str, fn()); 3] = [
         ("bash", bash_completes),
         ("zsh", zsh_completes),
         ("fish", fish_completes),
     ];
     let trials = shells.into_iter().map(|(shell, body)| {
-        let name = format!("completions::{shell}_completes");
+        let name = format!("cli::completions::{shell}_completes");
         let found = Command::new(shell)
             .args(["-c", "exit"])
             .stdin(Stdio::null())

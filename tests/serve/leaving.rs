@@ -1,5 +1,6 @@
 //! Clients that leave: their end is passed on, and nobody is served who has gone.
 
+use libtest_mimic::Trial;
 use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::sync::mpsc::{channel, Receiver, Sender};
@@ -8,6 +9,21 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        the_clients_end_is_passed_on,
+        a_prompt_answer_comes_before_the_end,
+        a_pipelined_request_is_no_end,
+        what_is_left_behind_is_let_go,
+        a_download_to_a_client_that_has_ended_its_side_is_whole,
+        who_leaves_during_the_dial_holds_nothing,
+        an_upgrade_is_not_dialled_for_who_has_left,
+        a_reset_that_a_write_meets_ends_a_relay,
+        urgent_data_does_not_stall_a_stream,
+    ]
+}
 
 /// Nothing ends by a timeout of the program's.
 const PATIENT: [&str; 6] = [

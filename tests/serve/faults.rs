@@ -2,6 +2,7 @@
 //! runs out of descriptors: what is held stays small, what is lost is cut off in time,
 //! and everyone else is served.
 
+use libtest_mimic::Trial;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{ChildStderr, Stdio};
@@ -12,6 +13,34 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        a_trickle_does_not_stretch_the_head_timeout,
+        an_idle_connection_is_closed_after_the_keepalive_timeout,
+        a_stalled_request_body_ends,
+        a_stalled_response_body_ends,
+        a_slow_body_is_not_a_stalled_one,
+        a_client_that_stops_reading_is_cut_off,
+        idle_and_trickling_clients_hold_nobody_up,
+        a_client_that_stops_reading_stops_the_upstream,
+        an_upstream_that_stops_reading_stops_the_client,
+        without_descriptors_clients_wait_and_are_served_later,
+        a_log_that_nobody_reads_stalls_nobody,
+        a_closed_log_does_no_harm,
+        an_upstream_that_resets_before_its_response_is_502,
+        an_upstream_that_resets_within_its_body_cuts_the_client,
+        an_upstream_that_resets_during_an_upload_ends_it,
+        a_proxy_that_ends_after_any_byte_of_its_answer_is_an_error,
+        a_proxys_answer_may_come_byte_by_byte,
+        a_client_that_resets_leaves_nothing_behind,
+        a_killed_peer_is_a_closed_one,
+        keepalive_is_set_on_both_legs,
+        a_drain_under_load_cuts_nothing_that_was_begun,
+        many_tls_handshakes_at_once_hold_nobody_up,
+    ]
+}
 
 /// A place for scripts to report what they saw.
 fn reports<T: Send>() -> (Mutex<Sender<T>>, Receiver<T>) {

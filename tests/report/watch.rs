@@ -1,5 +1,6 @@
 //! Watching the program: the health path, the metrics, and the log as JSON.
 
+use libtest_mimic::Trial;
 use std::collections::HashMap;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -8,6 +9,18 @@ use std::sync::mpsc::channel;
 use std::sync::Mutex;
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        health_is_answered_here,
+        metrics_count_what_happened,
+        metrics_tell_the_stage_that_failed,
+        the_metrics_port_serves_nothing_else,
+        json_lines_are_objects,
+        verbose_lines_have_numbers_and_times,
+    ]
+}
 
 pub fn health_is_answered_here() {
     let (report, seen) = channel();

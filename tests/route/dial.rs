@@ -1,5 +1,6 @@
 //! The route to the upstream, with scripted proxies that record what they were told.
 
+use libtest_mimic::Trial;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::mpsc::{channel, Receiver, Sender};
@@ -7,6 +8,24 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        direct_and_dual_stack,
+        socks5_sends_addresses_as_addresses_and_names_as_names,
+        socks5_answers_that_curl_takes_are_taken,
+        connect_sends_host_and_basic,
+        connect_through_a_tls_proxy,
+        bytes_behind_the_proxys_answer_belong_to_the_upstream,
+        every_failure_is_a_status_a_stage_and_a_cause,
+        time_runs_out_in_every_stage,
+        a_broken_proxy_never_falls_back_to_direct,
+        tls_names,
+        tls_verification,
+        http_1_1_is_negotiated,
+    ]
+}
 
 /// A place for scripts to report what they saw.
 fn reports<T: Send>() -> (Mutex<Sender<T>>, Receiver<T>) {

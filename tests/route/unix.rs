@@ -1,5 +1,6 @@
 //! Unix sockets in place of addresses, and addresses that are this machine's alone.
 
+use libtest_mimic::Trial;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -7,6 +8,17 @@ use std::thread;
 
 use crate::check::check;
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        an_upstream_on_a_unix_socket,
+        tls_over_a_unix_socket,
+        a_socks_proxy_on_a_unix_socket,
+        clients_on_a_unix_socket,
+        an_inherited_unix_socket,
+    ]
+}
 
 /// A listener on a path whose connections each run `script` in a thread. The standard
 /// library's type for TCP reads and writes any stream socket.

@@ -1,8 +1,25 @@
 //! Who is served while others hold connections, flood, or stay silent.
 
+use libtest_mimic::Trial;
 use std::time::{Duration, Instant};
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        a_flood_behind_a_reset_holds_nobody_up,
+        the_longest_idle_client_gives_way,
+        silent_clients_and_unfinished_heads_give_way_first,
+        busy_clients_are_never_closed_upon,
+        beyond_the_limit_a_head_is_read_and_health_is_answered,
+        silent_readers_of_the_metrics_hold_nobody_up,
+        only_clients_that_are_allowed_are_served,
+        a_limit_that_the_descriptors_cannot_carry_is_lowered,
+        a_loop_is_refused,
+        signals_end_the_program_or_are_ignored,
+    ]
+}
 
 /// What a client that left did not read was discarded without a turn for anybody else, for as
 /// long as an upstream over TLS went on sending.

@@ -1,10 +1,25 @@
 //! Flags, variables, messages and exit codes, as a person meets them.
 
+use libtest_mimic::Trial;
 use std::fs::OpenOptions;
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        help_and_version_go_to_stdout,
+        a_bad_setting_is_one_line_and_exit_2,
+        keys_are_read_in_every_form_or_refused_with_a_remedy,
+        a_port_in_use_is_exit_1,
+        variables_work_and_flags_override_them,
+        listen_port_0_logs_the_port_taken,
+        no_credential_is_ever_printed,
+        closed_and_full_outputs_do_no_harm,
+    ]
+}
 
 fn output(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap()

@@ -1,11 +1,22 @@
 //! Spare upstream connections: `--spares`.
 
+use libtest_mimic::Trial;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        an_upgrade_takes_a_spare_connection,
+        there_are_never_more_than_asked_for,
+        an_old_one_is_renewed,
+        pauses_after_failures_double,
+    ]
+}
 
 const READY: &str = "备用上游连接已就绪";
 

@@ -3,6 +3,7 @@
 //! sent at once, one byte at a time, and cut off behind every prefix; so are responses.
 //! `every_class_ran` prints what the tables hold.
 
+use libtest_mimic::Trial;
 mod exchanges;
 mod message;
 mod recorder;
@@ -23,6 +24,43 @@ use responses::{
     answer_fields, answer_framing, answer_lines, answers_cut, answers_without_content,
     idle_surplus, interim, surplus,
 };
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        content_length_with_transfer_encoding,
+        content_lengths,
+        transfer_encodings,
+        chunk_framing,
+        request_trailers,
+        field_lines,
+        control_bytes,
+        hosts,
+        targets,
+        connection_options,
+        connection_options_against_forwarded_fields,
+        request_lines,
+        other_protocols,
+        empty_lines,
+        sizes,
+        pipelined_requests,
+        upgrade_requests,
+        status_lines,
+        response_fields,
+        response_framing,
+        responses_cut_short,
+        responses_without_content,
+        interim_responses,
+        surplus_bytes,
+        surplus_bytes_while_idle,
+        early_answers,
+        refused_upgrades,
+        accepted_upgrades,
+        clients_that_leave_before_the_101,
+        forged_log_lines,
+        every_class_ran,
+    ]
+}
 
 /// Declares the tests of this topic: a name, what the printed table calls the class, and
 /// the function that goes through it.

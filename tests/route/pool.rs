@@ -1,6 +1,7 @@
 //! Kept upstream connections: who takes them, for how long they are kept, and what never
 //! goes on one.
 
+use libtest_mimic::Trial;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -8,6 +9,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        one_kept_connection_serves_all_threads,
+        posts_to_an_upstream_that_closes_unannounced,
+        posts_alone_reuse_what_the_upstream_keeps,
+        a_promise_of_the_upstream_is_kept,
+        a_kept_connection_that_the_upstream_ends_is_closed_at_once,
+        an_upgrade_takes_a_kept_connection,
+        hand_over_loses_doubles_and_crosses_nothing,
+    ]
+}
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
 

@@ -1,5 +1,6 @@
 //! Bugs that were there once, each named after its symptom.
 
+use libtest_mimic::Trial;
 use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,6 +12,33 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        a_socks_proxy_that_takes_one_segment_for_one_message,
+        a_client_that_resets_while_it_waits_frees_the_upstream,
+        a_long_log_line_does_not_block,
+        an_upstream_that_does_not_read_an_upload_is_504,
+        stalled_downloads_leave_descriptors_for_others,
+        a_log_reader_that_stops_at_any_moment_stops_no_thread,
+        a_client_that_does_not_read_our_own_answers_is_let_go,
+        a_stuck_relay_notices_the_end_of_the_sender,
+        bytes_behind_a_last_request_do_not_cut_its_answer,
+        empty_lines_without_end_are_refused,
+        connection_options_without_end_are_refused,
+        part_of_a_record_disqualifies_a_kept_connection,
+        interim_answers_to_connect_are_passed_over,
+        an_empty_line_behind_a_request_begins_no_other,
+        a_length_of_zero_is_no_body,
+        an_answer_that_came_while_the_process_was_stopped_is_delivered,
+        an_upstream_that_does_not_answer_an_expectation_is_504,
+        the_first_lines_come_also_under_load,
+        a_proxy_s_own_words_are_for_the_log,
+        a_broken_record_behind_a_full_one_is_no_end_of_a_body,
+        what_is_cut_off_has_last_words,
+    ]
+}
 
 /// A proxy that reads a message with one `read`, as microsocks does, answered "general
 /// failure" because the request came field by field.

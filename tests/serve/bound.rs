@@ -1,5 +1,6 @@
 //! Authentication that holds for a connection (NTLM, Negotiate): who is served as whom.
 
+use libtest_mimic::Trial;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{channel, Receiver};
@@ -7,6 +8,22 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        who_has_logged_in_is_nobody_else,
+        a_request_between_two_steps_of_a_login_is_nobodys,
+        a_websocket_opens_behind_a_login,
+        an_upgrade_with_bytes_behind_it_is_closed_by_401,
+        the_upstreams_end_is_the_clients,
+        the_clients_end_is_the_upstreams,
+        an_answer_that_closes_closes_both,
+        a_login_over_tls_is_for_one_name,
+        many_logins_at_once_and_strangers_between,
+        an_offer_alone_binds_nothing,
+    ]
+}
 
 const LOGGED_OUT: &str = "nobody";
 

@@ -1,12 +1,31 @@
 //! Under another name: what is translated between the client's origin and the upstream's,
 //! fields of one's own, and whose requests are served with them.
 
+use libtest_mimic::Trial;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::Mutex;
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        a_plain_upstream_gets_and_sends_every_field_as_it_is,
+        what_names_one_origin_names_the_other,
+        a_websocket_passes_the_check_of_its_origin,
+        a_rebound_name_is_not_translated_and_the_log_says_so,
+        nothing_is_translated_with_map_off,
+        fields_of_ones_own,
+        fields_that_cannot_be_set_are_refused_without_their_value,
+        a_credential_serves_no_foreign_page,
+        only_hosts_that_are_listed_are_served,
+        origins_that_are_listed_are_served,
+        forwarded_goes_on_from_a_trusted_front,
+        a_front_that_terminates_tls,
+    ]
+}
 
 /// Without it one would be added.
 const DATE: &str = "Date: Wed, 25 Nov 2026 20:00:00 GMT\r\n";

@@ -1,5 +1,6 @@
 //! Ending well: signals, what is open, PID 1, and the limit on clients.
 
+use libtest_mimic::Trial;
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
@@ -12,6 +13,19 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        sigterm_finishes_what_is_open,
+        sigterm_ends_idle_connections_and_relays_in_time,
+        a_second_signal_ends_at_once,
+        more_clients_than_allowed_wait_their_turn,
+        a_restart_on_an_inherited_socket_fails_no_request,
+        the_service_manager_is_told,
+        sockets_that_are_none_are_refused,
+    ]
+}
 
 /// Options of unshare(1) for a command that is PID 1.
 pub const NEW_PID_NAMESPACE: [&str; 3] = ["--pid", "--fork", "--kill-child"];

@@ -1,6 +1,7 @@
 //! HTTP forwarding: what the upstream saw, what the client got, and how the connections
 //! go on.
 
+use libtest_mimic::Trial;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, Receiver};
@@ -8,6 +9,34 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::*;
+
+/// The tests of this file.
+pub fn trials() -> Vec<Trial> {
+    trials![
+        host_and_fields_arrive_as_they_were_sent,
+        keep_alive_and_pipelining,
+        bodies_of_every_framing,
+        responses_of_every_framing,
+        trailers_pass,
+        responses_without_a_body,
+        expect_and_interim_responses,
+        http_1_0_clients,
+        an_early_answer_is_delivered,
+        a_client_that_ends_its_side_still_gets_its_answer,
+        server_sent_events_arrive_one_by_one,
+        the_pool_reuses_and_retries,
+        a_post_is_never_sent_twice,
+        a_race_with_the_upstreams_end_is_told_by_silence,
+        surplus_bytes_reach_nobody,
+        a_response_cut_short_is_seen_as_such,
+        a_close_delimited_body_in_tls_is_cut_or_whole,
+        a_request_head_may_be_as_long_as_max_head_says,
+        a_gigabyte_each_way_in_constant_memory,
+        bad_requests_are_answered_and_not_forwarded,
+        errors_keep_the_connection_where_they_can,
+        three_vhosts_on_one_tls_address,
+    ]
+}
 
 /// An origin that records each head and answers `ok`.
 fn recording() -> (SocketAddr, Receiver<String>) {

@@ -1,0 +1,14 @@
+//! Message syntax at byte level, and what is translated in heads.
+
+pub mod origin;
+pub mod strict;
+
+use libtest_mimic::Trial;
+
+/// The tests of this room.
+pub fn trials() -> Vec<Trial> {
+    [origin::trials(), strict::trials()]
+        .into_iter()
+        .flatten()
+        .collect()
+}

@@ -1,0 +1,14 @@
+//! What people and machines are told: log, metrics, status page.
+
+pub mod status;
+pub mod watch;
+
+use libtest_mimic::Trial;
+
+/// The tests of this room.
+pub fn trials() -> Vec<Trial> {
+    [status::trials(), watch::trials()]
+        .into_iter()
+        .flatten()
+        .collect()
+}

@@ -1,0 +1,29 @@
+//! Clients: who is served, how an exchange and a relay go on, and how they end.
+
+pub mod bound;
+pub mod door;
+pub mod drain;
+pub mod faults;
+pub mod forward;
+pub mod leaving;
+pub mod regression;
+pub mod upgrade;
+
+use libtest_mimic::Trial;
+
+/// The tests of this room.
+pub fn trials() -> Vec<Trial> {
+    [
+        bound::trials(),
+        door::trials(),
+        drain::trials(),
+        faults::trials(),
+        forward::trials(),
+        leaving::trials(),
+        regression::trials(),
+        upgrade::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
