@@ -2,6 +2,7 @@
 //! peers are missing is ignored and says so in its name; with SIMPLE_PROXY_REQUIRE_PEERS
 //! set it fails instead.
 
+mod ends;
 mod under_another_name;
 
 use std::cell::RefCell;
@@ -203,6 +204,7 @@ pub fn trials() -> Vec<Trial> {
     ] {
         trials.push(trial(name, &needs, body));
     }
+    trials.extend(ends::trials());
     trials.extend(under_another_name::trials());
     trials
 }

@@ -1,6 +1,7 @@
 // Headless Chromium, driven over its DevTools pipe. `open` starts one with a profile folder
 // of its own and gives a page: `call` says a command to it, `evaluate` runs an expression and
-// waits for its promise, `close` ends the browser. Needs node's own modules only.
+// waits for its promise, `leave` closes the page's tab, `close` ends the browser. Needs node's
+// own modules only.
 import { spawn } from 'node:child_process';
 
 export async function open(profile, more = []) {
@@ -48,6 +49,7 @@ export async function open(profile, more = []) {
       if (exceptionDetails) throw new Error(JSON.stringify(exceptionDetails));
       return result.value;
     },
+    leave: () => say('Target.closeTarget', { targetId }),
     close() { finished = true; say('Browser.close'); },
   };
 }

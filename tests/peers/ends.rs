@@ -1,0 +1,169 @@
+//! What real clients do at an end: a tab that is closed while answers are outstanding, and a
+//! request whose connection ends after the upstream has been at work on it.
+
+use std::io::{BufRead, BufReader};
+use std::process::{ChildStdin, ChildStdout};
+use std::sync::mpsc::{channel, Sender};
+
+use super::*;
+
+pub fn trials() -> Vec<Trial> {
+    let chromium = [Need::Command("chromium"), Need::Command("node")];
+    vec![
+        trial(
+            "a_closed_tab_of_chromium_ends_what_it_waits_for",
+            &chromium,
+            a_closed_tab_of_chromium_ends_what_it_waits_for,
+        ),
+        trial(
+            "chromium_sends_no_post_twice",
+            &chromium,
+            chromium_sends_no_post_twice,
+        ),
+        trial(
+            "curl_sends_no_post_twice",
+            &[Need::Command("curl")],
+            curl_sends_no_post_twice,
+        ),
+    ]
+}
+
+/// A tab of Chromium. The browser ends with the standard input of its script.
+struct Tab {
+    _browser: Guard,
+    _input: ChildStdin,
+    lines: BufReader<ChildStdout>,
+    profile: Folder,
+}
+
+impl Tab {
+    fn open(url: &str, expression: &str) -> Tab {
+        let profile = open_folder("profile");
+        let mut command = command("node");
+        command.arg(script_path("tab.mjs")).args([url, expression]);
+        command.arg(&profile.0);
+        let errors = File::create(profile.path("errors")).expect("a file");
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors);
+        let mut browser = Guard::spawn(&mut command);
+        let input = browser.0.stdin.take().expect("a pipe");
+        let lines = BufReader::new(browser.0.stdout.take().expect("a pipe"));
+        Tab {
+            _browser: browser,
+            _input: input,
+            lines,
+            profile,
+        }
+    }
+
+    /// What the expression became.
+    fn said(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("a line of text");
+        if line.is_empty() {
+            let errors = fs::read_to_string(self.profile.path("errors"));
+            panic!("the browser said nothing: {errors:?}");
+        }
+        line.trim_end().to_owned()
+    }
+}
+
+/// The page from which the others are asked for.
+const PAGE: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 7\r\n\r\n<p>page";
+
+fn a_closed_tab_of_chromium_ends_what_it_waits_for() {
+    let _turn = one_browser();
+    let (ended, ends) = channel::<&'static str>();
+    let ended: Mutex<Sender<_>> = Mutex::new(ended);
+    let upstream = origin(move |mut client| {
+        while let Some(head) = client.try_head() {
+            let what = match head.split(' ').nth(1) {
+                Some("/events") => {
+                    client.send(
+                        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+                         Transfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n",
+                    );
+                    "events"
+                }
+                Some("/never") => "never",
+                Some("/ws") => {
+                    client.send(&switching(&head));
+                    "ws"
+                }
+                _ => {
+                    client.send(PAGE);
+                    continue;
+                }
+            };
+            client.rest_or_reset();
+            let ended = ended.lock().expect("a sender");
+            return ended.send(what).expect("a receiver");
+        }
+    });
+    // Nothing ends by a timeout of the program's.
+    let flags = [
+        "--direct",
+        "--response-timeout=3600",
+        "--connect-timeout=3600",
+    ];
+    let proxy = Tested::start(upstream, &flags.map(str::to_owned));
+    let mut tab = Tab::open(
+        &proxy.url("/"),
+        "fetch('/never'); Promise.all([
+          new Promise(done => new EventSource('/events').onmessage = done),
+          new Promise(done => new WebSocket('ws://' + location.host + '/ws').onopen = done),
+        ]).then(() => 'all open')",
+    );
+    assert_eq!(tab.said(), "all open");
+    let mut seen: Vec<_> = (0..3)
+        .map(|_| ends.recv_timeout(PATIENCE).expect("an end"))
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(seen, ["events", "never", "ws"]);
+}
+
+/// An origin whose connections serve GET, and end without a response behind a POST at which
+/// it has been at work for a second; with the POSTs that came to it.
+fn gives_up_on_posts() -> (SocketAddr, &'static AtomicU32) {
+    let posts: &'static AtomicU32 = Box::leak(Box::new(AtomicU32::new(0)));
+    let upstream = origin(|mut client| {
+        while let Some(head) = client.try_head() {
+            if head.starts_with("POST ") {
+                client.exactly(2);
+                posts.fetch_add(1, Ordering::SeqCst);
+                thread::sleep(Duration::from_secs(1));
+                return;
+            }
+            // However long the client takes between two requests.
+            client.send(&PAGE.replace("\r\n\r\n", "\r\nKeep-Alive: timeout=600\r\n\r\n"));
+        }
+    });
+    (upstream, posts)
+}
+
+fn chromium_sends_no_post_twice() {
+    let _turn = one_browser();
+    let (upstream, posts) = gives_up_on_posts();
+    let proxy = Tested::start(upstream, &["--direct".to_owned()]);
+    let mut tab = Tab::open(
+        &proxy.url("/"),
+        "fetch('/again').then(answer => answer.text())
+          .then(() => fetch('/pay', { method: 'POST', body: 'hi' }))
+          .then(answer => answer.status)",
+    );
+    assert_eq!(tab.said(), "502");
+    assert_eq!(posts.load(Ordering::SeqCst), 1);
+}
+
+fn curl_sends_no_post_twice() {
+    let (upstream, posts) = gives_up_on_posts();
+    let proxy = Tested::start(upstream, &["--direct".to_owned()]);
+    let (page, pay): (&str, &str) = (&proxy.url("/"), &proxy.url("/pay"));
+    let next = ["--next", "-sS", "--noproxy", "*", "--max-time", "60"];
+    let request = ["-d", "hi", "-o", "/dev/null", "-w", " %{http_code}", pay];
+    let seen = curl_text(&[&[page, page][..], &next, &request].concat());
+    assert_eq!(seen, "<p>page<p>page 502");
+    assert_eq!(posts.load(Ordering::SeqCst), 1);
+}
