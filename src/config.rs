@@ -49,7 +49,7 @@ pub struct Config {
     /// What is logged, and how.
     pub log: LogSettings,
     /// Variables that have no effect, and why: to be told at the start.
-    pub ignored: Vec<(&'static str, Words)>,
+    pub ignored: Vec<(String, Words)>,
 }
 
 impl Config {

@@ -32,7 +32,7 @@ const CANNOT_RUN: u8 = 1;
 
 fn main() -> ExitCode {
     let args = std::env::args_os().skip(1);
-    match resolve(args, |name| std::env::var_os(name)) {
+    match resolve(args, std::env::vars_os()) {
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Serve(config, settings)) => match serve(*config, settings) {
             Ok(()) => ExitCode::SUCCESS,

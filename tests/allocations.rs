@@ -172,7 +172,7 @@ fn serve(upstream: SocketAddr) -> std::io::Result<SocketAddr> {
         "1",
     ];
     let args = args.into_iter().map(OsString::from);
-    let Ok(Command::Serve(config, _)) = resolve(args, |_| None) else {
+    let Ok(Command::Serve(config, _)) = resolve(args, []) else {
         return Err(std::io::Error::other("the settings are good"));
     };
     log::init(config.log);

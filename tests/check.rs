@@ -55,12 +55,16 @@ pub fn settings_are_shown_with_their_sources() {
         ("UPSTREAM_HOST", "no-such.invalid:1"),
         ("LISTEN_PORT", "8080"),
         ("HTTP_PROXY", ""),
+        ("SIMPLE_PROXY_HEAD_TIMEOUT", "5"),
+        ("SIMPLE_PROXY_TREADS", "5"),
     ];
     let checked = check(&["-u", &upstream, "-v", "--forwarded"], &environment);
     assert_eq!(checked.status, Some(0), "{}", checked.text);
     checked.fits_a_terminal();
     checked.has(&format!("upstream-host {upstream} --upstream-host"));
     checked.has("listen-port 8080 LISTEN_PORT");
+    checked.has("head-timeout 5 s SIMPLE_PROXY_HEAD_TIMEOUT");
+    checked.has("SIMPLE_PROXY_TREADS is ignored: did you mean SIMPLE_PROXY_THREADS?");
     checked.has("bind all addresses default");
     checked.has("http-proxy none default");
     checked.has("forwarded on --forwarded");

@@ -17,6 +17,11 @@ pub fn cleaned(mut command: Command) -> Command {
     ] {
         command.env_remove(name);
     }
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"SIMPLE_PROXY_") {
+            command.env_remove(name);
+        }
+    }
     // The language of help, errors and `--check`.
     command.env("LC_ALL", "C.UTF-8");
     // An answer that is lost on the way to the resolver must not take all the time there is.

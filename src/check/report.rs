@@ -34,6 +34,9 @@ impl fmt::Display for Report<'_> {
             let value = value.say(Language::English);
             writeln!(f, "  {name:<18} {value:<38} {source}")?;
         }
+        for ignored in self.ignored() {
+            wrap(f, &ignored, 0, 2)?;
+        }
         let Walk {
             config,
             lines,
@@ -94,6 +97,15 @@ impl fmt::Display for Report<'_> {
 }
 
 impl Report<'_> {
+    /// The variables that have no effect, and why.
+    fn ignored(&self) -> impl Iterator<Item = String> + '_ {
+        let ignored = self.walk.config.ignored.iter();
+        ignored.map(|(source, problem)| {
+            let problem = problem.say(Language::English);
+            format!("{source} is ignored: {problem}")
+        })
+    }
+
     /// What to try, given all that was seen.
     fn advice(&self, error: &Error) -> &'static str {
         match error.stage {
@@ -172,11 +184,14 @@ impl Report<'_> {
                 Value::Object(&failed)
             }
         };
-        let remarks: Vec<_> = self
-            .walk
-            .remarks
+        let ignored: Vec<String> = self.ignored().collect();
+        let remarks = self.walk.remarks.iter();
+        let remarks = remarks.map(|remark| remark.say(Language::English));
+        let remarks: Vec<_> = ignored
             .iter()
-            .map(|remark| Value::Text(remark.say(Language::English)))
+            .map(String::as_str)
+            .chain(remarks)
+            .map(Value::Text)
             .collect();
         let origins = [
             ("outer", Value::Text(&self.walk.origins.outer)),

@@ -30,6 +30,8 @@ pub struct Flag {
     pub kind: Kind,
     /// What the value is called in help and documents, in capitals.
     pub metavar: &'static str,
+    /// Its variable by the rule: the prefix and the long name in capitals.
+    prefixed: &'static str,
     /// A variable without the program's prefix that sets it, too.
     pub variable: Option<&'static str>,
     /// What holds when it is not given.
@@ -129,6 +131,7 @@ impl Flag {
         short: None,
         kind: Kind::Switch,
         metavar: "",
+        prefixed: "",
         variable: None,
         default: Default::Value("off"),
         values: Offer::Nothing,
@@ -139,6 +142,13 @@ impl Flag {
     /// Whether a value stands in the next word.
     pub fn takes_value(&self) -> bool {
         matches!(self.kind, Kind::Single | Kind::Repeatable)
+    }
+
+    /// Its variable: `SIMPLE_PROXY_` and the long name in capitals. What is done instead of
+    /// serving has none: a variable that is set for the service must not make a check of it.
+    pub fn prefixed_variable(&self) -> Option<&'static str> {
+        let acts = matches!(self.long, "--help" | "--version" | "--check");
+        (!acts).then_some(self.prefixed)
     }
 
     /// Its name without the hyphens.
@@ -153,6 +163,16 @@ const fn hyphens<const N: usize>(name: &str) -> [u8; N] {
     while at < N {
         let byte = name.as_bytes()[at];
         bytes[at] = if byte == b'_' { b'-' } else { byte };
+        at += 1;
+    }
+    bytes
+}
+
+const fn capitals<const N: usize>(name: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut at = 0;
+    while at < N {
+        bytes[at] = name.as_bytes()[at].to_ascii_uppercase();
         at += 1;
     }
     bytes
@@ -189,6 +209,14 @@ macro_rules! flags {
                 long: {
                     const NAME: &str = concat!("--", stringify!($name));
                     const BYTES: [u8; NAME.len()] = hyphens(NAME);
+                    match std::str::from_utf8(&BYTES) {
+                        Ok(name) => name,
+                        Err(_) => "",
+                    }
+                },
+                prefixed: {
+                    const NAME: &str = concat!("SIMPLE_PROXY_", stringify!($name));
+                    const BYTES: [u8; NAME.len()] = capitals(NAME);
                     match std::str::from_utf8(&BYTES) {
                         Ok(name) => name,
                         Err(_) => "",

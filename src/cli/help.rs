@@ -12,6 +12,13 @@ const INTRODUCTION: Text = Text::new(
     "把所有请求转发到一个固定上游的反向代理：直连、经 SOCKS5 或经 HTTP 代理（CONNECT）。",
 );
 
+const VARIABLES: Text = Text::new(
+    "Every option but -h, -V and --check also has a variable: SIMPLE_PROXY_ and its long name \
+     in capitals, such as SIMPLE_PROXY_CONNECT_TIMEOUT. An option overrides its variable.",
+    "除 -h、-V 和 --check 外，每个选项都有对应的环境变量：SIMPLE_PROXY_ 加上大写的长选项名，\
+     例如 SIMPLE_PROXY_CONNECT_TIMEOUT。选项优先于环境变量。",
+);
+
 /// Where what a flag does begins.
 const COLUMN: usize = 26;
 
@@ -33,6 +40,8 @@ pub fn help(language: Language) -> String {
             entry(&mut out, flag, language);
         }
     }
+    out.push('\n');
+    _ = wrap(&mut out, VARIABLES.say(language), 0, 0);
     let example = Text::new("Example", "示例");
     _ = writeln!(
         out,

@@ -8,6 +8,8 @@
 pub mod args;
 pub mod flags;
 pub mod help;
+mod nearest;
 pub mod resolve;
 pub mod settings;
 pub mod values;
+pub mod variables;

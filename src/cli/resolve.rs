@@ -11,6 +11,7 @@ use crate::cli::flags::{Args, Settings, TABLE};
 use crate::cli::help::help;
 use crate::cli::settings::{list, Given, Setting};
 use crate::cli::values::{http_proxy, socks5_proxy};
+use crate::cli::variables::{merge, source_of, Environment, ROUTE};
 use crate::config::{
     Access, Config, Language, Limits, Listen, LogSettings, Rewrite, Route, UpstreamTls, Verbosity,
     MAX_PIPES,
@@ -43,8 +44,9 @@ pub struct Check {
 /// A flag overrides a variable, a variable a default; an empty variable counts as unset.
 pub fn resolve(
     args: impl IntoIterator<Item = OsString>,
-    environment: impl Fn(&str) -> Option<OsString>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Command, Usage> {
+    let environment = Environment::new(variables);
     let words = match separate(args)? {
         Separated::Words(words) => words,
         Separated::Help => return Ok(Command::Print(help(Language::English))),
@@ -58,20 +60,21 @@ pub fn resolve(
             Words::new("not understood", "无法理解命令行"),
         )
     })?;
-    let mut given = merge(args, environment)?;
+    let mut given = merge(args, &environment)?;
     // The version is told whatever else is wrong.
-    if given_as_flag(&given, "--version") {
+    if source_of(&given, "--version").is_some() {
         let version = env!("CARGO_PKG_VERSION");
         return Ok(Command::Print(format!("simple-proxy {version}\n")));
     }
     let unfit = set_aside_unfit(&mut given);
     let mut settings = Settings::read(&given)?;
-    let ignored = losers(unfit, &settings)?;
+    let mut ignored = losers(unfit, &settings)?;
+    ignored.extend(environment.near_misses());
     refuse_contradictions(&settings, &given)?;
     let shown = list(&settings, &given);
     let websocket = settings.check_path.take();
     let check = settings.check;
-    let identity = identity(&mut settings)?;
+    let identity = identity(&mut settings, &given)?;
     let config = Config {
         ignored,
         ..config(settings, identity)
@@ -82,53 +85,19 @@ pub fn resolve(
             config,
             websocket,
         }))),
-        (false, Some(_)) => Err(Usage::new(
-            "--check-path",
-            Words::new("requires --check", "须与 --check 合用"),
-        )),
-        (false, None) => {
+        // Its variable may stay set while the program serves.
+        (false, Some(_)) if source_of(&given, "--check-path") == Some("--check-path") => {
+            let problem = Words::new("requires --check", "须与 --check 合用");
+            Err(Usage::new("--check-path", problem))
+        }
+        (false, _) => {
             let settings = in_effect(shown, &config);
             Ok(Command::Serve(Box::new(config), settings))
         }
     }
 }
 
-/// The flags that say which way to the upstream is taken.
-const ROUTE: [&str; 4] = ["--socks-proxy", "--http-proxy", "--https-proxy", "--direct"];
-
-/// The values of each flag in the order of the table: those of the command line, else the
-/// variable's. Any flag of the route makes the variables of all of them ignored.
-fn merge(
-    args: Args,
-    environment: impl Fn(&str) -> Option<OsString>,
-) -> Result<Vec<Vec<Given>>, Usage> {
-    let given = args.values().into_iter().zip(TABLE).map(|(values, flag)| {
-        let given = values.into_iter().map(|text| Given {
-            source: flag.long,
-            text,
-        });
-        given.collect()
-    });
-    let mut given: Vec<Vec<Given>> = given.collect();
-    let route_is_given = ROUTE.iter().any(|flag| given_as_flag(&given, flag));
-    for (values, flag) in given.iter_mut().zip(TABLE) {
-        let Some(name) = flag.variable.filter(|_| values.is_empty()) else {
-            continue;
-        };
-        if route_is_given && ROUTE.contains(&flag.long) {
-            continue;
-        }
-        if let Some(value) = environment(name).filter(|value| !value.is_empty()) {
-            let text = value
-                .into_string()
-                .map_err(|_| Usage::new(name, Words::new("not UTF-8", "不是 UTF-8")))?;
-            values.push(Given { source: name, text });
-        }
-    }
-    Ok(given)
-}
-
-/// A variable that names a proxy, in a form that cannot serve.
+/// A common variable that names a proxy, in a form that cannot serve.
 struct Unfit {
     /// The flag that it stands for.
     long: &'static str,
@@ -136,8 +105,8 @@ struct Unfit {
     problem: Words,
 }
 
-/// Takes the variables out that name proxies in a form that cannot serve, such as HTTP_PROXY
-/// with a SOCKS URL: other programs may have a use for them.
+/// Takes the common variables out that name proxies in a form that cannot serve, such as
+/// HTTP_PROXY with a SOCKS URL: other programs may have a use for them.
 fn set_aside_unfit(given: &mut [Vec<Given>]) -> Vec<Unfit> {
     let mut unfit = Vec::new();
     for (flag, values) in TABLE.iter().zip(given) {
@@ -146,7 +115,8 @@ fn set_aside_unfit(given: &mut [Vec<Given>]) -> Vec<Unfit> {
             "--http-proxy" | "--https-proxy" => http_proxy,
             _ => continue,
         };
-        let Some(value) = values.last().filter(|value| value.source != flag.long) else {
+        let is_common = |value: &&Given| Some(value.source) == flag.variable;
+        let Some(value) = values.last().filter(is_common) else {
             continue;
         };
         if let Err(problem) = read(&value.text) {
@@ -162,7 +132,7 @@ fn set_aside_unfit(given: &mut [Vec<Given>]) -> Vec<Unfit> {
 }
 
 /// Those that another proxy wins over. One that would win is an error.
-fn losers(unfit: Vec<Unfit>, settings: &Settings) -> Result<Vec<(&'static str, Words)>, Usage> {
+fn losers(unfit: Vec<Unfit>, settings: &Settings) -> Result<Vec<(String, Words)>, Usage> {
     let fit = [
         ("--socks-proxy", settings.socks_proxy.is_some()),
         ("--http-proxy", settings.http_proxy.is_some()),
@@ -182,31 +152,21 @@ fn losers(unfit: Vec<Unfit>, settings: &Settings) -> Result<Vec<(&'static str, W
         }
     }
     let ignored = unfit.into_iter();
-    Ok(ignored.map(|unfit| (unfit.source, unfit.problem)).collect())
-}
-
-/// Whether the command line has the flag.
-fn given_as_flag(given: &[Vec<Given>], long: &str) -> bool {
-    let found = TABLE.iter().zip(given).find(|(flag, _)| flag.long == long);
-    found.is_some_and(|(_, values)| values.iter().any(|value| value.source == long))
-}
-
-/// The flag, or the variable that speaks in its place.
-fn source_of(given: &[Vec<Given>], long: &'static str) -> &'static str {
-    let found = TABLE.iter().zip(given).find(|(flag, _)| flag.long == long);
-    let last = found.and_then(|(_, values)| values.last());
-    last.map_or(long, |value| value.source)
+    let ignored = ignored.map(|unfit| (unfit.source.to_owned(), unfit.problem));
+    Ok(ignored.collect())
 }
 
 /// Settings that are good alone and not together.
 fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<(), Usage> {
-    let combined = |flag: &'static str, other: &str| {
+    let source = |flag: &'static str| source_of(given, flag).unwrap_or(flag);
+    let combined = |flag, other| {
+        let other = source(other);
         let problem = both!("cannot be combined with {other}", "不能与 {other} 合用");
-        Err(Usage::new(flag, problem))
+        Err(Usage::new(source(flag), problem))
     };
     if settings.direct {
-        let proxies = ROUTE.iter().filter(|flag| **flag != "--direct");
-        if let Some(flag) = proxies.into_iter().find(|flag| given_as_flag(given, flag)) {
+        let mut proxies = ROUTE.into_iter().filter(|flag| *flag != "--direct");
+        if let Some(flag) = proxies.find(|flag| source_of(given, flag).is_some()) {
             return combined("--direct", flag);
         }
     }
@@ -217,12 +177,12 @@ fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<()
     ];
     let proxy = proxies.iter().find(|(_, proxies)| proxies.is_some());
     if let (true, Some((flag, _))) = (settings.upstream_host.is_local(), proxy) {
-        let source = source_of(given, flag);
+        let proxy = source(flag);
         let problem = both!(
-            "no proxy can reach a unix socket or a link of this machine; add --direct, or leave out {source}",
-            "代理无法访问本机的 unix 套接字或链路；请加上 --direct，或去掉 {source}"
+            "no proxy can reach a unix socket or a link of this machine; add --direct, or leave out {proxy}",
+            "代理无法访问本机的 unix 套接字或链路；请加上 --direct，或去掉 {proxy}"
         );
-        return Err(Usage::new(source_of(given, "--upstream-host"), problem));
+        return Err(Usage::new(source("--upstream-host"), problem));
     }
     if settings.quiet && settings.verbose {
         return combined("--quiet", "--verbose");
@@ -239,7 +199,7 @@ fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<()
             "the upstream speaks no TLS; add --tls on, or leave this out",
             "到上游不使用 TLS；请加上 --tls on，或去掉此项",
         );
-        return Err(Usage::new(*flag, problem));
+        return Err(Usage::new(source(flag), problem));
     }
     Ok(())
 }
@@ -250,10 +210,11 @@ fn speaks_tls(settings: &Settings) -> bool {
 }
 
 /// The client certificate with its key: neither is of use alone.
-fn identity(settings: &mut Settings) -> Result<Option<Identity>, Usage> {
+fn identity(settings: &mut Settings, given: &[Vec<Given>]) -> Result<Option<Identity>, Usage> {
+    let source = |flag: &'static str| source_of(given, flag).unwrap_or(flag);
     let alone = |flag, other: &str| {
         let problem = both!("requires {other}", "须与 {other} 合用");
-        Err(Usage::new(flag, problem))
+        Err(Usage::new(source(flag), problem))
     };
     match (settings.tls_cert.take(), settings.tls_key.take()) {
         (None, None) => Ok(None),
@@ -261,7 +222,7 @@ fn identity(settings: &mut Settings) -> Result<Option<Identity>, Usage> {
         (None, Some(_)) => alone("--tls-key", "--tls-cert"),
         (Some(chain), Some(key)) => Identity::new(chain.certificates, key.key)
             .map(Some)
-            .map_err(|problem| Usage::new("--tls-key", problem)),
+            .map_err(|problem| Usage::new(source("--tls-key"), problem)),
     }
 }
 
@@ -369,12 +330,12 @@ fn in_effect(mut settings: Vec<Setting>, config: &Config) -> Vec<Setting> {
 mod tests {
     use super::*;
     use crate::cli::flags::flags;
+    use crate::config::Forwarded;
 
     fn resolve_with(args: &[&str], variables: &[(&str, &str)]) -> Result<Command, Usage> {
-        resolve(args.iter().map(OsString::from), |name| {
-            let found = variables.iter().find(|(variable, _)| *variable == name);
-            found.map(|(_, value)| OsString::from(value))
-        })
+        let variables = variables.iter();
+        let variables = variables.map(|(name, value)| (OsString::from(name), value.into()));
+        resolve(args.iter().map(OsString::from), variables)
     }
 
     fn config(args: &[&str], variables: &[(&str, &str)]) -> Config {
@@ -447,23 +408,24 @@ mod tests {
         let (socks, other) = (("SOCKS_PROXY", "s"), ("HTTP_PROXY", "socks5://u:secret@h"));
         let config_of = |args: &[&str], variables: &[(&str, &str)]| {
             let config = config(args, variables);
-            let ignored = config.ignored.iter().map(|(source, problem)| {
+            let route = config.route.to_string();
+            let ignored = config.ignored.into_iter().map(|(source, problem)| {
                 let problem = problem.say(Language::English);
                 assert!(!problem.contains("secret"), "{problem}");
-                *source
+                source
             });
-            (ignored.collect::<Vec<_>>(), config.route.to_string())
+            (ignored.collect::<Vec<_>>(), route)
         };
         let (ignored, route) = config_of(&["-u", "a:80"], &[socks, other]);
         assert_eq!(
             (&ignored[..], &*route),
-            (&["HTTP_PROXY"][..], "SOCKS5 socks5://s:1080")
+            (&["HTTP_PROXY".to_owned()][..], "SOCKS5 socks5://s:1080")
         );
         let https = ("HTTPS_PROXY", "t");
         let (ignored, route) = config_of(&["-u", "a:443"], &[https, other]);
         assert_eq!(
             (&ignored[..], &*route),
-            (&["HTTP_PROXY"][..], "CONNECT http://t:80")
+            (&["HTTP_PROXY".to_owned()][..], "CONNECT http://t:80")
         );
         // A flag makes variables ignored without a word, and is itself never let pass.
         let (ignored, _) = config_of(&["-u", "a:80", "-d"], &[other]);
@@ -475,6 +437,159 @@ mod tests {
         }
         let line = error(&["-u", "a:80", "-s", "s", "--http-proxy", other.1], &[]);
         assert!(line.starts_with("--http-proxy: an HTTP proxy is"), "{line}");
+    }
+
+    #[test]
+    fn every_flag_has_a_variable() {
+        let settings = config(
+            &["--head-timeout", "5"],
+            &[
+                ("UPSTREAM_HOST", "a:80"),
+                ("SIMPLE_PROXY_UPSTREAM_HOST", "b:443"),
+                ("SIMPLE_PROXY_CONNECT_TIMEOUT", "3"),
+                ("SIMPLE_PROXY_HEAD_TIMEOUT", "4"),
+                ("SIMPLE_PROXY_DRAIN_TIMEOUT", ""),
+                ("SIMPLE_PROXY_TLS_VERIFY", "Yes"),
+                ("SIMPLE_PROXY_FORWARDED", "append"),
+                ("SIMPLE_PROXY_UPGRADE", "ircd\n\n foo\r\n"),
+                ("SIMPLE_PROXY_CHECK", "1"),
+                ("SIMPLE_PROXY_VERSION", "1"),
+                ("SIMPLE_PROXY_CHECK_PATH", "/ws"),
+                ("SIMPLE_PROXY_PORT", "tcp://10.0.0.1:80"),
+                ("SIMPLE_PROXY_SERVICE_HOST", "10.0.0.1"),
+                ("SIMPLE_PROXY_LOG_LANG", "en"),
+                ("SIMPLE_PROXY_TREADS", "4"),
+            ],
+        );
+        assert_eq!(settings.upstream.to_string(), "b:443");
+        let seconds = std::time::Duration::from_secs;
+        assert_eq!(settings.limits.connect_timeout, seconds(3));
+        assert_eq!(settings.limits.head_timeout, seconds(5));
+        assert_eq!(settings.limits.drain_timeout, seconds(10));
+        assert!(settings.tls.is_some_and(|tls| tls.verify));
+        assert_eq!(settings.rewrite.forwarded, Forwarded::Append);
+        assert_eq!(settings.rewrite.upgrades, ["ircd", "foo"]);
+        assert_eq!(settings.log.language, Language::English);
+        let ignored = settings.ignored.iter();
+        let ignored: Vec<&str> = ignored.map(|(name, _)| name.as_str()).collect();
+        assert_eq!(ignored, ["SIMPLE_PROXY_TREADS"]);
+        for flag in flags() {
+            let name = flag.long[2..].replace('-', "_").to_uppercase();
+            let expected = match flag.long {
+                "--help" | "--version" | "--check" => None,
+                _ => Some(format!("SIMPLE_PROXY_{name}")),
+            };
+            assert_eq!(flag.prefixed_variable(), expected.as_deref());
+        }
+    }
+
+    #[test]
+    fn a_switch_is_turned_off_by_its_variable_too() {
+        let up = ("UPSTREAM_HOST", "a:443");
+        for (value, expected) in [
+            ("1", true),
+            ("true", true),
+            ("YES", true),
+            ("on", true),
+            ("0", false),
+            ("False", false),
+            ("no", false),
+            ("off", false),
+        ] {
+            let settings = config(&[], &[up, ("SIMPLE_PROXY_TLS_VERIFY", value)]);
+            let verifies = settings.tls.is_some_and(|tls| tls.verify);
+            assert_eq!(verifies, expected, "{value}");
+            let settings = config(&[], &[up, ("SIMPLE_PROXY_FORWARDED", value)]);
+            let adds = settings.rewrite.forwarded != Forwarded::Off;
+            assert_eq!(adds, expected, "{value}");
+        }
+        let quiet = [up, ("SIMPLE_PROXY_QUIET", "on")];
+        assert_eq!(config(&[], &quiet).log.verbosity, Verbosity::Quiet);
+        assert_eq!(config(&["-v"], &quiet).log.verbosity, Verbosity::Verbose);
+        let verify = [up, ("SIMPLE_PROXY_TLS_VERIFY", "off")];
+        let settings = config(&["--tls-verify"], &verify);
+        assert!(settings.tls.is_some_and(|tls| tls.verify));
+    }
+
+    #[test]
+    fn a_bad_variable_is_named() {
+        let up = ("UPSTREAM_HOST", "a:80");
+        for (variable, expected) in [
+            (
+                ("SIMPLE_PROXY_CONNECT_TIMEOUT", "x"),
+                "SIMPLE_PROXY_CONNECT_TIMEOUT: not a",
+            ),
+            (
+                ("SIMPLE_PROXY_FORWARDED", "maybe"),
+                "SIMPLE_PROXY_FORWARDED: must be",
+            ),
+            (
+                ("SIMPLE_PROXY_TLS_VERIFY", "maybe"),
+                "SIMPLE_PROXY_TLS_VERIFY: must be 1,",
+            ),
+            (
+                ("SIMPLE_PROXY_TLS_VERIFY", "1"),
+                "SIMPLE_PROXY_TLS_VERIFY: the upstream speaks no TLS",
+            ),
+            (
+                ("SIMPLE_PROXY_LISTEN_PORT", "x"),
+                "SIMPLE_PROXY_LISTEN_PORT: not a",
+            ),
+            (
+                ("SIMPLE_PROXY_TLS_CERT", "/nonexistent"),
+                "SIMPLE_PROXY_TLS_CERT: ",
+            ),
+            // Nobody else reads this one.
+            (
+                ("SIMPLE_PROXY_HTTP_PROXY", "socks5://u:secret@h"),
+                "SIMPLE_PROXY_HTTP_PROXY: an HTTP proxy is",
+            ),
+        ] {
+            let line = error(&[], &[up, variable, ("SOCKS_PROXY", "s")]);
+            assert!(line.starts_with(expected), "{line}");
+            assert!(!line.contains("secret"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_route_of_our_own_variables_makes_the_common_ones_ignored() {
+        let common = [
+            ("UPSTREAM_HOST", "a:80"),
+            ("SOCKS_PROXY", "s"),
+            ("HTTP_PROXY", "h"),
+        ];
+        for (args, more, expected) in [
+            (
+                &[][..],
+                ("SIMPLE_PROXY_HTTP_PROXY", "o"),
+                "CONNECT http://o:80",
+            ),
+            (&[], ("SIMPLE_PROXY_DIRECT", "true"), "direct"),
+            (
+                &[],
+                ("SIMPLE_PROXY_DIRECT", "off"),
+                "SOCKS5 socks5://s:1080",
+            ),
+            (&[], ("SIMPLE_PROXY_DIRECT", ""), "SOCKS5 socks5://s:1080"),
+            (&["-d"], ("SIMPLE_PROXY_SOCKS_PROXY", "o"), "direct"),
+            (
+                &["-s", "f"],
+                ("SIMPLE_PROXY_DIRECT", "1"),
+                "SOCKS5 socks5://f:1080",
+            ),
+        ] {
+            let variables = [&common[..], &[more]].concat();
+            let route = config(args, &variables).route.to_string();
+            assert_eq!(route, expected, "{args:?} {more:?}");
+        }
+        let both = [
+            ("UPSTREAM_HOST", "a:80"),
+            ("SIMPLE_PROXY_DIRECT", "1"),
+            ("SIMPLE_PROXY_SOCKS_PROXY", "o"),
+        ];
+        let line = error(&[], &both);
+        let expected = "SIMPLE_PROXY_DIRECT: cannot be combined with SIMPLE_PROXY_SOCKS_PROXY";
+        assert!(line.starts_with(expected), "{line}");
     }
 
     #[test]

@@ -23,10 +23,13 @@ use crate::proxy::Proxies;
 type Read<T> = Result<T, Words>;
 
 pub(super) fn switch(text: &str) -> Read<bool> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(Words::new("must be on or off", "必须是 on 或 off")),
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err(Words::new(
+            "must be 1, true, yes or on, or 0, false, no or off",
+            "必须是 1、true、yes、on 或 0、false、no、off",
+        )),
     }
 }
 

@@ -406,7 +406,7 @@ mod tests {
     /// The pools of so many threads, for `capacity` connections each.
     fn pools(threads: usize, capacity: usize) -> Vec<Pool> {
         let args = ["-d", "-u", "127.0.0.1:1"].map(Into::into);
-        let Ok(Command::Serve(config, _)) = resolve(args, |_| None) else {
+        let Ok(Command::Serve(config, _)) = resolve(args, []) else {
             panic!("these settings are good")
         };
         let limits = Limits {

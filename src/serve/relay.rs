@@ -197,7 +197,7 @@ mod tests {
 
     fn worker() -> Worker {
         let args = ["-d", "-u", "127.0.0.1:1"].map(OsString::from);
-        let Ok(Command::Serve(config, _)) = resolve(args, |_| None) else {
+        let Ok(Command::Serve(config, _)) = resolve(args, []) else {
             panic!("these settings are good")
         };
         let config = Arc::new(*config);

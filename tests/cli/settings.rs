@@ -163,6 +163,30 @@ pub fn variables_work_and_flags_override_them() {
         .env("LISTEN_PORT", "0")
         .env("UPSTREAM_HOST", &two);
     assert_eq!(Proxy::spawn(&mut command).get("/").text(), "two");
+    // Those of the flags, beside what Kubernetes sets for a Service of this name.
+    let (field, proxy_port) = ("X-A: 1\nX-B: 2", "tcp://10.0.0.1:80");
+    let environment = [
+        ("SIMPLE_PROXY_UPSTREAM_HOST", one.as_str()),
+        ("UPSTREAM_HOST", two.as_str()),
+        ("SIMPLE_PROXY_DIRECT", "yes"),
+        ("SOCKS_PROXY", dead.as_str()),
+        ("SIMPLE_PROXY_RESPONSE_HEADER", field),
+        ("SIMPLE_PROXY_LOG_LANG", "en"),
+        ("SIMPLE_PROXY_PORT", proxy_port),
+        ("SIMPLE_PROXY_SERVICE_HOST", "10.0.0.1"),
+        ("SIMPLE_PROXY_MAX_HAED", "4096"),
+    ];
+    let proxy = Proxy::start_with(&[], &environment);
+    let answer = proxy.get("/x");
+    assert_eq!(answer.text(), "path=/x host=a.example\n");
+    for line in ["X-A: 1", "X-B: 2"] {
+        assert!(answer.head.contains(line), "{}", answer.head);
+    }
+    proxy
+        .log
+        .wait_for("SIMPLE_PROXY_MAX_HAED is ignored: did you mean SIMPLE_PROXY_MAX_HEAD?");
+    let log = proxy.log.text();
+    assert_eq!(log.matches("is ignored").count(), 1, "{log}");
 }
 
 pub fn listen_port_0_logs_the_port_taken() {
