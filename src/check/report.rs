@@ -32,7 +32,7 @@ impl fmt::Display for Report<'_> {
         } in self.settings
         {
             let value = value.say(Language::English);
-            writeln!(f, "  {name:<18} {value:<38} {source}")?;
+            writeln!(f, "  {name:<18} {value:<28} {source}")?;
         }
         for ignored in self.ignored() {
             wrap(f, &ignored, 0, 2)?;
