@@ -1,25 +1,12 @@
 //! What Connection says (RFC 9110 §7.6.1), and which fields go no further than one hop.
 
 use crate::http::fields::{values, Header};
+use crate::http::known::Known;
 use crate::http::syntax::list;
 
 /// The most Connection options in one head. Nobody needs as many, and what is looked up in
 /// them for each field stays short.
 const MAX_CONNECTION_OPTIONS: usize = 32;
-
-/// Fields that go no further than one hop, whatever Connection says.
-const HOP_BY_HOP: [&str; 7] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authorization",
-    "proxy-authenticate",
-    "te",
-    "upgrade",
-];
-
-/// Fields that are never dropped by a peer's wish; their writers decide.
-const KEPT: [&str; 3] = ["host", "content-length", "transfer-encoding"];
 
 /// What all Connection fields of a head say together (RFC 9110 §7.6.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +36,9 @@ impl ConnectionOptions {
                     options.keep_alive = true;
                 } else if option.eq_ignore_ascii_case(b"upgrade") {
                     options.upgrade = true;
-                } else if !is_in(&HOP_BY_HOP, option) && !is_in(&KEPT, option) {
+                } else if !Known::of(option)
+                    .is_some_and(|known| known.is_for_one_hop() || known.is_never_dropped())
+                {
                     options.named.push(option.to_ascii_lowercase());
                 }
             }
@@ -60,20 +49,19 @@ impl ConnectionOptions {
 
     /// Whether the field goes no further than this hop.
     pub fn drop_field(&self, name: &str) -> bool {
-        let name = name.as_bytes();
-        is_in(&HOP_BY_HOP, name) || (!self.named.is_empty() && self.names(name))
+        self.drop_known(Known::of(name.as_bytes()), name)
+    }
+
+    /// The same of a field whose name has been told apart.
+    pub fn drop_known(&self, known: Option<Known>, name: &str) -> bool {
+        known.is_some_and(Known::is_for_one_hop)
+            || (!self.named.is_empty() && self.names(name.as_bytes()))
     }
 
     #[cold]
     fn names(&self, name: &[u8]) -> bool {
         self.named.binary_search(&name.to_ascii_lowercase()).is_ok()
     }
-}
-
-fn is_in(names: &[&str], name: &[u8]) -> bool {
-    names
-        .iter()
-        .any(|n| n.as_bytes().eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod fields;
 pub mod framing;
 pub mod guard;
 pub mod head;
+pub mod known;
 pub mod origin;
 pub mod read;
 pub mod repair;

@@ -14,6 +14,7 @@ use crate::http::fields::{
 };
 use crate::http::framing::Framing;
 use crate::http::head::{HeadError, Reading, Rules};
+use crate::http::known::{Known, Present};
 use crate::http::origin::Names;
 use crate::http::syntax::{is_host, is_token, list, without_zone};
 
@@ -92,6 +93,7 @@ pub struct RequestHead<'b, 'f> {
     /// without the zone of an IPv6 address. None only for HTTP/1.0.
     pub host: Option<Cow<'b, [u8]>>,
     fields: &'f [Header<'b>],
+    present: Present,
     options: ConnectionOptions,
 }
 
@@ -160,21 +162,24 @@ fn words(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((method, target, &version[1..]))
 }
 
-/// Whether the parser would refuse a request line that is to be taken: it knows two versions
-/// and takes a target for UTF-8. `canonical` then gets a head that it takes, with another
-/// target in its place.
-fn replace_request_line(bytes: &[u8], canonical: &mut Vec<u8>) -> bool {
-    let Some((method, target, version)) = words(bytes) else {
-        return false;
+/// Whether the parser takes a request line as it is: it knows two versions, and takes a
+/// target for UTF-8.
+fn is_plain_request_line(bytes: &[u8]) -> bool {
+    let line = memchr(b'\r', bytes).map_or(bytes, |end| &bytes[..end]);
+    (line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")) && line.is_ascii()
+}
+
+/// Gives the target of a request line that the parser would refuse, but that is to be taken,
+/// and leaves in `canonical` a head that the parser takes, with another target in its place.
+/// None where the line is for the parser to judge.
+#[cold]
+fn replace_request_line<'b>(bytes: &'b [u8], canonical: &mut Vec<u8>) -> Option<&'b [u8]> {
+    let (method, target, version) = words(bytes)?;
+    let version_taken = match version {
+        b"HTTP/1.1" | b"HTTP/1.0" => version,
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9'] => b"HTTP/1.1",
+        _ => return None,
     };
-    let (is_known, is_newer) = match version {
-        b"HTTP/1.1" | b"HTTP/1.0" => (true, false),
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor] => (false, minor.is_ascii_digit()),
-        _ => (false, false),
-    };
-    if is_known && target.is_ascii() || !is_known && !is_newer {
-        return false;
-    }
     canonical.reserve(bytes.len());
     canonical.extend_from_slice(method);
     canonical.push(b' ');
@@ -182,10 +187,10 @@ fn replace_request_line(bytes: &[u8], canonical: &mut Vec<u8>) -> bool {
     let stand_in = |&b: &u8| if b.is_ascii() { b } else { b'?' };
     canonical.extend(target.iter().map(stand_in));
     canonical.push(b' ');
-    canonical.extend_from_slice(if is_known { version } else { b"HTTP/1.1" });
+    canonical.extend_from_slice(version_taken);
     let rest = method.len() + target.len() + version.len() + 2;
     canonical.extend_from_slice(&bytes[rest..]);
-    true
+    Some(target)
 }
 
 impl<'b, 'f> RequestHead<'b, 'f> {
@@ -198,10 +203,13 @@ impl<'b, 'f> RequestHead<'b, 'f> {
         fields: &'f mut Fields<'b>,
         upgrades: &[String],
     ) -> Result<RequestHead<'b, 'f>, Rejection> {
-        let (_, target, _) = words(bytes).ok_or(bad("the request line is malformed"))?;
-        let bytes = match replace_request_line(bytes, canonical) {
-            true => canonical.as_slice(),
-            false => bytes,
+        let replaced = match is_plain_request_line(bytes) {
+            true => None,
+            false => replace_request_line(bytes, canonical),
+        };
+        let bytes = match replaced {
+            Some(_) => canonical.as_slice(),
+            None => bytes,
         };
         let mut parsed = httparse::Request::new(&mut []);
         match parsed.parse_with_uninit_headers(bytes, fields) {
@@ -217,9 +225,11 @@ impl<'b, 'f> RequestHead<'b, 'f> {
             Err(httparse::Error::HeaderValue) => return Err(bad("a field value is malformed")),
             Err(_) => return Err(bad("the request line is malformed")),
         }
-        let (Some(method), Some(minor)) = (parsed.method, parsed.version) else {
+        let (Some(method), Some(path), Some(minor)) = (parsed.method, parsed.path, parsed.version)
+        else {
             return Err(bad("the request line is malformed"));
         };
+        let target = replaced.unwrap_or(path.as_bytes());
         let fields: &'f [Header<'b>] = parsed.headers;
 
         let host = host_of(fields, minor)?;
@@ -228,8 +238,16 @@ impl<'b, 'f> RequestHead<'b, 'f> {
             Target::Absolute { authority, target } => (target, Some(authority)),
         };
         let host = host.map(without_zone);
-        let framing = framing_of(fields, minor)?;
-        let options = ConnectionOptions::of(fields).map_err(bad)?;
+        let present = Present::of(fields);
+        let is_framed = present.has(Known::ContentLength) || present.has(Known::TransferEncoding);
+        let framing = match is_framed {
+            true => framing_of(fields, minor)?,
+            false => Framing::None,
+        };
+        let options = match present.has(Known::Connection) {
+            true => ConnectionOptions::of(fields).map_err(bad)?,
+            false => ConnectionOptions::default(),
+        };
         // RFC 6455 §4.1: a WebSocket begins with a GET, which has no body here.
         let may_be_websocket =
             method == "GET" && matches!(framing, Framing::None | Framing::Length(0));
@@ -244,6 +262,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
                 is_head: method == "HEAD",
                 // One that is for this hop only is not sent on, and nobody answers it.
                 expects_continue: minor == 1
+                    && present.has(Known::Expect)
                     && !options.drop_field("expect")
                     && values(fields, "expect")
                         .any(|value| value.eq_ignore_ascii_case(b"100-continue")),
@@ -251,13 +270,15 @@ impl<'b, 'f> RequestHead<'b, 'f> {
                     method,
                     "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"
                 ),
-                binds_connection: names_connection_scheme(fields, "authorization"),
+                binds_connection: present.has(Known::Authorization)
+                    && names_connection_scheme(fields, "authorization"),
                 upgrade,
             },
             method,
             target,
             host,
             fields,
+            present,
             options,
         })
     }
@@ -311,30 +332,26 @@ impl<'b, 'f> RequestHead<'b, 'f> {
         out.extend_from_slice(&self.target);
         out.extend_from_slice(b" HTTP/1.1\r\n");
         let host = self.host_sent(rewrite, authority);
-        if self.host_field_is_missing() {
+        if !self.present.has(Known::Host) {
             write_field(out, "Host", host);
         }
         let mut framing_written = false;
         for field in self.fields {
             let name = field.name;
-            if name.eq_ignore_ascii_case("host") {
-                write_field(out, name, host);
-            } else if name.eq_ignore_ascii_case("content-length")
-                || name.eq_ignore_ascii_case("transfer-encoding")
-            {
-                if !std::mem::replace(&mut framing_written, true) {
-                    self.request.framing.write_field(out, name);
+            let known = Known::of(name.as_bytes());
+            match known {
+                Some(Known::Host) => write_field(out, name, host),
+                Some(Known::ContentLength | Known::TransferEncoding) => {
+                    if !std::mem::replace(&mut framing_written, true) {
+                        self.request.framing.write_field(out, name);
+                    }
                 }
-            } else if self.options.drop_field(name)
-                || rewrite.gives_way(name)
-                || (self.request.minor == 0 && name.eq_ignore_ascii_case("expect"))
-            {
-                continue;
-            } else {
-                match names {
+                Some(Known::Expect) if self.request.minor == 0 => {}
+                _ if self.options.drop_known(known, name) || rewrite.gives_way(name) => {}
+                _ => match names {
                     Some(names) => names.write_request_field(out, name, field.value),
                     None => write_field(out, name, field.value),
-                }
+                },
             }
         }
         if rewrite.forwarded != Forwarded::Off {
@@ -345,10 +362,6 @@ impl<'b, 'f> RequestHead<'b, 'f> {
         }
         self.write_connection(out);
         out.extend_from_slice(b"\r\n");
-    }
-
-    fn host_field_is_missing(&self) -> bool {
-        values(self.fields, "host").next().is_none()
     }
 
     fn write_forwarded(
@@ -399,10 +412,11 @@ impl<'b, 'f> RequestHead<'b, 'f> {
 
     /// What this hop asks of the next one (RFC 9110 §7.6.1, §7.8, §10.1.4).
     fn write_connection(&self, out: &mut Vec<u8>) {
-        let wants_trailers = values(self.fields, "te")
-            .flat_map(list)
-            .take(MAX_ELEMENTS)
-            .any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+        let wants_trailers = self.present.has(Known::Te)
+            && values(self.fields, "te")
+                .flat_map(list)
+                .take(MAX_ELEMENTS)
+                .any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
         match (&self.request.upgrade, wants_trailers) {
             (None, false) => {}
             (None, true) => out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n"),

@@ -16,6 +16,7 @@ use crate::http::fields::{
 };
 use crate::http::framing::Framing;
 use crate::http::head::{HeadError, Reading, Rules};
+use crate::http::known::{Known, Present};
 use crate::http::origin::Names;
 use crate::http::repair::canonical_head;
 use crate::http::request::Request;
@@ -44,6 +45,7 @@ pub struct ResponseHead<'b, 'f> {
     pub end_is_doubtful: bool,
     reason: &'b [u8],
     fields: &'f [Header<'b>],
+    present: Present,
     options: ConnectionOptions,
 }
 
@@ -129,8 +131,12 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
             return Err(format!("{status} is no status code"));
         }
         let fields: &'f [Header<'b>] = parsed.headers;
-        let (framing, has_both) = framing_of(fields, status, request)?;
-        let options = ConnectionOptions::of(fields)?;
+        let present = Present::of(fields);
+        let (framing, has_both) = framing_of(fields, present, status, request)?;
+        let options = match present.has(Known::Connection) {
+            true => ConnectionOptions::of(fields)?,
+            false => ConnectionOptions::default(),
+        };
         // The reason may hold any byte above 0x7F, with which the parser leaves it out.
         let line = memchr(b'\r', bytes).map_or(bytes, |end| &bytes[..end]);
         Ok(ResponseHead {
@@ -143,12 +149,13 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
                 && !options.close
                 && !has_both
                 && framing != Framing::UntilClose
-                && !(request.is_head && ends_with_connection(fields, status)),
+                && !(request.is_head && ends_with_connection(present, status)),
             framing,
             was_faulty: has_both,
             end_is_doubtful: false,
             reason: line.get("HTTP/1.1 200 ".len()..).unwrap_or_default(),
             fields,
+            present,
             options,
         })
     }
@@ -181,12 +188,17 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
 
     /// Whether it asks for authentication that holds for the connection (RFC 4559 §4).
     pub fn offers_connection_scheme(&self) -> bool {
-        self.status == 401 && names_connection_scheme(self.fields, "www-authenticate")
+        self.status == 401
+            && self.present.has(Known::WwwAuthenticate)
+            && names_connection_scheme(self.fields, "www-authenticate")
     }
 
     /// For how long the upstream says that it keeps the connection (`Keep-Alive: timeout=T`,
     /// in whole seconds; RFC 2068 §19.7.1.1, and every server since).
     pub fn promised_rest(&self) -> Option<Duration> {
+        if !self.present.has(Known::KeepAlive) {
+            return None;
+        }
         let parameters = values(self.fields, "keep-alive").flat_map(list);
         let timeouts = parameters.filter_map(|parameter| {
             let (name, value) = parameter.split_at_checked("timeout=".len())?;
@@ -216,25 +228,25 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
         out.extend_from_slice(self.reason);
         out.extend_from_slice(b"\r\n");
         let announced = self.announced(request);
+        let is_edited = |name: &str| edits.is_some_and(|edits| edits.replaces_in_response(name));
         let mut framing_written = false;
         let mut has_date = false;
         for field in self.fields {
             let name = field.name;
-            if name.eq_ignore_ascii_case("content-length")
-                || name.eq_ignore_ascii_case("transfer-encoding")
-            {
-                if !std::mem::replace(&mut framing_written, true) {
-                    announced.write_field(out, name);
+            let known = Known::of(name.as_bytes());
+            match known {
+                Some(Known::ContentLength | Known::TransferEncoding) => {
+                    if !std::mem::replace(&mut framing_written, true) {
+                        announced.write_field(out, name);
+                    }
                 }
-            } else if self.options.drop_field(name)
-                || edits.is_some_and(|edits| edits.replaces_in_response(name))
-            {
-                continue;
-            } else {
-                has_date |= name.eq_ignore_ascii_case("date");
-                match names {
-                    Some(names) => names.write_response_field(out, name, field.value),
-                    None => write_field(out, name, field.value),
+                _ if self.options.drop_known(known, name) || is_edited(name) => {}
+                _ => {
+                    has_date |= known == Some(Known::Date);
+                    match names {
+                        Some(names) => names.write_response_field(out, name, field.value),
+                        None => write_field(out, name, field.value),
+                    }
                 }
             }
         }
@@ -242,13 +254,12 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
             announced.write_field(out, "Transfer-Encoding");
         }
         // RFC 9110 §6.6.1
-        let is_edited = edits.is_some_and(|edits| edits.replaces_in_response("date"));
-        if !has_date && !is_edited && self.status >= 200 {
+        if !has_date && self.status >= 200 && !is_edited("date") {
             out.extend_from_slice(b"Date: ");
             push_http_date(out);
             out.extend_from_slice(b"\r\n");
         }
-        if via && !edits.is_some_and(|edits| edits.replaces_in_response("Via")) {
+        if via && !is_edited("Via") {
             write_field(out, "Via", b"1.1 simple-proxy");
         }
         // An interim response is about the final one, which has them.
@@ -297,11 +308,16 @@ pub fn write_connection(out: &mut Vec<u8>, request: &Request, close: bool) {
 /// is not.
 fn framing_of(
     fields: &[Header<'_>],
+    present: Present,
     status: u16,
     request: &Request,
 ) -> Result<(Framing, bool), String> {
-    let length = content_length(fields)?;
-    let chunked = is_chunked(fields).map_err(CodingError::reason)?;
+    let length = match present.has(Known::ContentLength) {
+        true => content_length(fields)?,
+        false => None,
+    };
+    let chunked =
+        present.has(Known::TransferEncoding) && is_chunked(fields).map_err(CodingError::reason)?;
     let framing = if request.is_head || matches!(status, 100..=199 | 204 | 304) {
         Framing::None
     } else if chunked {
@@ -313,10 +329,8 @@ fn framing_of(
 }
 
 /// Whether nothing but the connection's end tells where the body of such a response ends.
-fn ends_with_connection(fields: &[Header<'_>], status: u16) -> bool {
-    let is_framed = ["content-length", "transfer-encoding"]
-        .iter()
-        .any(|name| values(fields, name).next().is_some());
+fn ends_with_connection(present: Present, status: u16) -> bool {
+    let is_framed = present.has(Known::ContentLength) || present.has(Known::TransferEncoding);
     !is_framed && !matches!(status, 100..=199 | 204 | 304)
 }
 

@@ -105,23 +105,34 @@ pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
 /// Whether `bytes` are a host with or without a port (RFC 9110 §7.2). A comma, which the
 /// grammar allows, is refused: it is what a merged pair of Host fields looks like.
 pub fn is_host(bytes: &[u8]) -> bool {
-    let (host, port) = split_port(bytes);
-    let port_is_good = port.is_none_or(|port| {
-        port.iter().all(u8::is_ascii_digit)
-            && port.len() <= 5
-            && std::str::from_utf8(port).is_ok_and(|p| p.is_empty() || p.parse::<u16>().is_ok())
-    });
-    let host_is_good = match host {
-        [b'[', inner @ .., b']'] => {
-            let (address, zone) = split_zone(inner);
-            let zone_is_good = zone.is_none_or(is_zone);
-            zone_is_good
-                && std::str::from_utf8(address)
-                    .is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
+    let (is_good, rest) = match bytes {
+        [b'[', inner @ ..] => match memchr(b']', inner) {
+            Some(end) => (is_ip_literal(&inner[..end]), &inner[end + 1..]),
+            None => return false,
+        },
+        _ => {
+            let (length, is_good) = reg_name(bytes);
+            (is_good, &bytes[length..])
         }
-        _ => is_reg_name(host),
     };
-    port_is_good && host_is_good
+    is_good
+        && match rest {
+            [] => true,
+            [b':', port @ ..] => is_port(port),
+            _ => false,
+        }
+}
+
+/// Whether `digits` are a port; it may be empty (RFC 3986 §3.2.3).
+fn is_port(digits: &[u8]) -> bool {
+    let number = || digits.iter().fold(0u32, |n, &b| 10 * n + u32::from(b & 15));
+    digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) && number() <= u16::MAX.into()
+}
+
+fn is_ip_literal(inner: &[u8]) -> bool {
+    let (address, zone) = split_zone(inner);
+    let address = std::str::from_utf8(address).ok();
+    zone.is_none_or(is_zone) && address.is_some_and(|a| a.parse::<Ipv6Addr>().is_ok())
 }
 
 /// A host that `is_host` has taken, without the zone of an IPv6 address: it means something on
@@ -160,17 +171,20 @@ pub fn split_port(host: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-fn is_reg_name(name: &[u8]) -> bool {
+/// How far a registered name goes (RFC 3986 §3.2.2), and whether it is one: neither empty nor
+/// with a percent sign that encodes nothing.
+fn reg_name(bytes: &[u8]) -> (usize, bool) {
     const PLAIN: ByteSet = alphanumeric_and(b"-._~!$&'()*+;=");
-    let mut rest = name;
+    let is_special = |&byte: &u8| !PLAIN[usize::from(byte)];
+    let mut length = 0;
     loop {
-        let is_special = |&byte: &u8| !PLAIN[usize::from(byte)];
-        let plain = rest.iter().position(is_special).unwrap_or(rest.len());
-        rest = match &rest[plain..] {
-            [] => return !name.is_empty(),
-            [b'%', a, b, tail @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => tail,
-            _ => return false,
-        };
+        let rest = &bytes[length..];
+        length += rest.iter().position(is_special).unwrap_or(rest.len());
+        match &bytes[length..] {
+            [b'%', a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => length += 3,
+            [b'%', ..] => return (length, false),
+            _ => return (length, length > 0),
+        }
     }
 }
 
