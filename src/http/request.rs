@@ -51,6 +51,13 @@ pub struct Request {
     pub upgrade: Option<Protocol>,
 }
 
+impl Request {
+    /// Whether bytes of a body, or of its framing, follow the head.
+    pub fn has_body(&self) -> bool {
+        !matches!(self.framing, Framing::None | Framing::Length(0))
+    }
+}
+
 /// A protocol to switch to. Reads as its token in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Protocol {

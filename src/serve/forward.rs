@@ -143,7 +143,7 @@ impl Exchange<'_> {
     /// once, when a reused one turns out to be closed and nothing can have happened twice.
     pub async fn run(mut self, downstream: &mut Connection) -> Result<Outcome, Failure> {
         still_there(&downstream.stream)?;
-        self.request_read.set(!self.has_body());
+        self.request_read.set(!self.request.has_body());
         let server_name = self.server_name;
         if let Some(bound) = self.bound.take_if(|bound| bound.is_for(server_name)) {
             let ended = || Failure::Raced("the authenticated upstream connection has ended");
@@ -159,7 +159,7 @@ impl Exchange<'_> {
         let wanted = Wanted {
             worker: self.worker,
             server_name,
-            may_be_sent_twice: self.request.is_idempotent && !self.has_body(),
+            may_be_sent_twice: self.request.is_idempotent && !self.request.has_body(),
             deadline: self.deadline,
             subject: self.subject,
         };
@@ -218,16 +218,9 @@ impl Exchange<'_> {
         downstream: &mut Connection,
         must_be_new: bool,
     ) -> Result<Obtained, Failure> {
-        let has_body = self.has_body();
         let dial = wanted.dial(must_be_new);
         // Boxed, because most requests dial nothing.
-        let dialled = Box::pin(while_present(
-            self.worker,
-            downstream,
-            self.request,
-            has_body,
-            dial,
-        ));
+        let dialled = Box::pin(while_present(self.worker, downstream, self.request, dial));
         dialled.await?.map_err(Failure::Upstream)
     }
 
@@ -240,10 +233,6 @@ impl Exchange<'_> {
         !progress.answered.get()
             && error.token == CONNECTION_TERMINATED
             && took <= RACE.max(2 * round_trip)
-    }
-
-    fn has_body(&self) -> bool {
-        !matches!(self.request.framing, Framing::None | Framing::Length(0))
     }
 
     fn limits(&self) -> &Limits {
@@ -368,7 +357,7 @@ impl Exchange<'_> {
             downstream,
         };
         let deadline = self.deadline;
-        let has_body = self.has_body();
+        let has_body = self.request.has_body();
         let (request, worker) = (self.request, self.worker);
         let head = &mut *self.head;
         let uploading = async {

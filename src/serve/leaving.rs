@@ -24,8 +24,8 @@ use crate::serve::worker::Worker;
 /// `nc -N` and its like, what is answered promptly is answered before.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// How long a dial may go on behind its client's end, unless it is for an upgrade: as much as
-/// a way of 100 ms through SOCKS5 to TLS takes, and some.
+/// How long a dial, or the wait for a slot, may go on behind its client's end, unless it is for
+/// an upgrade: as much as a way of 100 ms through SOCKS5 to TLS takes, and some.
 const DIAL: Duration = Duration::from_secs(1);
 
 /// How a client is found to have sent its last.
@@ -103,14 +103,12 @@ pub fn still_there(client: &Stream) -> Result<(), Failure> {
     }
 }
 
-/// Does `dial` for as long as the client waits for it. `has_body` says that a part of the
-/// request may still be unread, so that the client cannot be read on to find its end.
+/// Does `work`, a dial or the wait for a slot, for as long as the client waits for it.
 pub async fn while_present<T>(
     worker: &Worker,
     client: &mut Connection,
     request: &Request,
-    has_body: bool,
-    dial: impl Future<Output = T>,
+    work: impl Future<Output = T>,
 ) -> Result<T, Failure> {
     let Connection {
         stream, received, ..
@@ -118,7 +116,9 @@ pub async fn while_present<T>(
     let stream: &Stream = stream;
     let upgrades = request.upgrade.is_some();
     let leaving = async {
-        let end = match has_body || upgrades {
+        // Where a part of the request may be unread, the client cannot be read on to find its
+        // end.
+        let end = match request.has_body() || upgrades {
             true => {
                 match poll_fn(|cx| stream.with_socket(|socket| socket.poll_hung_up(cx))).await {
                     Some(_) => End::Reset,
@@ -145,7 +145,7 @@ pub async fn while_present<T>(
             }
         }
     };
-    future::or(leaving, async { Ok(dial.await) }).await
+    future::or(leaving, async { Ok(work.await) }).await
 }
 
 /// The client of an exchange whose request was read whole.

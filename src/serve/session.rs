@@ -2,7 +2,7 @@
 //! long as both sides like.
 
 use std::cell::Cell;
-use std::future::{poll_fn, Future};
+use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Instant;
@@ -11,7 +11,6 @@ use futures_lite::future::{self, poll_once};
 
 use crate::error::Error;
 use crate::http::fields::no_fields;
-use crate::http::framing::Framing;
 use crate::http::head::{Extent, HeadError};
 use crate::http::origin::Names;
 use crate::http::read::{read_head, skip_empty_lines};
@@ -28,6 +27,7 @@ use crate::serve::answer;
 use crate::serve::bound::Bound;
 use crate::serve::door::{Doing, Permit, Place};
 use crate::serve::forward::{Exchange, Failure, Outcome};
+use crate::serve::leaving::while_present;
 use crate::serve::linger::linger;
 use crate::serve::relay::relay;
 use crate::serve::worker::Worker;
@@ -199,7 +199,7 @@ impl Session {
                 Ok(Some(Arrived::Health(request))) => {
                     let draining = self.worker.timers.draining();
                     // A body is not read.
-                    let whole = request.framing == Framing::None;
+                    let whole = !request.has_body();
                     let close = self.worker.ends_connections()
                         || self.place.is_beyond()
                         || !request.persistent
@@ -218,7 +218,7 @@ impl Session {
                 }
                 Ok(Some(Arrived::Refused(request, rejection))) => {
                     // A body is not read.
-                    let whole = matches!(request.framing, Framing::None | Framing::Length(0));
+                    let whole = !request.has_body();
                     let close = self.worker.ends_connections()
                         || self.place.is_beyond()
                         || !request.persistent
@@ -245,13 +245,11 @@ impl Session {
             };
             let was_bound = self.bound.is_some();
             if self.place.is_beyond() {
-                match Box::pin(self.wait_for_slot(&connection)).await {
-                    Ok(true) => {}
-                    Ok(false) => return None,
-                    Err(rejection) => {
-                        self.refuse(self.method, connection, &rejection).await;
-                        return None;
-                    }
+                let waited = Box::pin(self.wait_for_slot(&mut connection, &request));
+                if let Err(failure) = waited.await {
+                    self.fail(&connection, &request, failure, false).await;
+                    self.leave(connection).await;
+                    return None;
                 }
             }
             let exchange = Exchange {
@@ -392,32 +390,26 @@ impl Session {
         taken.map(Some)
     }
 
-    /// Waits for a slot for a client beyond the limit whose head is read. False when there is
-    /// nobody to serve any more.
-    async fn wait_for_slot(&mut self, connection: &Connection) -> Result<bool, Rejection> {
+    /// Waits for a slot for a client beyond the limit whose head is read, for as long as the
+    /// client waits for it.
+    async fn wait_for_slot(
+        &mut self,
+        connection: &mut Connection,
+        request: &Request,
+    ) -> Result<(), Failure> {
         let worker = &self.worker;
-        let slot = async { Some(worker.door.slot(&worker.timers).await) };
-        let gone = async {
-            let stream = &connection.stream;
-            poll_fn(|cx| stream.with_socket(|socket| socket.poll_broken(cx))).await;
-            None
-        };
         let counters = worker.counters();
         counters.waits.add(1);
+        let slot = worker.door.slot(&worker.timers);
+        let slot = while_present(worker, connection, request, slot);
         let patience = worker.config.limits.response_timeout;
-        let outcome = self.deadline.limit(patience, future::or(slot, gone)).await;
+        let outcome = self.deadline.limit(patience, slot).await;
         counters.waits_over.add(1);
-        match outcome {
-            Ok(Some(slot)) => {
-                self.place = slot;
-                Ok(true)
-            }
-            Ok(None) => Ok(false),
-            Err(TimedOut) => Err(Rejection {
-                status: 503,
-                reason: "too many clients are being served",
-            }),
-        }
+        self.place = outcome.unwrap_or(Err(Failure::Request(Rejection {
+            status: 503,
+            reason: "too many clients are being served",
+        })))?;
+        Ok(())
     }
 
     /// Checks one head, tells the log, and writes the head that goes upstream.

@@ -13,6 +13,7 @@ pub fn trials() -> Vec<Trial> {
         silent_clients_and_unfinished_heads_give_way_first,
         busy_clients_are_never_closed_upon,
         beyond_the_limit_a_head_is_read_and_health_is_answered,
+        who_leaves_while_it_waits_for_a_slot_holds_no_place,
         silent_readers_of_the_metrics_hold_nobody_up,
         only_clients_that_are_allowed_are_served,
         a_limit_that_the_descriptors_cannot_carry_is_lowered,
@@ -199,6 +200,47 @@ pub fn beyond_the_limit_a_head_is_read_and_health_is_answered() {
     assert!(page().contains("connections_waiting 0\n"));
     let told = proxy.log.text().matches("(--max-connections)").count();
     assert_eq!(told, 1, "once a minute at most");
+}
+
+/// Clients that had left kept all places beyond the limit for the response timeout, and the
+/// health path was not answered.
+pub fn who_leaves_while_it_waits_for_a_slot_holds_no_place() {
+    let (asked, asks) = std::sync::mpsc::channel();
+    let asked = std::sync::Mutex::new(asked);
+    let upstream = origin(move |mut client| {
+        let head = client.head();
+        match field(&head, "upgrade") {
+            Some(_) => {
+                client.send(&switching(&head));
+                client.rest_or_reset();
+            }
+            None => asked.lock().unwrap().send(head).unwrap(),
+        }
+    });
+    let args = ["--max-connections", "1", "--health-path", "/healthz"];
+    let proxy = Proxy::before(upstream, &[&args[..], &["--log-lang", "en"]].concat());
+    let mut tunnel = proxy.connect();
+    tunnel.upgrade("/");
+    let mut gone = Vec::new();
+    for _ in 0..2 {
+        let clients: Vec<Client> = (0..16).map(|_| proxy.connect()).collect();
+        for mut client in clients {
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1");
+            client.end_sending();
+            gone.push(client);
+        }
+    }
+    let asked = Instant::now();
+    assert_eq!(proxy.fetch(HEALTH).status(), 200);
+    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+    proxy.log.wait_for_count("closed before its response", 32);
+    drop(tunnel);
+    proxy.fetch(GET);
+    let first = asks.recv_timeout(PATIENCE).expect("a request");
+    assert!(
+        first.starts_with("GET "),
+        "nobody waited for this one's answer: {first}"
+    );
 }
 
 /// The seventeenth waited for 30 s.
