@@ -300,6 +300,8 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+    /// Words, and each request in the combined format of access logs.
+    Combined,
 }
 
 /// How much is logged.

@@ -93,11 +93,29 @@ pub fn push_http_date(out: &mut Vec<u8>) {
     });
 }
 
+/// Appends a time as access logs have it: `22/Nov/2026:16:59:59 +0000`.
+pub fn push_access_time(time: SystemTime, out: &mut String) {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let date = Date::of(since_epoch.as_secs());
+    // Writing to a String cannot fail.
+    let _ = write!(
+        out,
+        "{:02}/{}/{:04}:{:02}:{:02}:{:02} +0000",
+        date.day,
+        MONTHS[date.month as usize - 1],
+        date.year,
+        date.hour,
+        date.minute,
+        date.second
+    );
+}
+
+const MONTHS: [&str; 12] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+];
+
 fn http_date_of(since_epoch: u64) -> String {
     const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
     let date = Date::of(since_epoch);
     format!(
         "{}, {:02} {} {:04} {:02}:{:02}:{:02} GMT",
@@ -130,6 +148,10 @@ mod tests {
             clock.stamp(at, &mut line);
             assert_eq!(line, expected);
         }
+        let mut text = String::new();
+        let at = UNIX_EPOCH + Duration::from_secs(1_795_366_799);
+        push_access_time(at, &mut text);
+        assert_eq!(text, "22/Nov/2026:16:59:59 +0000");
         assert_eq!(http_date_of(1_795_366_799), "Sun, 22 Nov 2026 16:59:59 GMT");
     }
 }

@@ -99,6 +99,11 @@ pub fn trials() -> Vec<Trial> {
         &needs,
         ssh_carries_and_names_a_dead_target,
     ));
+    trials.push(trial(
+        "goaccess_counts_right",
+        &[Need::Command("goaccess")],
+        crate::report::access::goaccess_counts_right,
+    ));
     let needs = [Need::Command("chromium"), Need::Command("node")];
     trials.push(trial("chromium_shows_the_status_page", &needs, || {
         let _turn = one_browser();

@@ -228,6 +228,11 @@ impl Proxy {
         rustix::process::prlimit(pid, Resource::Nofile, limit).expect("it is ours");
     }
 
+    /// Its standard output, where that is a pipe.
+    pub fn take_output(&mut self) -> std::process::ChildStdout {
+        self.guard.0.stdout.take().unwrap()
+    }
+
     /// SIGTERM, and its exit status.
     pub fn terminate(mut self) -> ExitStatus {
         self.guard.signal("TERM");

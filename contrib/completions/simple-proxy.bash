@@ -15,7 +15,7 @@ _simple_proxy() {
         --tls-min) words='1.0 1.1 1.2 1.3' ;;
         --map) words='auto off' ;;
         --log-lang) words='zh en' ;;
-        --log-format) words='text json' ;;
+        --log-format) words='text json combined' ;;
         --tls-ca | --tls-cert | --tls-key)
             compopt -o default
             return

@@ -43,7 +43,7 @@ complete -c simple-proxy -l health-path -x -d 'answer GET of this path itself: 2
 complete -c simple-proxy -l metrics-listen -x -d 'serve metrics for Prometheus, at /metrics of this address'
 complete -c simple-proxy -l status-listen -x -d 'serve a status page for people at this address, and /metrics'
 complete -c simple-proxy -l log-lang -x -a 'zh en' -d 'language of the log: zh or en'
-complete -c simple-proxy -l log-format -x -a 'text json' -d 'form of the log: text, or json with one object a line'
+complete -c simple-proxy -l log-format -x -a 'text json combined' -d 'form of the log: text, json with one object per line, or combined with an access log on standard output'
 complete -c simple-proxy -s q -l quiet -d 'log errors only'
 complete -c simple-proxy -s v -l verbose -d 'log each connection in detail'
 complete -c simple-proxy -l check -d 'try the route to the upstream once, print each step, and exit'

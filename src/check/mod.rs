@@ -42,7 +42,7 @@ pub fn run(check: Check) -> Result<(String, bool), String> {
         failure: outcome.as_ref().err(),
     };
     let text = match walk.config.log.format {
-        LogFormat::Text => report.to_string(),
+        LogFormat::Text | LogFormat::Combined => report.to_string(),
         LogFormat::Json => report.json(),
     };
     Ok((text, outcome.is_ok()))

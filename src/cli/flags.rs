@@ -566,10 +566,10 @@ flags! {
         group: Group::Monitoring,
     }
     Single log_format: LogFormat = log_format {
-        en: "form of the log: text, or json with one object a line",
-        zh: "日志的格式：text，或 json（每行一个对象）",
+        en: "form of the log: text, json with one object per line, or combined with an access log on standard output",
+        zh: "日志的格式：text、json（每行一个对象），或 combined（访问日志写到标准输出）",
         metavar: "FORMAT",
-        values: Offer::Words(&["text", "json"]),
+        values: Offer::Words(&["text", "json", "combined"]),
         default: Default::Value("text"),
         group: Group::Monitoring,
     }

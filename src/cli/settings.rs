@@ -189,6 +189,7 @@ impl Shown for LogFormat {
         Some(Words::same(match self {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
+            LogFormat::Combined => "combined",
         }))
     }
 }

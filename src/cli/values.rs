@@ -444,6 +444,10 @@ pub(super) fn log_format(text: &str) -> Read<LogFormat> {
     match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        _ => Err(Words::new("must be text or json", "必须是 text 或 json")),
+        "combined" => Ok(LogFormat::Combined),
+        _ => Err(Words::new(
+            "must be text, json or combined",
+            "必须是 text、json 或 combined",
+        )),
     }
 }

@@ -11,12 +11,13 @@ use crate::date;
 use crate::error::Error;
 use crate::net::reactor::now;
 use crate::net::socket::Peer;
+use crate::report::combined::Access;
 use crate::report::json::{self, Value};
-use crate::report::stderr;
+use crate::report::output::{self, Stream};
 use crate::route::steps::Steps;
 use crate::text::{Escaped, LONGEST_TEXT};
 
-pub use crate::report::stderr::flush_waiting;
+pub use crate::report::output::flush_waiting;
 
 struct State {
     settings: LogSettings,
@@ -47,7 +48,7 @@ impl Priority {
 
 /// Chooses language, format and verbosity, once, before the first line.
 pub fn init(settings: LogSettings) {
-    let to_journal = stderr::is_journal();
+    let to_journal = output::is_journal();
     let _ = STATE.set(State {
         settings,
         to_journal,
@@ -64,6 +65,20 @@ fn state() -> &'static State {
         to_journal: false,
     };
     STATE.get().unwrap_or(&DEFAULT)
+}
+
+/// Whether each request leaves a line in the combined format.
+pub(crate) fn is_combined() -> bool {
+    state().settings.format == LogFormat::Combined
+}
+
+/// Whether the ordinary course of each request is told: the access log stands for it unless
+/// detail is wanted.
+fn tells_requests() -> bool {
+    enabled(match is_combined() {
+        true => Priority::Debug,
+        false => Priority::Info,
+    })
 }
 
 fn enabled(priority: Priority) -> bool {
@@ -99,7 +114,7 @@ fn line(
         settings,
         to_journal,
     } = state();
-    stderr::line(|line| {
+    output::line(Stream::Error, |line| {
         use fmt::Write;
         // Writing to a String cannot fail.
         if *to_journal {
@@ -130,14 +145,14 @@ fn line(
 
 /// What the documented line of an event has no place for; JSON has.
 fn detail(chinese: fmt::Arguments<'_>, english: fmt::Arguments<'_>) {
-    if state().settings.format == LogFormat::Text {
+    if state().settings.format != LogFormat::Json {
         emit(Priority::Debug, ("", &[]), chinese, english);
     }
 }
 
 /// Says how many lines a reader that was too slow has cost, once it reads again.
 fn tell_dropped() {
-    let dropped = stderr::take_dropped();
+    let dropped = output::take_dropped();
     if dropped > 0 {
         line(
             Priority::Warning,
@@ -152,7 +167,7 @@ fn tell_dropped() {
 /// the time after which to try again, if some are left.
 pub fn flush() -> Option<Duration> {
     tell_dropped();
-    stderr::flush()
+    output::flush()
 }
 
 /// Whose lines they are: every line of a connection names it in JSON.
@@ -179,6 +194,7 @@ pub struct Subject {
     method: Vec<u8>,
     path: Vec<u8>,
     start: Instant,
+    access: Option<Box<Access>>,
 }
 
 impl Subject {
@@ -189,6 +205,7 @@ impl Subject {
             method: Vec::new(),
             path: Vec::new(),
             start: now(),
+            access: Access::wanted(),
         }
     }
 
@@ -203,6 +220,24 @@ impl Subject {
             let shown = text.len().min(LONGEST_TEXT + 1);
             kept.clear();
             kept.extend_from_slice(&text[..shown]);
+        }
+    }
+
+    /// What the access log says of the request, where one is kept.
+    pub fn access(&mut self) -> &mut Option<Box<Access>> {
+        &mut self.access
+    }
+
+    /// What the access log will say of the upgrade that the request became.
+    pub fn into_access(self) -> Option<Box<Access>> {
+        self.access
+    }
+
+    /// Writes the request's line into the access log, where one is kept: it was answered by
+    /// so many bytes of body.
+    pub fn answered(&mut self, status: u16, bytes: u64) {
+        if let Some(access) = &mut self.access {
+            access.answered(&self.client, status, bytes);
         }
     }
 
@@ -334,7 +369,7 @@ pub fn started(
 /// A request head has arrived.
 pub fn request(client: &Client, method: &str, path: &[u8], host: &[u8]) {
     // The two lines of every request cost nothing where they are not wanted.
-    if !enabled(Priority::Info) {
+    if !tells_requests() {
         return;
     }
     let method = method.as_bytes();
@@ -406,6 +441,9 @@ pub fn upgrade_withheld(client: &Client, protocols: &[u8]) {
 
 /// The request asks for an upgrade to `protocol`.
 pub fn upgrade_request(client: &Client, protocol: &str, path: &[u8], host: &[u8]) {
+    if !tells_requests() {
+        return;
+    }
     let path = without_query(path);
     let [connection, address] = client.members();
     let members = [
@@ -426,6 +464,9 @@ pub fn upgrade_request(client: &Client, protocol: &str, path: &[u8], host: &[u8]
 
 /// The upstream has switched protocols and the relay begins.
 pub fn upgraded(client: &Client, protocol: &str) {
+    if !tells_requests() {
+        return;
+    }
     let [connection, address] = client.members();
     let members = [connection, address, ("protocol", Value::Text(protocol))];
     emit(
@@ -443,6 +484,9 @@ pub fn upgrade_closed(
     after: Duration,
     (to_upstream, to_downstream): (u64, u64),
 ) {
+    if !tells_requests() {
+        return;
+    }
     let [connection, address] = client.members();
     let members = [
         connection,
@@ -474,7 +518,7 @@ pub fn upgrade_closed(
 
 /// A response was delivered whole; `bytes` of body.
 pub fn request_done(subject: &Subject, status: u16, bytes: u64) {
-    if !enabled(Priority::Info) {
+    if !tells_requests() {
         return;
     }
     let elapsed = subject.elapsed();

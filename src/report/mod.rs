@@ -1,11 +1,13 @@
-//! What people and machines are told: log lines, metrics, and how they reach standard error.
+//! What people and machines are told: log lines, access log, metrics, and how lines reach
+//! standard error and standard output.
 //!
 //! Owns the words of every event, in both languages and as JSON, and what is counted.
 //! Leaves to others when something happens. May use `route` (the steps of a dial), `cli`,
 //! `http`, `net`.
 
+pub mod combined;
 pub mod json;
 pub mod log;
 pub mod metrics;
+pub mod output;
 pub mod status;
-pub mod stderr;

@@ -46,6 +46,12 @@ pub fn gateway_error(error: &Error, request: &Request, close: bool) -> Vec<u8> {
     answer.write(Some(request))
 }
 
+/// The bytes of body of a response of our own.
+pub fn body_length(response: &[u8]) -> u64 {
+    let end = memchr::memmem::find(response, b"\r\n\r\n");
+    end.map_or(0, |end| response.len() - end - 4) as u64
+}
+
 /// To the question whether the program serves.
 pub fn health(request: &Request, draining: bool, close: bool) -> Vec<u8> {
     let (status, words) = match draining {

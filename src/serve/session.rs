@@ -20,6 +20,7 @@ use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::reactor::{next_turn, now};
 use crate::net::socket::{Peer, Socket};
 use crate::net::stream::Connection;
+use crate::report::combined::Access;
 use crate::report::log::{self, Client, Subject};
 use crate::report::metrics::{Counters, Method};
 use crate::report::status::Failed;
@@ -102,7 +103,7 @@ type Tunnel = Pin<Box<dyn Future<Output = ()>>>;
 #[allow(clippy::manual_async_fn)]
 fn tunnel(
     worker: Rc<Worker>,
-    client: Rc<Client>,
+    (client, access): (Rc<Client>, Option<Box<Access>>),
     mut downstream: Connection,
     mut upstream: Connection,
     protocol: Protocol,
@@ -110,15 +111,17 @@ fn tunnel(
 ) -> impl Future<Output = ()> {
     async move {
         let _until_the_end = &slot;
-        let name = protocol.name();
-        log::upgraded(&client, name);
+        log::upgraded(&client, protocol.name());
         let (start, counters) = (Instant::now(), worker.counters());
         counters.upgrades.add(1);
         let open = OpenUpgrade(counters);
         let ended = relay(&worker, &mut downstream, &mut upstream).await;
         drop(open);
         let carried = (ended.to_upstream, ended.to_downstream);
-        log::upgrade_closed(&client, name, start.elapsed(), carried);
+        log::upgrade_closed(&client, protocol.name(), start.elapsed(), carried);
+        if let Some(mut access) = access {
+            access.answered(&client, 101, ended.to_downstream);
+        }
         if ended.client_reset {
             // Nobody waits for what the upstream still sends.
             return;
@@ -225,6 +228,7 @@ impl Session {
                         || !whole;
                     self.tell_rejection(self.method, &rejection);
                     let response = answer::refused(&rejection, &request, close);
+                    self.tell_answer(rejection.status, &response);
                     if !self.send(&connection, &response).await {
                         return None;
                     }
@@ -273,7 +277,7 @@ impl Session {
                     let worker = self.worker;
                     let tunnel = tunnel(
                         worker,
-                        self.client,
+                        (self.client, self.subject.into_access()),
                         connection,
                         upstream,
                         protocol,
@@ -288,6 +292,7 @@ impl Session {
                     request_read,
                 }) => {
                     log::request_done(&self.subject, status, bytes);
+                    self.subject.answered(status, bytes);
                     self.worker.counters().request(self.method, status);
                     match (persistent, request.persistent) {
                         (true, _) => Then::NextRequest,
@@ -432,6 +437,9 @@ impl Session {
             log::upgrade_withheld(&self.client, &protocols);
         }
         self.subject.set(head.method, &head.target);
+        if let Some(access) = self.subject.access() {
+            access.set(&head);
+        }
         self.method = Method::of(head.method);
         if let Some(refused) = self.worker.guard.as_ref().and_then(|g| g.refuses(&head)) {
             return Ok(Arrived::Refused(head.request, refused));
@@ -461,9 +469,16 @@ impl Session {
 
     /// Tells the log of a request that is not forwarded, or not to its end, and gives the
     /// response to it.
-    fn reject(&self, method: Method, rejection: &Rejection) -> Vec<u8> {
+    fn reject(&mut self, method: Method, rejection: &Rejection) -> Vec<u8> {
         self.tell_rejection(method, rejection);
-        answer::rejected(rejection)
+        let response = answer::rejected(rejection);
+        self.tell_answer(rejection.status, &response);
+        response
+    }
+
+    /// Tells the access log of a response of our own.
+    fn tell_answer(&mut self, status: u16, response: &[u8]) {
+        self.subject.answered(status, answer::body_length(response));
     }
 
     /// Answers a request that is not forwarded, and closes the connection.
@@ -493,7 +508,7 @@ impl Session {
     /// Tells the client, where it can still be told, and the log.
     /// `may_go_on` says that the next request can be read, and may be served here.
     async fn fail(
-        &self,
+        &mut self,
         connection: &Connection,
         request: &Request,
         failure: Failure,
@@ -531,7 +546,9 @@ impl Session {
                 } else {
                     Then::Linger
                 };
-                (answer::gateway_error(&error, request, !goes_on), then)
+                let response = answer::gateway_error(&error, request, !goes_on);
+                self.tell_answer(error.status(), &response);
+                (response, then)
             }
         };
         // A failure may come without a wait.
@@ -613,7 +630,14 @@ mod tests {
             size_of::<F>()
         }
         fn tunnel_size<F>(
-            _: impl FnOnce(Rc<Worker>, Rc<Client>, Connection, Connection, Protocol, Permit) -> F,
+            _: impl FnOnce(
+                Rc<Worker>,
+                (Rc<Client>, Option<Box<Access>>),
+                Connection,
+                Connection,
+                Protocol,
+                Permit,
+            ) -> F,
         ) -> usize {
             size_of::<F>()
         }

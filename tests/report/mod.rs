@@ -1,5 +1,6 @@
 //! What people and machines are told: log, metrics, status page.
 
+pub mod access;
 pub mod status;
 pub mod watch;
 
@@ -7,7 +8,7 @@ use libtest_mimic::Trial;
 
 /// The tests of this room.
 pub fn trials() -> Vec<Trial> {
-    [status::trials(), watch::trials()]
+    [access::trials(), status::trials(), watch::trials()]
         .into_iter()
         .flatten()
         .collect()

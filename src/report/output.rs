@@ -1,10 +1,10 @@
-//! Lines on standard error: they collect in a buffer of the thread and are written when
-//! it is about to wait. A reader that stops costs lines, which are counted, never the data
-//! path's time.
+//! Lines on standard error, and the access log's on standard output: they collect in buffers
+//! of the thread and are written when it is about to wait. A reader that stops costs lines,
+//! which are counted, never the data path's time.
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -28,9 +28,27 @@ const RETRY_SOON: Duration = Duration::from_millis(5);
 /// How long the lines of a thread that will not try again soon are waited for.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Held from asking whether standard error takes a line to writing it: of two threads that
-/// were both told yes, one could block.
+/// Held from asking whether a stream takes a line to writing it: of two threads that were both
+/// told yes, one could block. One for both streams, which may be one pipe.
 static WRITING: Mutex<()> = Mutex::new(());
+
+/// Where a line goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard error: the log.
+    Error,
+    /// Standard output: the access log.
+    Output,
+}
+
+impl Stream {
+    fn descriptor(self) -> BorrowedFd<'static> {
+        match self {
+            Stream::Error => rustix::stdio::stderr(),
+            Stream::Output => rustix::stdio::stdout(),
+        }
+    }
+}
 
 #[derive(Default)]
 struct Pending {
@@ -38,12 +56,18 @@ struct Pending {
     dropped: usize,
 }
 
+#[derive(Default)]
+struct Streams {
+    error: Pending,
+    output: Pending,
+}
+
 thread_local! {
-    static PENDING: RefCell<Pending> = RefCell::default();
+    static PENDING: RefCell<Streams> = RefCell::default();
 }
 
 /// Does nothing while a line is being formatted, should that very formatting panic.
-fn with_pending<T: Default>(work: impl FnOnce(&mut Pending) -> T) -> T {
+fn with_pending<T: Default>(work: impl FnOnce(&mut Streams) -> T) -> T {
     PENDING.with(|pending| match pending.try_borrow_mut() {
         Ok(mut pending) => work(&mut pending),
         Err(_) => T::default(),
@@ -52,31 +76,38 @@ fn with_pending<T: Default>(work: impl FnOnce(&mut Pending) -> T) -> T {
 
 /// Adds the line that `fill` appends, without its end. Longer than a pipe takes at once,
 /// it is cut.
-pub fn line(fill: impl FnOnce(&mut String)) {
-    with_pending(|pending| {
+pub fn line(stream: Stream, fill: impl FnOnce(&mut String)) {
+    with_pending(|streams| {
+        let pending = match stream {
+            Stream::Error => &mut streams.error,
+            Stream::Output => &mut streams.output,
+        };
         if pending.lines.len() > HELD_BACK {
             pending.dropped += 1;
             return;
         }
         pending.line(fill);
         if pending.lines.len() >= BUSY_FLUSH {
-            pending.write_out(Duration::ZERO);
+            pending.write_out(stream, Duration::ZERO);
         }
     });
 }
 
 /// How many lines were dropped since it was last asked; 0 while more are to be expected.
 pub fn take_dropped() -> usize {
-    with_pending(|pending| match pending.lines.len() < HELD_BACK / 2 {
-        true => std::mem::take(&mut pending.dropped),
-        false => 0,
+    with_pending(|streams| {
+        let Streams { error, output } = streams;
+        match error.lines.len().max(output.lines.len()) < HELD_BACK / 2 {
+            true => std::mem::take(&mut error.dropped) + std::mem::take(&mut output.dropped),
+            false => 0,
+        }
     })
 }
 
 /// Writes the thread's lines out, as far as the reader takes them without a wait. Gives
 /// the time after which to try again, if some are left.
 pub fn flush() -> Option<Duration> {
-    with_pending(|pending| match pending.write_out(Duration::ZERO) {
+    with_pending(|streams| match streams.write_out(Duration::ZERO) {
         Outcome::Busy => Some(RETRY_SOON),
         Outcome::Stuck => Some(RETRY),
         Outcome::Written => None,
@@ -87,7 +118,7 @@ pub fn flush() -> Option<Duration> {
 /// who write and for a slow reader.
 pub fn flush_waiting() {
     let start = Instant::now();
-    while let Outcome::Busy = with_pending(|pending| pending.write_out(PATIENCE)) {
+    while let Outcome::Busy = with_pending(|streams| streams.write_out(PATIENCE)) {
         if start.elapsed() > PATIENCE {
             return;
         }
@@ -106,16 +137,23 @@ pub fn is_journal() -> bool {
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)
 }
 
-/// What became of lines that were to be written.
-#[derive(Default)]
+/// What became of lines that were to be written, the least urgent to try again first.
+#[derive(Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     /// All are out, or had nowhere to go.
     #[default]
     Written,
-    /// Another thread is writing.
-    Busy,
     /// The reader takes no more.
     Stuck,
+    /// Another thread is writing.
+    Busy,
+}
+
+impl Streams {
+    fn write_out(&mut self, patience: Duration) -> Outcome {
+        let error = self.error.write_out(Stream::Error, patience);
+        error.max(self.output.write_out(Stream::Output, patience))
+    }
 }
 
 impl Pending {
@@ -131,22 +169,22 @@ impl Pending {
         }
     }
 
-    fn write_out(&mut self, patience: Duration) -> Outcome {
+    fn write_out(&mut self, stream: Stream, patience: Duration) -> Outcome {
         if self.lines.is_empty() {
             return Outcome::Written;
         }
         let Some(_writing) = writing() else {
             return Outcome::Busy;
         };
-        let stderr = io::stderr();
+        let descriptor = stream.descriptor();
         let mut written = 0;
         while written < self.lines.len() {
             let rest = &self.lines.as_bytes()[written..];
             let piece = &rest[..whole_lines(rest)];
-            if !writable(&stderr, patience) {
+            if !writable(descriptor, patience) {
                 break;
             }
-            match rustix::io::write(&stderr, piece) {
+            match rustix::io::write(descriptor, piece) {
                 Ok(n) => written += n,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => break,
@@ -196,8 +234,8 @@ fn whole_lines(lines: &[u8]) -> usize {
     newline.map_or(WRITE_AT_ONCE, |at| at + 1)
 }
 
-fn writable(stderr: &io::Stderr, patience: Duration) -> bool {
-    let mut fds = [PollFd::new(stderr, PollFlags::OUT)];
+fn writable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(descriptor, PollFlags::OUT)];
     let timeout = Timespec {
         tv_sec: patience.as_secs() as i64,
         tv_nsec: patience.subsec_nanos().into(),
