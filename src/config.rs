@@ -77,8 +77,8 @@ impl Config {
     }
 }
 
-/// Where to listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where to listen, and what is spoken there.
+#[derive(Clone)]
 pub struct Listen {
     /// What to bind; none is every address of both families.
     pub bind: Option<Bind>,
@@ -86,6 +86,19 @@ pub struct Listen {
     pub port: u16,
     /// The permissions of a unix socket.
     pub mode: u32,
+    /// What clients are shown, where they speak TLS to us.
+    pub tls: Option<ListenTls>,
+}
+
+/// The certificate that clients are shown, as its files held it at the start.
+#[derive(Clone)]
+pub struct ListenTls {
+    /// The file of the certificate and of those that vouch for it.
+    pub certificate_file: String,
+    /// The file of its key.
+    pub key_file: String,
+    /// What the two held.
+    pub identity: Identity,
 }
 
 /// What a listening socket is bound to.
@@ -109,7 +122,7 @@ impl fmt::Display for Bind {
 impl Listen {
     /// Whether clients speak TLS to us.
     pub fn is_tls(&self) -> bool {
-        false
+        self.tls.is_some()
     }
 }
 

@@ -1,11 +1,15 @@
 //! A certificate and its private key, as PEM files hold them.
 
+use std::fmt;
+
+use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
-use openssl::x509::X509;
+use openssl::x509::{X509NameRef, X509};
 
 use crate::both;
 use crate::language::Words;
+use crate::text::Escaped;
 
 /// A certificate, those that vouch for it, and its private key.
 #[derive(Clone)]
@@ -39,6 +43,57 @@ impl Identity {
         let key = self.key.private_key_to_pem_pkcs8().unwrap_or_default();
         native_tls::Identity::from_pkcs8(&chain, &key)
     }
+}
+
+/// What is told of a certificate. Displays as `CN=NAME, expires DATE (in N days)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Whom it is for.
+    pub subject: String,
+    /// Who signed it.
+    pub issuer: String,
+    /// When it expires.
+    pub expires: String,
+    /// In how many days that is; fewer than none where it has expired.
+    pub days_left: i32,
+}
+
+impl Summary {
+    /// Of one certificate.
+    pub fn of(certificate: &X509) -> Summary {
+        Summary {
+            subject: name(certificate.subject_name()),
+            issuer: name(certificate.issuer_name()),
+            expires: certificate.not_after().to_string(),
+            days_left: days_left(certificate).unwrap_or_default(),
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary {
+            subject,
+            expires,
+            days_left,
+            ..
+        } = self;
+        write!(f, "{subject}, expires {expires} (in {days_left} days)")
+    }
+}
+
+fn name(name: &X509NameRef) -> String {
+    let parts = name.entries().map(|entry| {
+        let kind = entry.object().nid().short_name().unwrap_or("?");
+        format!("{kind}={}", Escaped(entry.data().as_slice()))
+    });
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn days_left(certificate: &X509) -> Result<i32, ErrorStack> {
+    Ok(Asn1Time::days_from_now(0)?
+        .diff(certificate.not_after())?
+        .days)
 }
 
 /// The certificates of a PEM file.

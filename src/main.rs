@@ -18,11 +18,12 @@ use simple_proxy::error::describe;
 use simple_proxy::report::log;
 use simple_proxy::report::status::Board;
 use simple_proxy::route::dial::{Dialer, Own};
+use simple_proxy::serve::certificates::Certificates;
 use simple_proxy::serve::listen;
 use simple_proxy::serve::listen::Listeners;
 use simple_proxy::serve::notify::{notify, Status};
 use simple_proxy::serve::scrape::Pages;
-use simple_proxy::serve::server::{self, Watched};
+use simple_proxy::serve::server::{self, Clients, Watched};
 
 /// A bad flag or setting.
 const USAGE: u8 = 2;
@@ -97,6 +98,8 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
         .filter_map(|address| address.parse().ok())
         .collect();
     refuse_itself(&config, &own)?;
+    let certificates = config.listen.tls.as_ref().map(Certificates::new);
+    let certificates = certificates.transpose()?.map(Arc::new);
     let dialer = Dialer::new(config.clone())?.never_to(&own);
     let Listeners { of_threads, file } = listeners;
     let address_of = |listener: &Option<TcpListener>| {
@@ -126,8 +129,17 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
         }
     };
 
+    let renewals = certificates.clone().map(Certificates::watch).transpose()?;
+    let hangup = move || match &renewals {
+        // The other end lives as long as this one.
+        Some(ask) => drop(ask.send(())),
+        None => {
+            log::hangup_ignored();
+            log::flush_waiting();
+        }
+    };
     let shutdown = async move {
-        let reason = signals.first().await;
+        let reason = signals.first(hangup).await;
         drop(file);
         notify(Status::Stopping);
         std::thread::spawn(move || {
@@ -137,8 +149,11 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
         });
         reason
     };
-    server::run(config, dialer, of_threads, watched, ready, shutdown)
-        .map_err(|error| describe(&error))
+    let clients = Clients {
+        listeners: of_threads,
+        certificates,
+    };
+    server::run(config, dialer, clients, watched, ready, shutdown).map_err(|error| describe(&error))
 }
 
 /// An upstream that is this program's own listening address would be asked by itself for ever.
@@ -179,18 +194,15 @@ impl Interruptions {
         })
     }
 
-    /// The first signal to end.
-    async fn first(&mut self) -> &'static str {
+    /// The first signal to end. A SIGHUP that is none is told.
+    async fn first(&mut self, hangup: impl Fn()) -> &'static str {
         loop {
             match self.signals.next().await {
                 Some(Ok(Signal::Term)) => return "SIGTERM",
                 Some(Ok(Signal::Int)) => return "SIGINT",
                 Some(Ok(Signal::Quit)) => return "SIGQUIT",
                 Some(Ok(Signal::Hup)) if self.on_terminal || has_terminal() => return "SIGHUP",
-                Some(Ok(Signal::Hup)) => {
-                    log::hangup_ignored();
-                    log::flush_waiting();
-                }
+                Some(Ok(Signal::Hup)) => hangup(),
                 Some(_) => {}
                 None => std::future::pending().await,
             }

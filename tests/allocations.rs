@@ -16,7 +16,7 @@ use simple_proxy::cli::resolve::{resolve, Command};
 use simple_proxy::report::log;
 use simple_proxy::route::dial::Dialer;
 use simple_proxy::serve::listen;
-use simple_proxy::serve::server::{self, Watched};
+use simple_proxy::serve::server::{self, Clients, Watched};
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
@@ -187,7 +187,10 @@ fn serve(upstream: SocketAddr) -> std::io::Result<SocketAddr> {
         server::run(
             config,
             dialer,
-            listeners.of_threads,
+            Clients {
+                listeners: listeners.of_threads,
+                certificates: None,
+            },
             Watched::default(),
             ready,
             std::future::pending(),

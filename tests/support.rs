@@ -379,6 +379,18 @@ impl Client {
         })
     }
 
+    /// The same connection under TLS, as a client that trusts `ssl`'s roots alone.
+    pub fn connect_tls(self, ssl: openssl::ssl::Ssl) -> Result<Client, String> {
+        let socket = self.socket.try_clone().unwrap();
+        let mut stream = openssl::ssl::SslStream::new(ssl, Patient(self.socket)).unwrap();
+        stream.connect().map_err(|error| error.to_string())?;
+        Ok(Client {
+            stream: Box::new(stream),
+            socket,
+            ahead: Vec::new(),
+        })
+    }
+
     pub fn send(&mut self, text: &str) {
         self.send_bytes(text.as_bytes());
     }
@@ -644,9 +656,22 @@ pub struct Certificate {
 
 impl Certificate {
     pub fn new(name: &str) -> Certificate {
-        use openssl::{asn1::*, bn::BigNum, ec::*, hash::*, nid::Nid, pkey::*, x509::*};
+        use openssl::{ec::*, nid::Nid, pkey::*};
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        Certificate::of(
+            name,
+            PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap(),
+        )
+    }
+
+    /// The same with an RSA key of so many bits.
+    pub fn new_rsa(name: &str, bits: u32) -> Certificate {
+        let key = openssl::rsa::Rsa::generate(bits).unwrap();
+        Certificate::of(name, openssl::pkey::PKey::from_rsa(key).unwrap())
+    }
+
+    fn of(name: &str, key: openssl::pkey::PKey<openssl::pkey::Private>) -> Certificate {
+        use openssl::{asn1::*, bn::BigNum, hash::*, x509::*};
         let mut subject = X509Name::builder().unwrap();
         subject.append_entry_by_text("CN", name).unwrap();
         let subject = subject.build();
@@ -684,6 +709,22 @@ impl Certificate {
         builder.set_certificate(&self.certificate).unwrap();
         builder.set_private_key(&self.key).unwrap();
         builder.build()
+    }
+
+    /// A client's side of TLS with the certificate's name, which trusts nothing else.
+    pub fn client(
+        &self,
+        prepare: impl FnOnce(&mut openssl::ssl::SslConnectorBuilder),
+    ) -> openssl::ssl::Ssl {
+        use openssl::ssl::{SslConnector, SslMethod};
+        let mut builder = SslConnector::builder(SslMethod::tls()).unwrap();
+        let store = builder.cert_store_mut();
+        store.add_cert(self.certificate.clone()).unwrap();
+        prepare(&mut builder);
+        let name = self.certificate.subject_name().entries().next().unwrap();
+        let name = String::from_utf8(name.data().as_slice().to_vec()).unwrap();
+        let client = builder.build().configure().unwrap();
+        client.into_ssl(&name).unwrap()
     }
 
     pub fn pem(&self) -> String {

@@ -4,16 +4,14 @@ use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 
-use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
 use openssl::ssl::{ErrorCode, Ssl, SslConnector, SslMethod, SslStream, SslVerifyMode, SslVersion};
-use openssl::x509::{X509NameRef, X509};
+use openssl::x509::X509;
 
 use crate::config::{Config, TlsVersion};
-use crate::identity::Identity;
+use crate::identity::{Identity, Summary};
 use crate::net::stream::Connection;
 use crate::net::tls::{Transport, ALPN};
-use crate::text::Escaped;
 
 /// What was seen of a handshake and of the certificate in it.
 #[derive(Debug)]
@@ -22,14 +20,8 @@ pub struct Inspection {
     pub version: String,
     /// The cipher suite.
     pub cipher: String,
-    /// Whom the certificate is for.
-    pub subject: String,
-    /// Who signed it.
-    pub issuer: String,
-    /// When it expires.
-    pub expires: String,
-    /// In how many days that is.
-    pub days_left: i32,
+    /// The certificate.
+    pub certificate: Summary,
     /// Why it would not be trusted, if so: its chain, its dates or its name.
     pub objection: Option<String>,
 }
@@ -67,10 +59,7 @@ pub async fn inspect(
     Ok(Inspection {
         version: ssl.version_str().to_owned(),
         cipher: ssl.current_cipher().map_or("", |c| c.name()).to_owned(),
-        subject: name(certificate.subject_name()),
-        issuer: name(certificate.issuer_name()),
-        expires: certificate.not_after().to_string(),
-        days_left: days_left(&certificate).unwrap_or_default(),
+        certificate: Summary::of(&certificate),
         objection,
     })
 }
@@ -160,18 +149,4 @@ fn answers_with_certificate(mut records: &[u8]) -> bool {
         records = rest;
     }
     protected > 1
-}
-
-fn name(name: &X509NameRef) -> String {
-    let parts = name.entries().map(|entry| {
-        let kind = entry.object().nid().short_name().unwrap_or("?");
-        format!("{kind}={}", Escaped(entry.data().as_slice()))
-    });
-    parts.collect::<Vec<_>>().join(", ")
-}
-
-fn days_left(certificate: &X509) -> Result<i32, ErrorStack> {
-    Ok(Asn1Time::days_from_now(0)?
-        .diff(certificate.not_after())?
-        .days)
 }

@@ -8,6 +8,7 @@ use crate::check::walk::{Line, Walk};
 use crate::cli::settings::Setting;
 use crate::config::Language;
 use crate::error::{Error, Stage};
+use crate::identity::Summary;
 use crate::report::json::{self, Value};
 use crate::report::log::millis;
 use crate::text::wrap;
@@ -43,6 +44,13 @@ impl fmt::Display for Report<'_> {
             inspection,
             ..
         } = self.walk;
+        let shown: Vec<Summary> = self.shown_to_clients().collect();
+        if !shown.is_empty() {
+            writeln!(f, "certificates shown to clients")?;
+        }
+        for certificate in &shown {
+            writeln!(f, "  {certificate}")?;
+        }
         writeln!(f, "route {} to {}", config.route, config.upstream)?;
         for Line { name, took, detail } in lines {
             let line = format!("  {name:<9} {:>8} ms  {detail}", millis(*took).to_string());
@@ -50,13 +58,16 @@ impl fmt::Display for Report<'_> {
         }
         if let Some(inspection) = inspection {
             let Inspection {
-                version, cipher, ..
+                version,
+                cipher,
+                certificate,
+                ..
             } = inspection;
             writeln!(f, "certificate, by {version} with {cipher}")?;
-            writeln!(f, "  subject   {}", inspection.subject)?;
-            writeln!(f, "  issuer    {}", inspection.issuer)?;
-            let days = inspection.days_left;
-            writeln!(f, "  expires   {} (in {days} days)", inspection.expires)?;
+            writeln!(f, "  subject   {}", certificate.subject)?;
+            writeln!(f, "  issuer    {}", certificate.issuer)?;
+            let days = certificate.days_left;
+            writeln!(f, "  expires   {} (in {days} days)", certificate.expires)?;
             match &inspection.objection {
                 None => writeln!(f, "  verified  yes")?,
                 Some(why) => writeln!(f, "  verified  no: {why}")?,
@@ -104,6 +115,12 @@ impl Report<'_> {
             let problem = problem.say(Language::English);
             format!("{source} is ignored: {problem}")
         })
+    }
+
+    /// The certificate that clients are shown, and those that vouch for it.
+    fn shown_to_clients(&self) -> impl Iterator<Item = Summary> + '_ {
+        let tls = self.walk.config.listen.tls.iter();
+        tls.flat_map(|tls| tls.identity.chain.iter().map(Summary::of))
     }
 
     /// What to try, given all that was seen.
@@ -154,13 +171,14 @@ impl Report<'_> {
             None => Value::Null,
             Some(inspection) => {
                 let text = |text| Value::Text(text);
+                let certificate = &inspection.certificate;
                 inspected = [
                     ("version", text(inspection.version.as_str())),
                     ("cipher", text(&inspection.cipher)),
-                    ("subject", text(&inspection.subject)),
-                    ("issuer", text(&inspection.issuer)),
-                    ("expires", text(&inspection.expires)),
-                    ("days_left", Value::Signed(inspection.days_left.into())),
+                    ("subject", text(&certificate.subject)),
+                    ("issuer", text(&certificate.issuer)),
+                    ("expires", text(&certificate.expires)),
+                    ("days_left", Value::Signed(certificate.days_left.into())),
                     ("verified", Value::Flag(inspection.objection.is_none())),
                     (
                         "objection",
@@ -193,6 +211,19 @@ impl Report<'_> {
             .chain(remarks)
             .map(Value::Text)
             .collect();
+        let shown: Vec<Summary> = self.shown_to_clients().collect();
+        let members: Vec<_> = shown
+            .iter()
+            .map(|shown| {
+                [
+                    ("subject", Value::Text(&shown.subject)),
+                    ("issuer", Value::Text(&shown.issuer)),
+                    ("expires", Value::Text(&shown.expires)),
+                    ("days_left", Value::Signed(shown.days_left.into())),
+                ]
+            })
+            .collect();
+        let listen_certificates: Vec<_> = members.iter().map(|m| Value::Object(m)).collect();
         let origins = [
             ("outer", Value::Text(&self.walk.origins.outer)),
             ("inner", Value::Text(&self.walk.origins.inner)),
@@ -204,6 +235,7 @@ impl Report<'_> {
             Value::Object(&[
                 ("ok", Value::Flag(self.failure.is_none())),
                 ("settings", Value::List(&settings)),
+                ("listen_certificates", Value::List(&listen_certificates)),
                 ("route", Value::Shown(&self.walk.config.route)),
                 ("steps", Value::List(&steps)),
                 ("certificate", certificate),

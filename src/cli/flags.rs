@@ -312,6 +312,22 @@ flags! {
         default: Default::Value("0660"),
         group: Group::Addresses,
     }
+    Single listen_cert: Option<Chain> = certificate_chain {
+        en: "PEM file of the certificate to show clients, who then speak TLS",
+        zh: "向客户端出示的证书（PEM 文件）；客户端须使用 TLS",
+        metavar: "FILE",
+        values: Offer::Files,
+        default: Default::Words(Text::new("none: no TLS", "无，不使用 TLS")),
+        group: Group::Addresses,
+    }
+    Single listen_key: Option<Key> = private_key {
+        en: "PEM file of its private key",
+        zh: "该证书的私钥（PEM 文件）",
+        metavar: "FILE",
+        values: Offer::Files,
+        default: Default::Words(Text::new("none", "无")),
+        group: Group::Addresses,
+    }
     Single socks_proxy: Option<Proxies> = socks5_proxy {
         en: "SOCKS5 proxy, socks5://[USER:PASS@]HOST[:1080]; it resolves the names",
         zh: "SOCKS5 代理，socks5://[USER:PASS@]HOST[:1080]；域名由它解析",

@@ -10,11 +10,11 @@ use crate::cli::args::{separate, Separated, Usage};
 use crate::cli::flags::{Args, Settings, TABLE};
 use crate::cli::help::help;
 use crate::cli::settings::{list, Given, Setting};
-use crate::cli::values::{http_proxy, socks5_proxy};
+use crate::cli::values::{http_proxy, socks5_proxy, Chain, Key};
 use crate::cli::variables::{merge, source_of, Environment, ROUTE};
 use crate::config::{
-    Access, Config, Language, Limits, Listen, LogSettings, Rewrite, Route, UpstreamTls, Verbosity,
-    MAX_PIPES,
+    Access, Config, Language, Limits, Listen, ListenTls, LogSettings, Rewrite, Route, UpstreamTls,
+    Verbosity, MAX_PIPES,
 };
 use crate::edits::FieldEdits;
 use crate::identity::Identity;
@@ -74,10 +74,10 @@ pub fn resolve(
     let shown = list(&settings, &given);
     let websocket = settings.check_path.take();
     let check = settings.check;
-    let identity = identity(&mut settings, &given)?;
+    let identities = Identities::take(&mut settings, &given)?;
     let config = Config {
         ignored,
-        ..config(settings, identity)
+        ..config(settings, identities)
     };
     match (check, websocket) {
         (true, websocket) => Ok(Command::Check(Box::new(Check {
@@ -209,24 +209,53 @@ fn speaks_tls(settings: &Settings) -> bool {
     settings.tls.unwrap_or(settings.upstream_host.port == 443)
 }
 
-/// The client certificate with its key: neither is of use alone.
-fn identity(settings: &mut Settings, given: &[Vec<Given>]) -> Result<Option<Identity>, Usage> {
+/// What is shown to those who ask who we are.
+struct Identities {
+    /// To the upstream.
+    upstream: Option<Identity>,
+    /// To clients.
+    clients: Option<ListenTls>,
+}
+
+impl Identities {
+    fn take(settings: &mut Settings, given: &[Vec<Given>]) -> Result<Identities, Usage> {
+        let (chain, key) = (settings.tls_cert.take(), settings.tls_key.take());
+        let upstream = identity(given, (chain, "--tls-cert"), (key, "--tls-key"))?;
+        let (chain, key) = (settings.listen_cert.take(), settings.listen_key.take());
+        let files = chain.as_ref().zip(key.as_ref());
+        let files = files.map(|(chain, key)| (chain.path.clone(), key.path.clone()));
+        let clients = identity(given, (chain, "--listen-cert"), (key, "--listen-key"))?;
+        let clients = clients.zip(files).map(|(identity, files)| ListenTls {
+            certificate_file: files.0,
+            key_file: files.1,
+            identity,
+        });
+        Ok(Identities { upstream, clients })
+    }
+}
+
+/// A certificate with its key: neither is of use alone.
+fn identity(
+    given: &[Vec<Given>],
+    (chain, chain_flag): (Option<Chain>, &'static str),
+    (key, key_flag): (Option<Key>, &'static str),
+) -> Result<Option<Identity>, Usage> {
     let source = |flag: &'static str| source_of(given, flag).unwrap_or(flag);
     let alone = |flag, other: &str| {
         let problem = both!("requires {other}", "须与 {other} 合用");
         Err(Usage::new(source(flag), problem))
     };
-    match (settings.tls_cert.take(), settings.tls_key.take()) {
+    match (chain, key) {
         (None, None) => Ok(None),
-        (Some(_), None) => alone("--tls-cert", "--tls-key"),
-        (None, Some(_)) => alone("--tls-key", "--tls-cert"),
+        (Some(_), None) => alone(chain_flag, key_flag),
+        (None, Some(_)) => alone(key_flag, chain_flag),
         (Some(chain), Some(key)) => Identity::new(chain.certificates, key.key)
             .map(Some)
-            .map_err(|problem| Usage::new(source("--tls-key"), problem)),
+            .map_err(|problem| Usage::new(source(key_flag), problem)),
     }
 }
 
-fn config(settings: Settings, identity: Option<Identity>) -> Config {
+fn config(settings: Settings, identities: Identities) -> Config {
     let with_tls = speaks_tls(&settings);
     Config {
         ignored: Vec::new(),
@@ -234,6 +263,7 @@ fn config(settings: Settings, identity: Option<Identity>) -> Config {
             bind: settings.bind,
             port: settings.listen_port,
             mode: settings.listen_mode.0,
+            tls: identities.clients,
         },
         upstream: settings.upstream_host,
         // SOCKS first, then the HTTP proxy that suits the upstream, then the other.
@@ -256,7 +286,7 @@ fn config(settings: Settings, identity: Option<Identity>) -> Config {
             name: settings.tls_name,
             verify: settings.tls_verify,
         }),
-        identity,
+        identity: identities.upstream,
         tls_min: settings.tls_min,
         roots: settings
             .tls_ca

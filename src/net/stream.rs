@@ -118,6 +118,14 @@ impl Stream {
         Poll::Ready(self.with_socket(Socket::shutdown_write))
     }
 
+    /// Sends close_notify where there is TLS and it goes at once, before the stream is dropped:
+    /// the peer can tell then that nothing is missing.
+    pub fn try_announce_end(&self) {
+        if let Stream::Tls(tls) = self {
+            let _ = tls.borrow_mut().shutdown();
+        }
+    }
+
     /// The socket at the bottom.
     fn socket_mut(&mut self) -> &mut Socket {
         match self {

@@ -1,4 +1,5 @@
-//! TLS over a stream: one connector for the process, driven without blocking.
+//! TLS over a stream, on either side: one connector for the process and one acceptor for a
+//! certificate, driven without blocking.
 //!
 //! `async_native_tls` would build a whole TLS context, CA bundle included, for every
 //! connection; a `native_tls::TlsConnector` kept for the process does not.
@@ -9,10 +10,18 @@ use std::io::{self, Read, Write};
 use std::task::{Context, Poll};
 
 use native_tls::{Certificate, HandshakeError, Protocol, TlsConnector};
+use openssl::error::ErrorStack;
+use openssl::ssl::{
+    select_next_proto, AlpnError, ErrorCode, Ssl, SslAcceptor, SslMethod, SslOptions,
+    SslSessionCacheMode, SslStream,
+};
+use smol::lock::{Mutex, MutexGuard};
 
 use crate::config::TlsVersion;
+use crate::error::describe;
 use crate::identity::Identity;
 use crate::net::buffer::Buffer;
+use crate::net::reactor::next_look;
 use crate::net::socket::{Direction, Socket};
 use crate::net::stream::{Connection, Stream};
 
@@ -91,11 +100,8 @@ impl Tls {
         let mut handshake = self.connector.connect(server_name, transport);
         loop {
             match handshake {
-                Ok(inner) => {
-                    let stream = TlsStream {
-                        inner,
-                        failed: None,
-                    };
+                Ok(session) => {
+                    let stream = TlsStream::new(Session::Ours(session));
                     return Ok(Connection::new(Stream::Tls(stream.into())));
                 }
                 Err(HandshakeError::Failure(error)) => return Err(error),
@@ -109,28 +115,194 @@ impl Tls {
     }
 }
 
+/// The reason in an OpenSSL error, without its number, function and source line:
+/// `error:CODE:LIBRARY:FUNCTION:REASON:FILE:LINE:DATA (VERDICT)`.
+pub fn openssl_words(text: &str) -> String {
+    let mut parts = text.splitn(8, ':');
+    if parts.next() != Some("error") {
+        return text.to_owned();
+    }
+    let reason = parts.nth(3).unwrap_or(text);
+    match parts.nth(2).and_then(|data| data.rsplit_once('(')) {
+        Some((_, verdict)) => format!("{reason} ({verdict}"),
+        None => reason.to_owned(),
+    }
+}
+
+/// Makes TLS servers of connections: what clients are shown, and what they must speak. Cheap
+/// to clone.
+#[derive(Clone)]
+pub struct Acceptor {
+    // native_tls' acceptor refuses TLS 1.3.
+    acceptor: SslAcceptor,
+}
+
+impl Acceptor {
+    /// For TLS 1.2 and 1.3. Fails where OpenSSL refuses the certificate, such as one whose
+    /// key is too short.
+    pub fn new(identity: &Identity) -> Result<Acceptor, ErrorStack> {
+        let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls())?;
+        // Every cipher suite with elliptic curves; finite fields cost the server ten times as
+        // much.
+        builder.set_cipher_list("ECDHE+AESGCM:ECDHE+CHACHA20")?;
+        builder.set_options(SslOptions::NO_RENEGOTIATION);
+        // Sessions are resumed by tickets, for which nothing is kept here.
+        builder.set_session_cache_mode(SslSessionCacheMode::OFF);
+        builder.set_alpn_select_callback(|_, offered| {
+            // RFC 7301 §3.2: none in common is an error.
+            select_next_proto(ALPN, offered).ok_or(AlpnError::ALERT_FATAL)
+        });
+        let Identity { chain, key } = identity;
+        let mut chain = chain.iter();
+        if let Some(first) = chain.next() {
+            builder.set_certificate(first)?;
+        }
+        builder.set_private_key(key)?;
+        for other in chain {
+            builder.add_extra_chain_cert(other.clone())?;
+        }
+        builder.check_private_key()?;
+        Ok(Acceptor {
+            acceptor: builder.build(),
+        })
+    }
+
+    /// Performs the handshake, each of its steps in turn with those of other handshakes.
+    /// Bytes already received are the client's first. Fails with words.
+    pub async fn accept(
+        &self,
+        connection: Connection,
+        turns: &HandshakeTurns,
+    ) -> Result<Connection, String> {
+        let words = |error: &dyn std::error::Error| openssl_words(&error.to_string());
+        let ssl = Ssl::new(self.acceptor.context()).map_err(|error| words(&error))?;
+        let mut session =
+            SslStream::new(ssl, Transport::over(connection)).map_err(|error| words(&error))?;
+        loop {
+            let stepped = {
+                let _turn = turns.begin().await;
+                let stepped = session.accept();
+                next_look().await;
+                stepped
+            };
+            match stepped {
+                Ok(()) => {
+                    let stream = TlsStream::new(Session::OfClient(session));
+                    return Ok(Connection::new(Stream::Tls(stream.into())));
+                }
+                Err(error)
+                    if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) =>
+                {
+                    // A broken socket fails the next step of the handshake, with its reason.
+                    let _ = poll_fn(|cx| session.get_ref().poll_unblocked(cx)).await;
+                }
+                Err(_) if session.get_ref().ended.get() => {
+                    return Err("the client closed the connection".to_owned())
+                }
+                Err(error) => {
+                    return Err(match error.io_error() {
+                        Some(error) => describe(error),
+                        None => words(&error),
+                    })
+                }
+            }
+        }
+    }
+}
+
+/// The handshakes of one thread take turns. A step of one may sign, which takes up to some
+/// milliseconds: in each turn of the thread there is one such step, and between two of them
+/// everything else is served.
+#[derive(Default)]
+pub struct HandshakeTurns(Mutex<()>);
+
+impl HandshakeTurns {
+    async fn begin(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().await
+    }
+}
+
 /// A TLS session and the stream below it.
 pub struct TlsStream {
-    inner: native_tls::TlsStream<Transport>,
-    /// A failure that met a read which had already taken something. OpenSSL tells it once
-    /// and then of an end.
-    failed: Option<io::Error>,
+    session: Session,
+}
+
+/// A session of either side.
+enum Session {
+    /// Of ours with an upstream or a proxy.
+    Ours(native_tls::TlsStream<Transport>),
+    /// Of a client with us.
+    OfClient(SslStream<Transport>),
+}
+
+impl Session {
+    fn transport(&self) -> &Transport {
+        match self {
+            Session::Ours(session) => session.get_ref(),
+            Session::OfClient(session) => session.get_ref(),
+        }
+    }
+
+    fn transport_mut(&mut self) -> &mut Transport {
+        match self {
+            Session::Ours(session) => session.get_mut(),
+            Session::OfClient(session) => session.get_mut(),
+        }
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Session::Ours(session) => session.read(buf),
+            Session::OfClient(session) => session.read(buf),
+        }
+    }
+
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Session::Ours(session) => session.write(buf),
+            Session::OfClient(session) => session.write(buf),
+        }
+    }
+
+    /// How many bytes OpenSSL holds that were decrypted and not read.
+    fn pending(&self) -> usize {
+        match self {
+            Session::Ours(session) => session.buffered_read_size().unwrap_or(1),
+            Session::OfClient(session) => session.ssl().pending(),
+        }
+    }
+
+    /// Sends close_notify, once.
+    fn shutdown(&mut self) -> io::Result<()> {
+        match self {
+            Session::Ours(session) => session.shutdown(),
+            Session::OfClient(session) => match session.shutdown() {
+                Ok(_) => Ok(()),
+                Err(error) if error.code() == ErrorCode::ZERO_RETURN => Ok(()),
+                Err(error) => Err(error.into_io_error().unwrap_or_else(io::Error::other)),
+            },
+        }
+    }
 }
 
 impl TlsStream {
+    fn new(session: Session) -> TlsStream {
+        TlsStream { session }
+    }
+
     /// The stream that carries the records.
     pub fn get_ref(&self) -> &Stream {
-        &self.inner.get_ref().stream
+        &self.session.transport().stream
     }
 
     /// The same, to be changed.
     pub fn get_mut(&mut self) -> &mut Stream {
-        &mut self.inner.get_mut().stream
+        &mut self.session.transport_mut().stream
     }
 
     /// Sends close_notify.
     pub fn shutdown(&mut self) -> io::Result<()> {
-        self.inner.shutdown()
+        self.session.shutdown()
     }
 
     /// Uses the socket at the bottom.
@@ -145,7 +317,7 @@ const RECORD: usize = 16 * 1024;
 impl TlsStream {
     /// Reads on while records come at full size, so that a write takes several.
     fn read_records(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if let Some(error) = self.failed.take() {
+        if let Some(error) = self.session.transport_mut().failed.take() {
             return Err(error);
         }
         let mut n = self.read_record(buf)?;
@@ -155,7 +327,7 @@ impl TlsStream {
                 Ok(more) => more,
                 Err(error) => {
                     let waits = error.kind() == io::ErrorKind::WouldBlock;
-                    self.failed = Some(error).filter(|_| !waits);
+                    self.session.transport_mut().failed = Some(error).filter(|_| !waits);
                     break;
                 }
             };
@@ -167,10 +339,10 @@ impl TlsStream {
 
 impl TlsStream {
     fn read_record(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let before = self.inner.get_ref().taken;
-        let outcome = self.inner.read(buf);
-        let has_taken = self.inner.get_ref().taken != before;
-        let transport = self.inner.get_mut();
+        let before = self.session.transport().taken;
+        let outcome = self.session.read(buf);
+        let has_taken = self.session.transport().taken != before;
+        let transport = self.session.transport_mut();
         // OpenSSL reports an end in the middle of a record as 0 or as an error.
         let has_read = matches!(outcome, Ok(1..));
         transport.torn = !has_read && (transport.torn || has_taken);
@@ -180,27 +352,26 @@ impl TlsStream {
     /// Whether the next read has to wait, unless the socket at the bottom is ready: OpenSSL
     /// need not be asked then.
     pub fn none_waiting(&self) -> bool {
-        let transport = self.inner.get_ref();
+        let transport = self.session.transport();
         transport.drained && self.none_waiting_here() && transport.stream.none_waiting()
     }
 
     /// Whether every byte that was taken from below has been read.
     fn none_waiting_here(&self) -> bool {
-        let buffered = self.inner.buffered_read_size();
-        self.inner.get_ref().received.is_empty() && buffered.is_ok_and(|n| n == 0)
+        self.session.transport().received.is_empty() && self.session.pending() == 0
     }
 
     /// Whether the peer has begun a record and not ended it.
     pub fn is_torn(&self) -> bool {
-        self.inner.get_ref().torn
+        self.session.transport().torn
     }
 
     /// Whether the peer has sent nothing that was not yet read, not even part of a record.
     /// `below` says so of the stream that carries the records.
     pub fn is_quiet(&self, below: fn(&Stream) -> bool) -> bool {
-        let transport = self.inner.get_ref();
+        let transport = self.session.transport();
         !transport.torn
-            && self.failed.is_none()
+            && self.session.transport().failed.is_none()
             && self.none_waiting_here()
             && below(&transport.stream)
     }
@@ -211,20 +382,20 @@ impl Read for TlsStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let outcome = self.read_records(buf);
         let drained = match &outcome {
-            Ok(n) => *n > 0 && self.failed.is_none(),
+            Ok(n) => *n > 0 && self.session.transport().failed.is_none(),
             // Not if it is a write of OpenSSL's own that has to wait.
             Err(error) => {
                 error.kind() == io::ErrorKind::WouldBlock
                     && self.with_socket(|socket| socket.is_blocked_on(Direction::Read))
             }
         };
-        self.inner.get_mut().drained = drained;
+        self.session.transport_mut().drained = drained;
         match outcome {
-            Ok(0) if !buf.is_empty() && self.inner.get_ref().ended.get() => {
+            Ok(0) if !buf.is_empty() && self.session.transport().ended.get() => {
                 Err(io::ErrorKind::UnexpectedEof.into())
             }
             Err(error)
-                if error.kind() == io::ErrorKind::Other && self.inner.get_ref().ended.get() =>
+                if error.kind() == io::ErrorKind::Other && self.session.transport().ended.get() =>
             {
                 Err(io::ErrorKind::UnexpectedEof.into())
             }
@@ -236,9 +407,9 @@ impl Read for TlsStream {
 impl Write for TlsStream {
     /// Writes one record.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.inner.get_mut().more_follows = buf.len() > RECORD;
-        let written = self.inner.write(buf);
-        self.inner.get_mut().more_follows = false;
+        self.session.transport_mut().more_follows = buf.len() > RECORD;
+        let written = self.session.write(buf);
+        self.session.transport_mut().more_follows = false;
         written
     }
 
@@ -263,6 +434,9 @@ pub struct Transport {
     ended: Cell<bool>,
     /// Behind the record that is being written another follows at once.
     more_follows: bool,
+    /// A failure that met a read which had already taken something. OpenSSL tells it once
+    /// and then of an end.
+    failed: Option<io::Error>,
 }
 
 impl Transport {
@@ -276,6 +450,7 @@ impl Transport {
             drained: false,
             ended: Cell::new(false),
             more_follows: false,
+            failed: None,
         }
     }
 

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, Language, LogFormat, LogSettings, Verbosity};
 use crate::date;
 use crate::error::Error;
+use crate::identity::{Identity, Summary};
+use crate::language::Words;
 use crate::net::reactor::now;
 use crate::net::socket::Peer;
 use crate::report::combined::Access;
@@ -318,6 +320,13 @@ pub fn started(
             format_args!("status page: http://{address}/"),
         );
     }
+    if let Some(tls) = &config.listen.tls {
+        certificate(
+            "certificate",
+            &tls.identity,
+            ["服务器证书", "server certificate"],
+        );
+    }
     let with_tls = config.tls.is_some();
     let tls = if with_tls { " (TLS)" } else { "" };
     let upstream = &config.upstream;
@@ -364,6 +373,72 @@ pub fn started(
             format_args!("the upstream's certificate is not verified (--tls-verify does)"),
         );
     }
+}
+
+/// What clients are shown, behind the words that say since when.
+fn certificate(event: &str, identity: &Identity, [chinese, english]: [&str; 2]) {
+    let Some(first) = identity.chain.first() else {
+        return;
+    };
+    let Summary {
+        subject,
+        expires,
+        days_left,
+        ..
+    } = Summary::of(first);
+    let priority = match days_left {
+        0.. => Priority::Info,
+        _ => Priority::Warning,
+    };
+    let members = [
+        ("subject", Value::Text(&subject)),
+        ("expires", Value::Text(&expires)),
+        ("days_left", Value::Signed(days_left.into())),
+    ];
+    emit(
+        priority,
+        (event, &members),
+        format_args!("{chinese}: {subject}，有效期至 {expires}（剩余 {days_left} 天）"),
+        format_args!("{english}: {subject}, expires {expires} (in {days_left} days)"),
+    );
+}
+
+/// The files hold another certificate, which new connections are shown.
+pub fn certificate_renewed(identity: &Identity) {
+    let words = ["服务器证书已更新", "server certificate renewed"];
+    certificate("certificate_renewed", identity, words);
+}
+
+/// The files were read again, and hold what they held.
+pub fn certificate_unchanged() {
+    emit(
+        Priority::Info,
+        ("certificate_unchanged", &[]),
+        format_args!("收到 SIGHUP，服务器证书没有变化"),
+        format_args!("SIGHUP: the server certificate has not changed"),
+    );
+}
+
+/// The files hold no certificate and key that can be used; the old ones stay in use.
+pub fn certificate_kept(file: &str, problem: &Words) {
+    let (english, chinese) = (
+        problem.say(Language::English),
+        problem.say(Language::Chinese),
+    );
+    emit(
+        Priority::Error,
+        (
+            "certificate_kept",
+            &[
+                ("file", Value::Text(file)),
+                ("problem", Value::Text(english)),
+            ],
+        ),
+        format_args!("无法更新服务器证书，继续使用旧证书: {file}: {chinese}"),
+        format_args!(
+            "cannot renew the server certificate, the old one stays in use: {file}: {english}"
+        ),
+    );
 }
 
 /// A request head has arrived.
@@ -622,6 +697,19 @@ pub fn connection_opened(client: &Client) {
         ("connection_opened", &members),
         format_args!("连接 {connection}: 来自 {address}"),
         format_args!("connection {connection}: from {address}"),
+    );
+}
+
+/// A client's TLS handshake has failed, or has not ended in time.
+pub fn handshake_failed(client: &Client, cause: &str) {
+    let [connection, address] = client.members();
+    let members = [connection, address, ("cause", Value::Text(cause))];
+    let connection = client.connection;
+    emit(
+        Priority::Debug,
+        ("handshake_failed", &members),
+        format_args!("连接 {connection}: TLS 握手失败: {cause}"),
+        format_args!("connection {connection}: TLS handshake failed: {cause}"),
     );
 }
 

@@ -95,6 +95,8 @@ pub struct Counters {
     pub connections_closed: Count,
     /// Clients closed at once because `--allow` does not list them.
     pub not_allowed: Count,
+    /// TLS handshakes with clients that failed or did not end in time.
+    pub handshakes_failed: Count,
     /// Clients beyond the limit that have waited for a slot.
     pub waits: Count,
     /// Of these, the ones that do so no more.
@@ -254,6 +256,12 @@ impl Registry {
             "counter",
             "Clients closed at once because --allow does not list them.",
             self.sum(|c| &c.not_allowed),
+        );
+        page.single(
+            "client_handshakes_failed_total",
+            "counter",
+            "TLS handshakes with clients that failed or did not end in time.",
+            self.sum(|c| &c.handshakes_failed),
         );
         page.single(
             "connections_limit",

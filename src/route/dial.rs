@@ -22,7 +22,7 @@ use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::reactor;
 use crate::net::socket::Socket;
 use crate::net::stream::{Connection, Stream};
-use crate::net::tls::{Tls, TlsClient, Verify};
+use crate::net::tls::{openssl_words, Tls, TlsClient, Verify};
 use crate::proxy::{Proxy, Scheme};
 use crate::route::hops::{Dial, Hops, Plan};
 use crate::route::names::{on_link, Addresses, Names};
@@ -441,20 +441,6 @@ fn tls_error(stage: Stage, error: &native_tls::Error) -> Error {
         _ => format!("the handshake failed: {words}"),
     };
     Error::new(stage, token, cause)
-}
-
-/// The reason in an OpenSSL error, without its number, function and source line:
-/// `error:CODE:LIBRARY:FUNCTION:REASON:FILE:LINE:DATA (VERDICT)`.
-fn openssl_words(text: &str) -> String {
-    let mut parts = text.splitn(8, ':');
-    if parts.next() != Some("error") {
-        return text.to_owned();
-    }
-    let reason = parts.nth(3).unwrap_or(text);
-    match parts.nth(2).and_then(|data| data.rsplit_once('(')) {
-        Some((_, verdict)) => format!("{reason} ({verdict}"),
-        None => reason.to_owned(),
-    }
 }
 
 /// The address that stands for a host in TLS, where no name is sent. Behind a unix socket is

@@ -28,6 +28,7 @@ use crate::report::status::Board;
 use crate::route::dial::Dialer;
 use crate::route::pool::Shelves;
 use crate::route::spares::Spares;
+use crate::serve::certificates::Certificates;
 use crate::serve::contain::contained;
 use crate::serve::door::{Ask, Door, Place};
 use crate::serve::scrape::{self, Pages};
@@ -51,6 +52,8 @@ const OVERDUE: Duration = Duration::from_secs(2);
 struct Shared {
     config: Arc<Config>,
     dialer: Dialer,
+    /// What clients are shown, where they speak TLS.
+    certificates: Option<Arc<Certificates>>,
     registry: Registry,
     /// Upstream connections that are kept.
     shelves: Arc<Shelves>,
@@ -73,17 +76,29 @@ pub struct Watched {
     pub board: Option<Arc<Board>>,
 }
 
-/// Serves on `listeners`, one thread for each group of them, and lets itself be watched;
+/// Where clients come from, and what they are shown.
+pub struct Clients {
+    /// The listeners of each thread.
+    pub listeners: Vec<Vec<TcpListener>>,
+    /// Certificates, where clients speak TLS.
+    pub certificates: Option<Arc<Certificates>>,
+}
+
+/// Serves on the listeners, one thread for each group of them, and lets itself be watched;
 /// calls `ready` when all of them do. Goes on until `shutdown` resolves to the reason; then
 /// finishes what is open, for at most the drain timeout.
 pub fn run(
     config: Arc<Config>,
     dialer: Dialer,
-    listeners: Vec<Vec<TcpListener>>,
+    clients: Clients,
     mut watched: Watched,
     ready: impl FnOnce(),
     shutdown: impl Future<Output = &'static str>,
 ) -> io::Result<()> {
+    let Clients {
+        listeners,
+        certificates,
+    } = clients;
     let most = config.limits.max_connections.unwrap_or(usize::MAX >> 4);
     let drain_timeout = config.limits.drain_timeout;
     let shelves = Arc::new(Shelves::new(listeners.len(), &config.limits));
@@ -94,6 +109,7 @@ pub fn run(
             .with_proxies(dialer.hops().clone())
             .with_limit(most),
         dialer,
+        certificates,
         shelves,
         board: watched.board.take(),
         spares,
@@ -228,6 +244,7 @@ fn serve(
     );
     worker.board = shared.board.clone();
     worker.door = door;
+    worker.certificates = shared.certificates.clone();
     let acceptor = Acceptor {
         worker: Rc::new(worker),
         executor: executor.clone(),

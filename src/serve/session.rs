@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_lite::future::{self, poll_once};
 
@@ -26,6 +26,7 @@ use crate::report::metrics::{Counters, Method};
 use crate::report::status::Failed;
 use crate::serve::answer;
 use crate::serve::bound::Bound;
+use crate::serve::certificates::Certificates;
 use crate::serve::door::{Doing, Permit, Place};
 use crate::serve::forward::{Exchange, Failure, Outcome};
 use crate::serve::leaving::while_present;
@@ -192,6 +193,9 @@ enum Then {
 impl Session {
     /// Serves request after request; gives the tunnel that the last one became, if any.
     async fn run(mut self, mut connection: Connection) -> Option<Tunnel> {
+        if let Some(certificates) = self.worker.certificates.clone() {
+            connection = Box::pin(self.secure(connection, &certificates)).await?;
+        }
         let mut first = true;
         loop {
             let arrived = self.next_request(&mut connection, first).await;
@@ -241,7 +245,10 @@ impl Session {
                     }
                     continue;
                 }
-                Ok(None) => return None,
+                Ok(None) => {
+                    connection.stream.try_announce_end();
+                    return None;
+                }
                 Err(rejection) => {
                     self.refuse(Method::OTHER, connection, &rejection).await;
                     return None;
@@ -313,7 +320,10 @@ impl Session {
             }
             match then {
                 Then::NextRequest => {}
-                Then::Close if connection.asked_quiet() => return None,
+                Then::Close if connection.asked_quiet() => {
+                    connection.stream.try_announce_end();
+                    return None;
+                }
                 Then::Reset => {
                     connection.stream.with_socket(Socket::abort_on_close);
                     return None;
@@ -324,6 +334,55 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Performs the TLS handshake with the client. None when there is nobody to serve: it is
+    /// gone, or has not done its part, or speaks no TLS and was told so.
+    async fn secure(
+        &mut self,
+        mut connection: Connection,
+        certificates: &Certificates,
+    ) -> Option<Connection> {
+        let start = now();
+        let head_timeout = self.worker.config.limits.head_timeout;
+        let begun = connection.fill();
+        let arrival = self
+            .deadline
+            .limit_or_drain(head_timeout, begun)
+            .giving_way(self.place.way(Doing::Silent));
+        match arrival.await {
+            Ok(Ok(1..)) => {}
+            Ok(_) => return None,
+            Err(TimedOut) => {
+                if !(self.deadline.gave_way() && has_begun(&mut connection).await) {
+                    return None;
+                }
+            }
+        }
+        if is_without_tls(connection.received.bytes()) {
+            let rejection = Rejection {
+                status: 400,
+                reason: "a request without TLS on a port that speaks TLS; use https or wss",
+            };
+            self.refuse(Method::OTHER, connection, &rejection).await;
+            return None;
+        }
+        let left = head_timeout.saturating_sub(now().saturating_duration_since(start));
+        let left = left.max(Duration::from_millis(1));
+        let acceptor = certificates.acceptor();
+        let handshake = acceptor.accept(connection, &self.worker.handshakes);
+        let handshake = self
+            .deadline
+            .limit(left, handshake)
+            .giving_way(self.place.way(Doing::Silent));
+        let cause = match handshake.await {
+            Ok(Ok(connection)) => return Some(connection),
+            Ok(Err(cause)) => cause,
+            Err(TimedOut) => "it was not completed in time".to_owned(),
+        };
+        self.worker.counters().handshakes_failed.add(1);
+        log::handshake_failed(&self.client, &cause);
+        None
     }
 
     /// Waits for a request, checks it, and gives it with its head as it goes upstream.
@@ -367,7 +426,7 @@ impl Session {
             }
             if first {
                 head_timeout = head_timeout.saturating_sub(now().saturating_duration_since(start));
-                head_timeout = head_timeout.max(std::time::Duration::from_millis(1));
+                head_timeout = head_timeout.max(Duration::from_millis(1));
             }
         }
         let Connection {
@@ -605,6 +664,15 @@ async fn begin(connection: &mut Connection, bound: Option<&Bound>) -> Result<(),
             return Ok(());
         }
     }
+}
+
+/// Whether a client begins a request without TLS: a record of TLS begins with its type, a
+/// number that no request begins with (RFC 8446 §5.1).
+fn is_without_tls(bytes: &[u8]) -> bool {
+    matches!(
+        bytes.first(),
+        Some(b'A'..=b'Z' | b'a'..=b'z' | b'\r' | b'\n')
+    )
 }
 
 /// Whether a client has sent something that the thread was not told of yet.

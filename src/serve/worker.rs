@@ -9,11 +9,13 @@ use crate::http::origin::Naming;
 #[cfg(target_os = "linux")]
 use crate::net::dead_way::Tunnels;
 use crate::net::deadline::Timers;
+use crate::net::tls::HandshakeTurns;
 use crate::report::metrics::{Counters, Registry};
 use crate::report::status::Board;
 use crate::route::dial::Dialer;
 use crate::route::pool::{Pool, Shelves};
 use crate::route::spares::Spares;
+use crate::serve::certificates::Certificates;
 use crate::serve::door::Door;
 
 /// The settings, the route, and the thread's own pool and deadlines.
@@ -43,6 +45,10 @@ pub struct Worker {
     pub registry: Registry,
     /// Who may come in; everybody, until another is put in its place.
     pub door: Door,
+    /// What clients are shown, where they speak TLS.
+    pub certificates: Option<Arc<Certificates>>,
+    /// The handshakes with them.
+    pub handshakes: HandshakeTurns,
     thread: usize,
 }
 
@@ -70,6 +76,8 @@ impl Worker {
             board: None,
             registry,
             door: Door::open(),
+            certificates: None,
+            handshakes: HandshakeTurns::default(),
             thread,
         }
     }

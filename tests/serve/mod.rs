@@ -7,6 +7,7 @@ pub mod faults;
 pub mod forward;
 pub mod leaving;
 pub mod regression;
+pub mod tls;
 pub mod upgrade;
 
 use libtest_mimic::Trial;
@@ -21,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         forward::trials(),
         leaving::trials(),
         regression::trials(),
+        tls::trials(),
         upgrade::trials(),
     ]
     .into_iter()

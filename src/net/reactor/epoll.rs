@@ -387,6 +387,9 @@ pub async fn next_turn() {
     .await
 }
 
+/// The same, where `next_turn` is not enough for it elsewhere.
+pub use next_turn as next_look;
+
 /// The key of a source, from its name in the epoll set.
 fn key_of(name: u64) -> usize {
     name as u32 as usize

@@ -11,9 +11,11 @@ mod epoll;
 mod portable;
 
 #[cfg(not(portable))]
-pub use epoll::{block_on, looks, next_turn, now, poll_stirred, share, Source, BLIND};
+pub use epoll::{block_on, looks, next_look, next_turn, now, poll_stirred, share, Source, BLIND};
 #[cfg(portable)]
-pub use portable::{block_on, looks, next_turn, now, poll_stirred, share, Source, BLIND};
+pub use portable::{
+    block_on, looks, next_look, next_turn, now, poll_stirred, share, Source, BLIND,
+};
 
 /// The smallest share of a turn, however many there are.
 pub const SMALLEST_SHARE: usize = 64 * 1024;

@@ -15,6 +15,12 @@ use super::Direction;
 
 pub use futures_lite::future::yield_now as next_turn;
 
+/// Waits until the sockets were looked at: a task that yields may come round many times
+/// before. Timers are looked at together with sockets.
+pub async fn next_look() {
+    Timer::after(Duration::from_micros(100)).await;
+}
+
 /// The time.
 pub fn now() -> Instant {
     Instant::now()
