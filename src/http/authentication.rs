@@ -6,11 +6,12 @@ use crate::http::syntax::list;
 
 /// Whether a field of that name (Authorization or WWW-Authenticate) names a scheme that
 /// authenticates the connection. Credentials that are no valid list element are looked at
-/// all the same: an upstream may read them more leniently.
+/// all the same, and what stands in front of the scheme is skipped: an upstream may read them
+/// more leniently, and trim a no-break space for example.
 pub fn names_connection_scheme(fields: &[Header<'_>], name: &str) -> bool {
     let mut schemes = values(fields, name).flat_map(list).map(|element| {
-        let end = element.iter().position(|b| !b.is_ascii_alphanumeric());
-        &element[..end.unwrap_or(element.len())]
+        let mut words = element.split(|b| !b.is_ascii_alphanumeric());
+        words.find(|word| !word.is_empty()).unwrap_or_default()
     });
     schemes.any(|scheme| {
         // Microsoft's servers also offer `Nego2`.
@@ -33,6 +34,8 @@ mod tests {
             ("NEGOTIATE\tYII=", true),
             ("Basic realm=\"x\", Negotiate", true),
             (", NTLM x", true),
+            ("\u{a0}NTLM x", true),
+            ("\"NTLM\" x", true),
             ("Basic bnRsbTpudGxt", false),
             ("Bearer ntlm", false),
             ("ntlmx y", false),

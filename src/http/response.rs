@@ -132,7 +132,7 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
         }
         let fields: &'f [Header<'b>] = parsed.headers;
         let present = Present::of(fields);
-        let (framing, has_both) = framing_of(fields, present, status, request)?;
+        let (framing, is_doubtful) = framing_of(fields, present, status, request)?;
         let options = match present.has(Known::Connection) {
             true => ConnectionOptions::of(fields)?,
             false => ConnectionOptions::default(),
@@ -147,11 +147,11 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
             // the same.
             persistent: minor == 1
                 && !options.close
-                && !has_both
+                && !is_doubtful
                 && framing != Framing::UntilClose
                 && !(request.is_head && ends_with_connection(present, status)),
             framing,
-            was_faulty: has_both,
+            was_faulty: is_doubtful,
             end_is_doubtful: false,
             reason: line.get("HTTP/1.1 200 ".len()..).unwrap_or_default(),
             fields,
@@ -303,9 +303,11 @@ pub fn write_connection(out: &mut Vec<u8>, request: &Request, close: bool) {
     }
 }
 
-/// RFC 9112 §6.3, with every doubtful case refused, and whether there are both a length and
-/// chunks. Chunks win then: what the connection carries behind them is in doubt, the response
-/// is not.
+/// RFC 9112 §6.3, with every doubtful case refused, and whether what the connection carries
+/// behind the response is in doubt although the response is not. It is where there are both a
+/// length and chunks, of which chunks win; and where a status that has no body, 204 or an
+/// interim one, announces one (RFC 9110 §8.6): if it follows all the same, it would be read as
+/// the next response.
 fn framing_of(
     fields: &[Header<'_>],
     present: Present,
@@ -318,14 +320,19 @@ fn framing_of(
     };
     let chunked =
         present.has(Known::TransferEncoding) && is_chunked(fields).map_err(CodingError::reason)?;
-    let framing = if request.is_head || matches!(status, 100..=199 | 204 | 304) {
+    let never_has_one = matches!(status, 100..=199 | 204);
+    let framing = if request.is_head || never_has_one || status == 304 {
         Framing::None
     } else if chunked {
         Framing::Chunked
     } else {
         length.map_or(Framing::UntilClose, Framing::Length)
     };
-    Ok((framing, chunked && length.is_some()))
+    let is_doubtful = match never_has_one {
+        true => chunked || length.is_some_and(|length| length > 0),
+        false => chunked && length.is_some(),
+    };
+    Ok((framing, is_doubtful))
 }
 
 /// Whether nothing but the connection's end tells where the body of such a response ends.
@@ -534,6 +541,35 @@ mod tests {
         ] {
             let (framing, _, sent) = parse(twice, &request(1, true)).expect("valid");
             assert_eq!((framing, sent.as_str()), (Framing::None, head));
+        }
+    }
+
+    /// What follows it on the connection may be its body, and not the next client's answer.
+    #[test]
+    fn a_body_where_none_can_be_ends_the_connection() {
+        for (line, fields, reused) in [
+            ("HTTP/1.1 204 No Content", "", true),
+            ("HTTP/1.1 204 No Content", "Content-Length: 0\r\n", true),
+            ("HTTP/1.1 204 No Content", "Content-Length: 5\r\n", false),
+            (
+                "HTTP/1.1 204 No Content",
+                "Transfer-Encoding: chunked\r\n",
+                false,
+            ),
+            ("HTTP/1.1 103 Early Hints", "", true),
+            ("HTTP/1.1 103 Early Hints", "Content-Length: 5\r\n", false),
+            ("HTTP/1.1 304 Not Modified", "Content-Length: 5\r\n", true),
+            (
+                "HTTP/1.1 304 Not Modified",
+                "Transfer-Encoding: chunked\r\n",
+                true,
+            ),
+        ] {
+            let head = format!("{line}\r\n{fields}\r\n");
+            let read = read(head.as_bytes(), false, &request(1, false), |head| {
+                (head.persistent, !head.was_faulty)
+            });
+            assert_eq!(read, Ok((reused, reused)), "{head:?}");
         }
     }
 
