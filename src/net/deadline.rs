@@ -167,6 +167,13 @@ impl Timers {
 }
 
 impl Entry {
+    fn set(&mut self, strikes_at: Option<Instant>) {
+        self.strikes_at = strikes_at;
+        self.drains_from = None;
+        self.gives_way = None;
+        self.struck = false;
+    }
+
     fn strike(&mut self) {
         self.strikes_at = None;
         self.struck = true;
@@ -201,11 +208,8 @@ impl Deadline {
         {
             let mut entries = self.timers.entries.borrow_mut();
             let entry = &mut entries[self.key];
-            entry.strikes_at = at;
-            entry.drains_from = None;
-            entry.gives_way = None;
+            entry.set(at);
             entry.gave_way = false;
-            entry.struck = false;
         }
         if let Some(at) = at {
             self.timers.sweep_by(at);
@@ -214,12 +218,8 @@ impl Deadline {
 
     /// Never strikes until it is armed again.
     pub fn disarm(&self) {
-        let mut entries = self.timers.entries.borrow_mut();
-        let entry = &mut entries[self.key];
-        *entry = Entry {
-            gave_way: entry.gave_way,
-            ..Entry::default()
-        };
+        // Who waited is likely to wait again: the waker stays.
+        self.timers.entries.borrow_mut()[self.key].set(None);
     }
 
     /// Whether the last wait has ended to make room for somebody else.

@@ -249,8 +249,11 @@ impl Exchange<'_> {
     ) -> Result<Outcome, Failure> {
         let timeout = self.limits().response_timeout;
         let deadline = self.deadline;
-        let exchanged = deadline.limit(timeout, self.exchange(&mut upstream, downstream, progress));
-        let exchanged = exchanged.await;
+        let exchanged = {
+            // Pinned where it is made: it is large, and would be moved twice.
+            let exchange = pin!(self.exchange(&mut upstream, downstream, progress));
+            deadline.limit(timeout, exchange).await
+        };
         self.request_read.set(progress.uploaded.get());
         if progress.ended.get() && !matches!(exchanged, Ok(Ok(_))) {
             // The upstream was told that the client has left, and has made of it what it would.

@@ -50,7 +50,6 @@ struct Reactor {
     looks: Cell<u64>,
     /// How many had something to do in this turn.
     crowd: Cell<usize>,
-    clock: Cell<Clock>,
     alarm: Arc<Alarm>,
     /// Who is told that a detached source has become readable.
     stirred: RefCell<Stirred>,
@@ -168,6 +167,9 @@ impl Wake for Alarm {
 
 thread_local! {
     static REACTOR: io::Result<Reactor> = Reactor::new();
+    /// The time of this turn. Apart from the reactor, since it is asked for far more often
+    /// and needs no check of whether it is there yet.
+    static CLOCK: Cell<Clock> = const { Cell::new(Clock::Stopped) };
 }
 
 fn with_reactor<T>(work: impl FnOnce(&Reactor) -> io::Result<T>) -> io::Result<T> {
@@ -201,7 +203,6 @@ impl Reactor {
             deferred: RefCell::default(),
             looks: Cell::default(),
             crowd: Cell::default(),
-            clock: Cell::new(Clock::Stopped),
             alarm: Arc::new(alarm),
             stirred: RefCell::default(),
         })
@@ -243,7 +244,7 @@ impl Reactor {
         let room = rustix::buffer::spare_capacity(events);
         let outcome = epoll::wait(&self.home.epoll, room, patience.as_ref());
         self.alarm.waiting.store(false, SeqCst);
-        self.clock.set(Clock::Unread);
+        CLOCK.set(Clock::Unread);
         match outcome {
             Ok(n) if n < BATCH => self.looks.set(self.looks.get() + 1),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -300,17 +301,11 @@ pub fn block_on<T>(
     let waker = Waker::from(alarm.clone());
     let mut cx = Context::from_waker(&waker);
     let mut events = Vec::with_capacity(BATCH);
-    let set_clock = |clock| {
-        with_reactor(|reactor| {
-            reactor.clock.set(clock);
-            Ok(())
-        })
-    };
-    set_clock(Clock::Unread)?;
+    CLOCK.set(Clock::Unread);
     loop {
         alarm.rung.store(false, SeqCst);
         if let Poll::Ready(done) = work.as_mut().poll(&mut cx) {
-            set_clock(Clock::Stopped)?;
+            CLOCK.set(Clock::Stopped);
             return Ok(done);
         }
         let patience = before_wait();
@@ -321,18 +316,13 @@ pub fn block_on<T>(
 /// The time, read once in a turn of the thread: for deadlines and for what a request
 /// took, which need it often and not to the microsecond.
 pub fn now() -> Instant {
-    REACTOR.with(|reactor| {
-        let Ok(reactor) = reactor else {
-            return Instant::now();
-        };
-        match reactor.clock.get() {
-            Clock::Stopped => Instant::now(),
-            Clock::Read(at) => at,
-            Clock::Unread => {
-                let at = Instant::now();
-                reactor.clock.set(Clock::Read(at));
-                at
-            }
+    CLOCK.with(|clock| match clock.get() {
+        Clock::Stopped => Instant::now(),
+        Clock::Read(at) => at,
+        Clock::Unread => {
+            let at = Instant::now();
+            clock.set(Clock::Read(at));
+            at
         }
     })
 }
