@@ -3,6 +3,7 @@
 //! set it fails instead.
 
 mod ends;
+mod secured;
 mod under_another_name;
 
 use std::cell::RefCell;
@@ -210,6 +211,7 @@ pub fn trials() -> Vec<Trial> {
         trials.push(trial(name, &needs, body));
     }
     trials.extend(ends::trials());
+    trials.extend(secured::trials());
     trials.extend(under_another_name::trials());
     trials
 }

@@ -648,7 +648,7 @@ pub fn echo(mut client: Client) {
     }
 }
 
-/// A certificate for `name` and 127.0.0.1, signed by itself, and its key.
+/// A certificate for `name` and 127.0.0.1, signed by itself or another, and its key.
 pub struct Certificate {
     pub certificate: openssl::x509::X509,
     pub key: openssl::pkey::PKey<openssl::pkey::Private>,
@@ -658,19 +658,33 @@ impl Certificate {
     pub fn new(name: &str) -> Certificate {
         use openssl::{ec::*, nid::Nid, pkey::*};
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-        Certificate::of(
-            name,
-            PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap(),
-        )
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        Certificate::of(name, key, None, true)
+    }
+
+    /// One that this one signs, and that may itself sign others.
+    pub fn signs(&self, name: &str, is_authority: bool) -> Certificate {
+        let key = Certificate::new(name).key;
+        Certificate::of(name, key, Some(self), is_authority)
     }
 
     /// The same with an RSA key of so many bits.
     pub fn new_rsa(name: &str, bits: u32) -> Certificate {
         let key = openssl::rsa::Rsa::generate(bits).unwrap();
-        Certificate::of(name, openssl::pkey::PKey::from_rsa(key).unwrap())
+        Certificate::of(
+            name,
+            openssl::pkey::PKey::from_rsa(key).unwrap(),
+            None,
+            true,
+        )
     }
 
-    fn of(name: &str, key: openssl::pkey::PKey<openssl::pkey::Private>) -> Certificate {
+    fn of(
+        name: &str,
+        key: openssl::pkey::PKey<openssl::pkey::Private>,
+        issuer: Option<&Certificate>,
+        is_authority: bool,
+    ) -> Certificate {
         use openssl::{asn1::*, bn::BigNum, hash::*, x509::*};
         let mut subject = X509Name::builder().unwrap();
         subject.append_entry_by_text("CN", name).unwrap();
@@ -680,7 +694,8 @@ impl Certificate {
         let serial = BigNum::from_u32(1).unwrap().to_asn1_integer().unwrap();
         builder.set_serial_number(&serial).unwrap();
         builder.set_subject_name(&subject).unwrap();
-        builder.set_issuer_name(&subject).unwrap();
+        let issuer_name = issuer.map_or(&*subject, |issuer| issuer.certificate.subject_name());
+        builder.set_issuer_name(issuer_name).unwrap();
         builder.set_pubkey(&key).unwrap();
         builder
             .set_not_before(&Asn1Time::days_from_now(0).unwrap())
@@ -694,9 +709,12 @@ impl Certificate {
             .build(&builder.x509v3_context(None, None))
             .unwrap();
         builder.append_extension(names).unwrap();
-        let ca = extension::BasicConstraints::new().ca().build().unwrap();
-        builder.append_extension(ca).unwrap();
-        builder.sign(&key, MessageDigest::sha256()).unwrap();
+        if is_authority {
+            let ca = extension::BasicConstraints::new().ca().build().unwrap();
+            builder.append_extension(ca).unwrap();
+        }
+        let signer = issuer.map_or(&key, |issuer| &issuer.key);
+        builder.sign(signer, MessageDigest::sha256()).unwrap();
         Certificate {
             certificate: builder.build(),
             key,
