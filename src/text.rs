@@ -13,7 +13,11 @@ pub struct Escaped<'a>(pub &'a [u8]);
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cut = &self.0[..self.0.len().min(LONGEST_TEXT)];
-        for chunk in cut.utf8_chunks() {
+        // Nearly all text is plain, and most of it to the end.
+        let is_special = |b: &u8| !matches!(b, b' '..=b'~');
+        let plain = cut.iter().position(is_special).unwrap_or(cut.len());
+        f.write_str(std::str::from_utf8(&cut[..plain]).unwrap_or_default())?;
+        for chunk in cut[plain..].utf8_chunks() {
             for c in chunk.valid().chars() {
                 if is_unsafe_in_a_line(c) {
                     let mut bytes = [0; 4];

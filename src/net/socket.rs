@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
@@ -103,10 +103,27 @@ pub struct PeerHost(Option<IpAddr>);
 impl fmt::Display for PeerHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            Some(IpAddr::V4(address)) => write_ipv4(f, address),
             Some(address) => write!(f, "{address}"),
             None => f.write_str("unix"),
         }
     }
+}
+
+/// The formatter takes five times as long, and each line of the log names a client.
+fn write_ipv4(f: &mut fmt::Formatter<'_>, address: Ipv4Addr) -> fmt::Result {
+    let mut text = [b'.'; 15];
+    let mut length = 0;
+    for (at, octet) in address.octets().into_iter().enumerate() {
+        length += usize::from(at > 0);
+        for (from, digit) in [(100, octet / 100), (10, octet / 10 % 10), (0, octet % 10)] {
+            if octet >= from {
+                text[length] = b'0' + digit;
+                length += 1;
+            }
+        }
+    }
+    f.write_str(std::str::from_utf8(&text[..length]).unwrap_or_default())
 }
 
 impl fmt::Display for Peer {
@@ -388,6 +405,20 @@ fn retry<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 mod tests {
     use super::*;
     use crate::net::reactor::{block_on, tests::pair};
+
+    #[test]
+    fn addresses_are_written_as_the_library_writes_them() {
+        for text in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "10.20.100.105",
+            "255.255.255.255",
+            "2001:db8::1",
+        ] {
+            let address: IpAddr = text.parse().expect("an address");
+            assert_eq!(PeerHost(Some(address)).to_string(), text);
+        }
+    }
 
     /// More than the kernel holds, so that calls end within each of the parts.
     #[test]
