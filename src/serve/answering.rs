@@ -1,5 +1,6 @@
 //! The answering half of an exchange: interim responses, the final head, its body.
 
+use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
@@ -68,8 +69,8 @@ pub struct Answering<'a> {
     pub deadline: &'a Deadline,
     /// How far the attempt has come.
     pub progress: &'a Progress,
-    /// The client had sent nothing behind the head when the exchange began.
-    pub client_waits: bool,
+    /// Nothing that the client has sent behind the head was read.
+    pub client_waits: &'a Cell<bool>,
     /// Where the response comes from.
     pub upstream: &'a Stream,
     /// Where it goes.
@@ -236,7 +237,7 @@ impl Answering<'_> {
     fn goes_on_to_authenticate(&self, head: &ResponseHead<'_, '_>) -> bool {
         let authenticates = head.status == 401
             && (head.offers_connection_scheme() || self.request.binds_connection);
-        authenticates && self.client_waits && self.downstream.asked_quiet()
+        authenticates && self.client_waits.get() && self.downstream.asked_quiet()
     }
 
     async fn deliver(&self, out: &mut Outgoing) -> Result<(), Failure> {

@@ -347,7 +347,7 @@ impl Exchange<'_> {
         } = downstream;
         let client: &Stream = downstream;
         let upstream: &Stream = upstream;
-        let client_waits = from_downstream.is_empty();
+        let client_waits = Cell::new(from_downstream.is_empty());
         let answering = Answering {
             worker: self.worker,
             request: self.request,
@@ -355,7 +355,7 @@ impl Exchange<'_> {
             names: self.names,
             deadline: self.deadline,
             progress,
-            client_waits,
+            client_waits: &client_waits,
             upstream,
             downstream,
         };
@@ -425,7 +425,12 @@ impl Exchange<'_> {
                 return Poll::Ready(answer);
             }
             match &mut read_to {
-                Some(received) => parties.poll_left(cx, &mut leaving, received).map(Err),
+                Some(received) => {
+                    let left = parties.poll_left(cx, &mut leaving, received);
+                    // In TLS, what came behind the head was read to find the client's end.
+                    client_waits.set(client_waits.get() && received.is_empty());
+                    left.map(Err)
+                }
                 None => parties.poll_stuck(cx).map(Err),
             }
         })

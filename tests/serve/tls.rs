@@ -23,6 +23,7 @@ pub fn trials() -> Vec<Trial> {
         handshakes_let_others_be_served_between_their_steps,
         half_handshakes_end_in_time_and_give_way,
         a_client_that_leaves_is_noticed,
+        an_upgrade_with_bytes_behind_it_is_closed_by_401,
         the_certificate_is_checked_at_the_start_and_shown,
     ]
 }
@@ -381,6 +382,38 @@ fn a_client_that_leaves_is_noticed() {
         let noticed = notices.recv_timeout(Duration::from_secs(30));
         assert!(noticed.is_ok(), "way {how}: {}", secured.proxy.log.text());
     }
+}
+
+/// To find the client's end, what it sends is read in TLS. It was then taken for the next
+/// request.
+fn an_upgrade_with_bytes_behind_it_is_closed_by_401() {
+    let (told, arrived) = std::sync::mpsc::channel();
+    let (go, sent) = std::sync::mpsc::channel::<()>();
+    let both = std::sync::Mutex::new((told, sent));
+    let upstream = origin(move |mut client| {
+        while let Some(head) = client.try_head() {
+            let (told, sent) = &*both.lock().unwrap();
+            told.send(head).unwrap();
+            sent.recv_timeout(PATIENCE).unwrap();
+            // Not needed to pass: what has not been read by then counts as well.
+            std::thread::sleep(Duration::from_millis(100));
+            client.send(
+                "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: NTLM\r\n\
+                 Content-Length: 0\r\n\r\n",
+            );
+        }
+    });
+    let secured = Secured::before(upstream, "tls-behind-an-upgrade", &[]);
+    let mut client = secured.connect();
+    client.send(&upgrade_request("/ws"));
+    let head = arrived.recv_timeout(PATIENCE).expect("a request");
+    assert!(head.starts_with("GET /ws "), "{head}");
+    client.send("GET /smuggled HTTP/1.1\r\nHost: proxy.test\r\n\r\n");
+    go.send(()).unwrap();
+    let response = client.response();
+    assert_eq!(response.status(), 401);
+    assert_eq!(response.field("connection"), Some("close"));
+    assert!(client.is_closed());
 }
 
 fn the_certificate_is_checked_at_the_start_and_shown() {
