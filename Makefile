@@ -42,6 +42,7 @@ target = $(or $(CARGO_TARGET_DIR),target)
 release = $(target)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release
 program = $(release)/simple-proxy
 documents = README.md README.zh-CN.md CHANGELOG.md SECURITY.md LICENSE contrib/simple-proxy.env
+guides = docs/settings.md docs/settings.zh-CN.md docs/scaling.md
 units = $(if $(unitdir),contrib/systemd/simple-proxy.service contrib/systemd/simple-proxy.socket)
 version = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 rust = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -103,7 +104,7 @@ completions: prerequisites
 	  --test end_to_end -- cli::completions::match_the_flags --exact
 
 installdirs:
-	@umask 022 && mkdir -p "$(DESTDIR)$(bindir)" "$(DESTDIR)$(man1dir)" "$(DESTDIR)$(docdir)" \
+	@umask 022 && mkdir -p "$(DESTDIR)$(bindir)" "$(DESTDIR)$(man1dir)" "$(DESTDIR)$(docdir)/docs" \
 	  "$(DESTDIR)$(bashcompletiondir)" "$(DESTDIR)$(zshcompletiondir)" \
 	  "$(DESTDIR)$(fishcompletiondir)" $(if $(units),"$(DESTDIR)$(unitdir)")
 
@@ -116,6 +117,7 @@ install: installdirs
 	$(INSTALL_DATA) contrib/completions/_simple-proxy "$(DESTDIR)$(zshcompletiondir)/_simple-proxy"
 	$(INSTALL_DATA) contrib/completions/simple-proxy.fish "$(DESTDIR)$(fishcompletiondir)/simple-proxy.fish"
 	$(INSTALL_DATA) $(documents) "$(DESTDIR)$(docdir)/"
+	$(INSTALL_DATA) $(guides) "$(DESTDIR)$(docdir)/docs/"
 	@umask 022 && for unit in $(units); do \
 	  sed 's|/usr/bin/|$(bindir)/|' "$$unit" >"$(DESTDIR)$(unitdir)/$${unit##*/}"; done
 
@@ -129,8 +131,9 @@ uninstall:
 	  "$(DESTDIR)$(zshcompletiondir)/_simple-proxy" \
 	  "$(DESTDIR)$(fishcompletiondir)/simple-proxy.fish" \
 	  $(foreach file,$(notdir $(documents)),"$(DESTDIR)$(docdir)/$(file)") \
+	  $(foreach file,$(guides),"$(DESTDIR)$(docdir)/$(file)") \
 	  $(foreach file,$(notdir $(units)),"$(DESTDIR)$(unitdir)/$(file)")
-	@rmdir "$(DESTDIR)$(docdir)" 2>/dev/null || true
+	@rmdir "$(DESTDIR)$(docdir)/docs" "$(DESTDIR)$(docdir)" 2>/dev/null || true
 
 # The same commit always gives the same file.
 dist:

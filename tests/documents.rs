@@ -1,5 +1,6 @@
-//! The documents against the program: every flag and variable is in the manual page, both
-//! READMEs and the CHANGELOG, and none is in them that does not exist.
+//! The documents against the program: every flag and variable is in the manual page, in
+//! docs/settings.md in both languages and in the CHANGELOG, and none is in these or in the
+//! READMEs that does not exist.
 
 use libtest_mimic::Trial;
 use std::collections::BTreeSet;
@@ -17,6 +18,8 @@ pub fn trials() -> Vec<Trial> {
 const MANUAL: &str = include_str!("../man/simple-proxy.1");
 const README: &str = include_str!("../README.md");
 const README_ZH: &str = include_str!("../README.zh-CN.md");
+const SETTINGS: &str = include_str!("../docs/settings.md");
+const SETTINGS_ZH: &str = include_str!("../docs/settings.zh-CN.md");
 const CHANGELOG: &str = include_str!("../CHANGELOG.md");
 
 const VARIABLES: [&str; 5] = [
@@ -46,7 +49,7 @@ const OTHER_NAMES: [&str; 14] = [
 ];
 
 /// Long flags of other programs that the documents use.
-const OTHER_FLAGS: [&str; 2] = ["--now", "--server"];
+const OTHER_FLAGS: [&str; 4] = ["--locked", "--now", "--path", "--server"];
 
 /// The lines that users were promised, as they look for one request.
 const PROMISED_LINES: [&str; 4] = [
@@ -72,9 +75,18 @@ pub fn every_flag_and_variable_is_documented() {
         "the variables that the documents know"
     );
     assert_eq!(flags_of_the_manual(), flags, "OPTIONS of the manual page");
+    for (document, text) in [("settings", SETTINGS), ("settings.zh-CN", SETTINGS_ZH)] {
+        assert_eq!(
+            flags_of_a_table(text),
+            flags,
+            "the table of docs/{document}.md"
+        );
+    }
     for (readme, text) in [("README", README), ("README.zh-CN", README_ZH)] {
-        let table = flags_of_the_readme(text);
-        assert_eq!(table, flags, "the settings table of the {readme}");
+        let most_used = flags_of_a_table(text);
+        assert!(most_used.len() >= 10, "the settings of the {readme}");
+        let strange: Vec<_> = most_used.difference(&flags).collect();
+        assert!(strange.is_empty(), "the {readme} has {strange:?}");
     }
 
     let names: BTreeSet<&str> = flags
@@ -87,6 +99,8 @@ pub fn every_flag_and_variable_is_documented() {
         ("manual page", &*manual),
         ("README", README),
         ("README.zh-CN", README_ZH),
+        ("docs/settings.md", SETTINGS),
+        ("docs/settings.zh-CN.md", SETTINGS_ZH),
         ("CHANGELOG", CHANGELOG),
     ] {
         for flag in long_flags(text) {
@@ -170,8 +184,8 @@ fn flags_of_the_manual() -> BTreeSet<Flag> {
     items.collect()
 }
 
-/// From the rows of the settings table: ``| `-u`, `--upstream-host HOST:PORT` | `X` |``.
-fn flags_of_the_readme(text: &str) -> BTreeSet<Flag> {
+/// From the rows of a table of settings: ``| `-u`, `--upstream-host HOST:PORT` | `X` |``.
+fn flags_of_a_table(text: &str) -> BTreeSet<Flag> {
     let rows = text.lines().filter(|line| line.starts_with("| `-"));
     let flags = rows.map(|row| {
         let mut cells = row

@@ -3,8 +3,8 @@
 // To add a flag: add an entry to the table at the end of this file (its kind, the type of its
 // field in `Settings`, the function that reads one value, then metavariable, default, group
 // and the help in both languages); give the type the trait `Shown` in `settings.rs` if it has
-// none; hand the value to its field of `Config` in `resolve.rs`; add a row to the manual page
-// and to both READMEs and a line to the CHANGELOG; run `make completions`. Help, variables,
+// none; hand the value to its field of `Config` in `resolve.rs`; add an entry to the manual
+// page, a row to docs/settings.md and docs/settings.zh-CN.md and a line to the CHANGELOG; run `make completions`. Help, variables,
 // `--check` and the tests that compare the documents follow from the entry.
 
 use argh::FromArgs;
