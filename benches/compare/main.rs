@@ -100,7 +100,11 @@ fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
         duration,
         ..
     } = bench.settings;
-    println!("- {repetitions} repetitions of {duration:?}, medians; ratios are ours / theirs");
+    println!("- {repetitions} repetitions of {duration:?}; the figures are their medians");
+    println!("- ↓ less is better, ↑ more is better");
+    println!("- a ratio is simple-proxy's figure through the peer's: 0.80 under ↓ is a fifth less");
+    println!("- CPU is what the proxy itself used; p50 and p99 are the response times that half");
+    println!("  and one in a hundred of the requests exceeded");
     tell_if_busy();
     let mut results = Results::default();
     let start = Instant::now();
@@ -117,7 +121,8 @@ fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
             print!("{}", report::table(workload, &results));
         }
     }
-    println!("\n## What was to be reached\n");
+    println!("\n## Goals\n");
+    println!("Of a goal with a peer, the figure is simple-proxy's through the peer's.\n");
     print!("{}", goals::table(&results, &bench.folder));
     Ok(())
 }

@@ -10,13 +10,13 @@ pub fn table(workload: &Workload, results: &Results) -> String {
     let columns = columns(workload);
     let ratios = columns.iter().filter(|column| column.ratio);
     let mut text = format!("\n### {}: {}\n\n| |", workload.name, workload.title);
-    for Column { title, .. } in &columns {
-        text += &format!(" {title} |");
+    for Column { title, metric, .. } in &columns {
+        text += &format!(" {title} {} |", metric.arrow());
     }
-    for Column { short, .. } in ratios.clone() {
-        text += &format!(" ratio {short} |");
+    for Column { short, metric, .. } in ratios.clone() {
+        text += &format!(" ratio {short} {} |", metric.arrow());
     }
-    text += " errors |\n| --- |";
+    text += " errors ↓ |\n| --- |";
     text += &" ---: |".repeat(columns.len() + ratios.clone().count() + 1);
     text.push('\n');
     for row in results.of(&workload.name) {

@@ -25,6 +25,14 @@ impl Metric {
     pub fn more_is_better(self) -> bool {
         matches!(self, Metric::Rate | Metric::Delivered)
     }
+
+    /// The same as the tables say it.
+    pub fn arrow(self) -> &'static str {
+        match self.more_is_better() {
+            true => "↑",
+            false => "↓",
+        }
+    }
 }
 
 impl Row {

@@ -35,7 +35,7 @@ struct Step {
 pub fn table(bench: &Bench, workload: &Workload) -> io::Result<String> {
     let mut text = format!(
         "\n### {}: {}, and {BUSY} busy ones beside them\n\n\
-         | idle | KiB each | KiB in all | CPU us/message | messages/s | p50 us | p99 us |\n\
+         | idle | KiB each ↓ | KiB in all ↓ | CPU us/message ↓ | messages/s ↑ | p50 us ↓ | p99 us ↓ |\n\
          | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
         workload.name, workload.title
     );

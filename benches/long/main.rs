@@ -479,8 +479,9 @@ fn inside(options: &Options) -> io::Result<()> {
         spares: String::from_utf8_lossy(&help).contains("--spares"),
     };
     let (milliseconds, rest) = (options.rtt.as_millis(), options.rest.as_secs());
-    println!("Round trips of {milliseconds} ms; the program through SOCKS5 with a password and");
-    println!("TLS 1.3, the peers directly and TLS; a rest is {rest} s.\n");
+    println!("How many round trips of {milliseconds} ms a user waits: less is better, 1 is the least for");
+    println!("a request. simple-proxy goes through SOCKS5 with a password and TLS 1.3, the peers");
+    println!("directly over TLS; a rest is {rest} s. A goal is met up to {NOISE} above it.\n");
     println!("| work | simple-proxy | nginx | HAProxy | goal | |");
     println!("| --- | --- | --- | --- | --- | --- |");
     let mut missed = 0;

@@ -35,21 +35,30 @@ impl Checks {
     pub fn activities(&mut self, tally: &Tally) {
         for (name, count) in ACTIVITIES.iter().zip(&tally.activities) {
             let count = count.load(Relaxed);
-            self.check(count > 0, &format!("{count} times: {name}"));
+            self.check(count > 0, &format!("{name}: {count} times (it was tried)"));
         }
     }
 
     pub fn errors(&mut self, routes: &[Arc<Route>], tally: &Tally) {
         let unexpected = tally.unexpected.load(Relaxed);
-        self.check(unexpected == 0, &format!("{unexpected} unexpected errors"));
+        self.check(
+            unexpected == 0,
+            &format!("{unexpected} unexpected errors (none is right)"),
+        );
         for route in routes {
             let (failed, injected) = (route.failed.load(Relaxed), route.injected.load(Relaxed));
-            let what = format!("{}: {failed} failures of {injected} injected", route.name);
+            let what = format!(
+                "{}: {failed} requests failed for {injected} faults of the proxy (at most as many)",
+                route.name
+            );
             self.check(failed <= injected, &what);
             let internal = route.program.internal_errors.load(Relaxed);
             self.check(
                 internal == 0,
-                &format!("{}: {internal} internal errors logged", route.name),
+                &format!(
+                    "{}: {internal} internal errors logged (none is right)",
+                    route.name
+                ),
             );
         }
     }
@@ -65,11 +74,14 @@ impl Checks {
         }
         for (route, before) in routes.iter().zip(before) {
             let now = route.program.sockets();
-            let what = format!("{}: {now} sockets as at the start, {before}", route.name);
+            let what = format!(
+                "{}: {now} sockets at the end (at most {before}, as at the start)",
+                route.name
+            );
             self.check(now <= *before, &what);
             // Pipes for bulk are kept for reuse: two ends of at most 16 in each thread.
             let pipes = route.program.pipes();
-            let what = format!("{}: {pipes} pipe ends kept, at most 70", route.name);
+            let what = format!("{}: {pipes} pipe ends kept (at most 70)", route.name);
             self.check(pipes <= 70, &what);
         }
     }
@@ -77,7 +89,7 @@ impl Checks {
     pub fn memory(&mut self, routes: &[Arc<Route>], memory: &[(u64, u64)]) {
         for (route, (warm, end)) in routes.iter().zip(memory) {
             let what = format!(
-                "{}: {warm} KiB when warm, {end} at the end, {MEMORY_SLACK} more allowed",
+                "{}: {end} KiB resident at the end, {warm} when warm (at most {MEMORY_SLACK} more)",
                 route.name
             );
             self.check(*end <= warm + MEMORY_SLACK, &what);
@@ -87,14 +99,14 @@ impl Checks {
     pub fn exits(&mut self, routes: &[Arc<Route>]) {
         for route in routes {
             let status = route.program.terminate();
-            let what = format!("{}: SIGTERM ends it: {status}", route.name);
+            let what = format!("{}: SIGTERM ends it with {status} (0 is right)", route.name);
             let ended = status.starts_with("exit status");
             self.check(status == "exit status: 0", &what);
             let last = match ended {
                 true => route.program.last_line(),
                 false => String::new(),
             };
-            let what = format!("{}: its last words: {last}", route.name);
+            let what = format!("{}: its last line: {last}", route.name);
             self.check(last.ends_with("stopped, 0 connections cut off"), &what);
         }
     }

@@ -25,7 +25,7 @@ const CLOSES: u64 = 8;
 
 /// Runs it and gives the number of requests that went wrong.
 pub fn hand_over(program: &str, requests: u64, seed: u64) -> io::Result<u64> {
-    println!("seed {seed}, {requests} requests");
+    println!("seed {seed}, {requests} requests; every count behind the first must be 0");
     let mut wrong = 0;
     for (name, tls) in [("plain", None), ("TLS", Some(acceptor()?))] {
         // A client's numbers are its own.
@@ -53,7 +53,7 @@ pub fn hand_over(program: &str, requests: u64, seed: u64) -> io::Result<u64> {
         let internal = program.internal_errors.load(Relaxed);
         let all = arrived.len();
         println!(
-            "{name}: {all} requests, {lost} without an answer, {crossed} with another's, \
+            "{name}: {all} requests, {lost} without an answer, {crossed} with another request's, \
              {doubled} arrived twice, {missing} never; {internal} internal errors"
         );
         wrong += lost + crossed + doubled + missing + internal;

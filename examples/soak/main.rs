@@ -86,6 +86,12 @@ fn verdict(outcome: io::Result<u64>) -> ExitCode {
 fn soak(program: &str, minutes: f64, seed: u64) -> io::Result<usize> {
     let duration = Duration::from_secs_f64(minutes * 60.0);
     println!("seed {seed}, {minutes} minutes, {CLIENTS} clients");
+    println!(
+        "Every {} s a line: requests, WebSockets and MiB show that",
+        REPORT_EVERY.as_secs()
+    );
+    println!("work is done, and what was injected is meant to fail. Descriptors and resident KiB,");
+    println!("one figure for each route, should level off. Unexpected errors must be 0.");
     let tally: &'static Tally = Box::leak(Box::default());
     let routes = routes(program, seed, tally)?;
     for route in &routes {
@@ -115,7 +121,7 @@ fn soak(program: &str, minutes: f64, seed: u64) -> io::Result<usize> {
     checks.leftovers(&routes, &sockets_before);
     checks.memory(&routes, &memory);
     checks.exits(&routes);
-    println!("{} passed, {} failed", checks.passed, checks.failed);
+    println!("{} checks passed, {} failed", checks.passed, checks.failed);
     Ok(checks.failed)
 }
 

@@ -58,9 +58,9 @@ impl Tally {
             looks.collect::<Vec<_>>().join("/")
         };
         format!(
-            "{} requests, {} websockets, {} MiB; injected: {hop_faults} hop faults ({failed} seen), \
-             {} upstream faults, {} aborts, {} bad inputs; descriptors {}, resident KiB {}; \
-             {} unexpected",
+            "{} requests, {} WebSockets, {} MiB; injected: {hop_faults} proxy faults ({failed} failed \
+             a request), {} upstream faults, {} aborts, {} bad inputs; descriptors {}, resident \
+             KiB {}; {} unexpected errors",
             self.requests.load(Relaxed),
             self.activity("websocket"),
             self.bytes.load(Relaxed) >> 20,
