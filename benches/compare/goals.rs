@@ -129,11 +129,11 @@ const GOALS: &[Goal<'static>] = &[
         100.0,
     ),
     goal(
-        "ten restarts, most CPU through least",
+        "ten restarts, most CPU / least CPU",
         Worst("restarts", Metric::Spread, 1.0, ""),
         1.20,
     ),
-    goal("two threads through one, throughput", Against::Threads, 1.6),
+    goal("two threads / one, throughput", Against::Threads, 1.6),
     goal("stripped binary", Against::Binary, 2.0),
     goal(
         "start to listening",

@@ -102,7 +102,9 @@ fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
     } = bench.settings;
     println!("- {repetitions} repetitions of {duration:?}; the figures are their medians");
     println!("- ↓ less is better, ↑ more is better");
-    println!("- a ratio is simple-proxy's figure through the peer's: 0.80 under ↓ is a fifth less");
+    println!(
+        "- a ratio is simple-proxy's figure divided by the peer's: 0.80 under ↓ is a fifth less"
+    );
     println!("- CPU is what the proxy itself used; p50 and p99 are the response times that half");
     println!("  and one in a hundred of the requests exceeded");
     tell_if_busy();
@@ -122,7 +124,7 @@ fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
         }
     }
     println!("\n## Goals\n");
-    println!("Of a goal with a peer, the figure is simple-proxy's through the peer's.\n");
+    println!("Of a goal with a peer, the figure is simple-proxy's divided by the peer's.\n");
     print!("{}", goals::table(&results, &bench.folder));
     Ok(())
 }

@@ -85,7 +85,7 @@ fn columns(workload: &Workload) -> Vec<Column> {
         }
         Kind::Restarts => vec![
             column(Metric::Cpu, "CPU us/message, middle", "CPU", 1e6),
-            column(Metric::Spread, "most through least", "spread", 1.0),
+            column(Metric::Spread, "most / least", "spread", 1.0),
         ],
         Kind::Start => vec![
             column(Metric::Started, "ms to listening", "start", 1e3),
