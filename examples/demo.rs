@@ -20,6 +20,9 @@ use futures_lite::{future, prelude::*};
 use openssl::{asn1::Asn1Time, hash::MessageDigest, pkcs12::Pkcs12, pkey::PKey, rsa::Rsa};
 use openssl::{sha::sha1, x509::X509};
 use rustix::process::{kill_process, Pid};
+use simple_proxy::both;
+use simple_proxy::cli::manner::Manner;
+use simple_proxy::language::{Text, Words};
 use smol::net::{TcpListener, TcpStream};
 use smol::process::{Child, ChildStderr, Command};
 
@@ -55,6 +58,12 @@ static JOINED: AtomicUsize = AtomicUsize::new(0);
 /// What a step gives, or why the demo ends there.
 type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
+/// The language of the person who looks on, as help and `--check` choose it.
+fn say(words: impl Into<Words>) -> String {
+    let language = Manner::of(&[], |name| std::env::var_os(name)).language;
+    words.into().say(language).to_owned()
+}
+
 /// Writes a line on standard output. Nobody may be listening.
 macro_rules! say {
     ($($text:tt)*) => { writeln!(stdout(), $($text)*).unwrap_or_default() };
@@ -65,7 +74,8 @@ fn main() -> ExitCode {
     match smol::block_on(demo(&program)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            let _ = writeln!(stderr(), "demo failed: {problem}");
+            let failed = say(both!("demo failed: {problem}", "演示失败：{problem}"));
+            let _ = writeln!(stderr(), "{failed}");
             ExitCode::FAILURE
         }
     }
@@ -85,7 +95,11 @@ async fn demo(program: &OsStr) -> Outcome {
     let mut chain = future::or(checks(program), future::or(interrupted, too_long)).await?;
     if stdout().is_terminal() {
         let address = chain.address;
-        say!("Open http://{address}/ in a browser; Ctrl-C ends the demo.");
+        let open = both!(
+            "Open http://{address}/ in a browser; Ctrl-C ends the demo.",
+            "请用浏览器打开 http://{address}/；按 Ctrl-C 结束演示。"
+        );
+        say!("{}", say(open));
         let interrupted = async {
             signals.next().await;
         };
@@ -104,13 +118,25 @@ async fn checks(program: &OsStr) -> Outcome<Proxy> {
     let (secure, plain) = (secure.await?, listen(upstream).await?);
     let socks = listen(socks5_proxy).await?;
 
-    say!("== To an upstream with TLS, through a SOCKS5 proxy");
+    say!(
+        "== {}",
+        say(Text::new(
+            "To an upstream with TLS, through a SOCKS5 proxy",
+            "经 SOCKS5 代理到使用 TLS 的上游"
+        ))
+    );
     let options = format!("--tls on -u {secure} -s socks5://{socks} --drain-timeout 1");
     let mut chain = Proxy::start(program, &options).await?;
     chain.http().await?;
     chain.websocket().await?;
 
-    say!("\n== To an upstream without TLS, directly");
+    say!(
+        "\n== {}",
+        say(Text::new(
+            "To an upstream without TLS, directly",
+            "直连不使用 TLS 的上游"
+        ))
+    );
     let mut direct = Proxy::start(program, &format!("--direct -u {plain}")).await?;
     direct.http().await?;
     direct.websocket().await?;
@@ -123,7 +149,10 @@ async fn checks(program: &OsStr) -> Outcome<Proxy> {
         true,
     )?;
 
-    say!("\nEvery answer was right.");
+    say!(
+        "\n{}",
+        say(Text::new("Every answer was right.", "所有响应均正确。"))
+    );
     Ok(chain)
 }
 
@@ -198,7 +227,7 @@ impl Proxy {
 
     /// Fetches the page and compares it.
     async fn http(&mut self) -> Outcome {
-        say!("-- An HTTP request");
+        say!("-- {}", say(Text::new("An HTTP request", "一个 HTTP 请求")));
         let (mut client, head) = self.request("/", "").await?;
         expect("the status", head.lines().next(), Some("HTTP/1.1 200 OK"))?;
         let wanted = PAGE.replace("{host}", "demo.example");
@@ -215,7 +244,7 @@ impl Proxy {
 
     /// Opens a WebSocket, exchanges a message and closes it.
     async fn websocket(&mut self) -> Outcome {
-        say!("-- A WebSocket");
+        say!("-- {}", say(Text::new("A WebSocket", "一个 WebSocket")));
         // The key and its answer are those of RFC 6455 §1.3.
         let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -236,7 +265,8 @@ impl Proxy {
         let (_, echo) = read_frame(&mut client).await?;
         let echo = String::from_utf8(echo)?;
         expect("the echo", echo.as_str(), message)?;
-        say!("  101 Switching Protocols; sent and echoed: {echo}");
+        let echoed = both!("sent and echoed: {echo}", "已发送并收到回显：{echo}");
+        say!("  101 Switching Protocols; {}", say(echoed));
         let close = frame(CLOSE, &1000_u16.to_be_bytes(), &[0; 4]);
         client.write_all(&close).await?;
         let (kind, _) = read_frame(&mut client).await?;

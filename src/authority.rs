@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::language::Words;
+
 /// A host and a port (RFC 3986 §3.2), or the path of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authority {
@@ -32,27 +34,37 @@ const MAX_PATH: usize = 107;
 impl Authority {
     /// Parses `HOST:PORT`, IPv6 in brackets, or `unix:PATH`. The error says what is wrong, in
     /// words.
-    pub fn parse(text: &str) -> Result<Authority, String> {
+    pub fn parse(text: &str) -> Result<Authority, Words> {
         if let Some(path) = text.strip_prefix("unix:") {
             return Authority::unix(path);
         }
         if text.contains("://") {
-            return Err("write HOST:PORT, without a scheme".to_owned());
+            return Err(Words::new(
+                "write HOST:PORT, without a scheme",
+                "请写成 HOST:PORT，不带协议",
+            ));
         }
         Authority::parse_with_default(text, None)
     }
 
     /// The unix socket at `path`.
-    pub(crate) fn unix(path: &str) -> Result<Authority, String> {
+    pub(crate) fn unix(path: &str) -> Result<Authority, Words> {
         if !path.starts_with('/') || path.ends_with('/') {
-            return Err("write unix:/PATH, the absolute path of a socket".to_owned());
+            return Err(Words::new(
+                "write unix:/PATH, the absolute path of a socket",
+                "请写成 unix:/PATH，即套接字的绝对路径",
+            ));
         }
         if path.chars().any(char::is_control) {
-            return Err("the path holds a control character".to_owned());
+            return Err(Words::new(
+                "the path holds a control character",
+                "路径含有控制字符",
+            ));
         }
         if path.len() > MAX_PATH {
-            return Err(format!(
-                "the path of a unix socket has at most {MAX_PATH} bytes"
+            return Err(crate::both!(
+                "the path of a unix socket has at most {MAX_PATH} bytes",
+                "unix 套接字的路径最长 {MAX_PATH} 字节"
             ));
         }
         let host = Host::Unix(path.to_owned());
@@ -67,12 +79,13 @@ impl Authority {
     pub(crate) fn parse_with_default(
         text: &str,
         default_port: Option<u16>,
-    ) -> Result<Authority, String> {
+    ) -> Result<Authority, Words> {
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
-                let (host, port) = rest
-                    .split_once(']')
-                    .ok_or("a bracket is not closed: write [IPv6]:PORT")?;
+                let (host, port) = rest.split_once(']').ok_or(Words::new(
+                    "a bracket is not closed: write [IPv6]:PORT",
+                    "方括号没有闭合：请写成 [IPv6]:PORT",
+                ))?;
                 (Some(host), port)
             }
             None => (None, text),
@@ -82,14 +95,20 @@ impl Authority {
                 let host = Host::parse_ipv6(address)?;
                 let port = match port {
                     "" => None,
-                    port => Some(port.strip_prefix(':').ok_or("a colon must follow the ]")?),
+                    port => Some(
+                        port.strip_prefix(':')
+                            .ok_or(Words::new("a colon must follow the ]", "] 之后应为冒号"))?,
+                    ),
                 };
                 (host, port)
             }
             None => {
                 let (name, port) = match port.split_once(':') {
                     Some((_, port)) if port.contains(':') => {
-                        return Err("write an IPv6 address in brackets: [IPv6]:PORT".to_owned())
+                        return Err(Words::new(
+                            "write an IPv6 address in brackets: [IPv6]:PORT",
+                            "IPv6 地址请加方括号：[IPv6]:PORT",
+                        ))
                     }
                     Some((name, port)) => (name, Some(port)),
                     None => (port, None),
@@ -100,29 +119,43 @@ impl Authority {
         let port = match port {
             Some(digits) => match parse_port(digits) {
                 Some(port) if port > 0 => port,
-                _ => return Err("the port must be a number from 1 to 65535".to_owned()),
+                _ => {
+                    return Err(Words::new(
+                        "the port must be a number from 1 to 65535",
+                        "端口必须是 1 到 65535 的数字",
+                    ))
+                }
             },
-            None => default_port.ok_or("a port is missing: write HOST:PORT")?,
+            None => default_port.ok_or(Words::new(
+                "a port is missing: write HOST:PORT",
+                "缺少端口：请写成 HOST:PORT",
+            ))?,
         };
         Ok(Authority { host, port })
     }
 }
 
 impl Host {
-    fn parse_ipv6(text: &str) -> Result<Host, String> {
+    fn parse_ipv6(text: &str) -> Result<Host, Words> {
         // RFC 6874 would write the % as %25; no tool does.
         let (address, zone) = match text.split_once('%') {
             Some((address, zone)) => (address, Some(zone)),
             None => (text, None),
         };
-        let address: Ipv6Addr = address
-            .parse()
-            .map_err(|_| "the brackets hold no IPv6 address".to_owned())?;
+        let address: Ipv6Addr = address.parse().map_err(|_| {
+            Words::new(
+                "the brackets hold no IPv6 address",
+                "方括号内不是 IPv6 地址",
+            )
+        })?;
         let Some(zone) = zone else {
             return Ok(Host::Ip(IpAddr::V6(address)));
         };
         if !address.is_unicast_link_local() {
-            return Err("only a link-local address (fe80::) has a zone".to_owned());
+            return Err(Words::new(
+                "only a link-local address (fe80::) has a zone",
+                "只有链路本地地址（fe80::）带有 zone",
+            ));
         }
         // IFNAMSIZ is 16, with a NUL (netdevice(7)).
         let is_name = (1..16).contains(&zone.len())
@@ -131,19 +164,25 @@ impl Host {
                 .all(|b| b.is_ascii_graphic() && !b"/%]".contains(&b));
         match is_name {
             true => Ok(Host::Zoned(address, zone.to_owned())),
-            false => Err("the zone is not the name of a network interface".to_owned()),
+            false => Err(Words::new(
+                "the zone is not the name of a network interface",
+                "zone 不是网络接口的名称",
+            )),
         }
     }
 
-    fn parse_name(name: &str) -> Result<Host, String> {
+    fn parse_name(name: &str) -> Result<Host, Words> {
         if name.is_empty() {
-            return Err("the host is missing".to_owned());
+            return Err(Words::new("the host is missing", "缺少主机"));
         }
         if let Ok(address) = name.parse::<IpAddr>() {
             return Ok(Host::Ip(address));
         }
         if !is_dns_name(name) {
-            return Err("the host is neither a name nor an IP address".to_owned());
+            return Err(Words::new(
+                "the host is neither a name nor an IP address",
+                "主机既不是域名，也不是 IP 地址",
+            ));
         }
         Ok(Host::Name(name.to_owned()))
     }
@@ -183,6 +222,7 @@ impl fmt::Display for Authority {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::language::Language;
 
     #[test]
     fn paths_have_a_length() {
@@ -231,9 +271,10 @@ mod tests {
         ] {
             let parsed = Authority::parse(text).map(|authority| authority.to_string());
             match expected {
-                Ok(expected) => assert_eq!(parsed.as_deref(), Ok(expected), "{text}"),
+                Ok(expected) => assert_eq!(parsed, Ok(expected.to_owned()), "{text}"),
                 Err(words) => {
                     let error = parsed.expect_err(text);
+                    let error = error.say(Language::English);
                     assert!(error.starts_with(words), "{text}: {error}");
                 }
             }

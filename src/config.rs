@@ -336,6 +336,14 @@ impl Route {
             Route::Socks5(proxies) | Route::Connect(proxies) => Some(proxies),
         }
     }
+
+    /// The route for people in either language, a password hidden.
+    pub fn words(&self) -> Words {
+        match self {
+            Route::Direct => Words::new("direct", "直连"),
+            route => Words::same(route.to_string()),
+        }
+    }
 }
 
 impl fmt::Display for Route {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 
 use crate::config::{Config, Route};
+use crate::language::Text;
 
 /// The result of walking the route or of one exchange over it.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -139,49 +140,52 @@ impl Error {
     }
 
     /// What to try, for the person who reads it.
-    pub fn advice(&self, config: &Config) -> &'static str {
+    pub fn advice(&self, config: &Config) -> Text {
         let direct = config.route == Route::Direct;
         let certificate = self.token == "tls_certificate_error";
         match self.stage {
             Stage::Resolve if direct => {
-                "check the spelling of the upstream's name; give its address instead, or a proxy that knows the name"
+                Text::new("check the spelling of the upstream's name; give its address instead, or a proxy that knows the name", "请检查上游域名的拼写；或改用其 IP 地址，或使用能解析该域名的代理")
             }
-            Stage::Resolve => "check the spelling of the proxy's name, or give its address",
+            Stage::Resolve => Text::new("check the spelling of the proxy's name, or give its address", "请检查代理域名的拼写，或改用其 IP 地址"),
             Stage::Connect if self.timed_out => {
-                "a firewall may be in the way; can it be reached only through a proxy?"
+                Text::new("a firewall may be in the way; can it be reached only through a proxy?", "可能被防火墙拦截；是否只能经代理访问？")
             }
             Stage::Connect => {
-                "does the upstream listen on this port? can it be reached only through a proxy?"
+                Text::new("does the upstream listen on this port? can it be reached only through a proxy?", "上游是否在监听此端口？是否只能经代理访问？")
             }
             Stage::ProxyConnect if certificate => {
-                "trust the proxy's root with --tls-ca, or speak to it by http://"
+                Text::new("trust the proxy's root with --tls-ca, or speak to it by http://", "请用 --tls-ca 信任代理的根证书，或改用 http:// 连接代理")
             }
             Stage::ProxyConnect => {
-                "does the proxy listen on this port, and is it of this kind (socks5, http, https)?"
+                Text::new("does the proxy listen on this port, and is it of this kind (socks5, http, https)?", "代理是否在监听此端口，类型是否正确（socks5、http、https）？")
             }
             Stage::ProxyAuth => {
-                "check user and password in the proxy's URL; write % as %25, / as %2F, ? as %3F, # as %23"
+                Text::new("check user and password in the proxy's URL; write % as %25, / as %2F, ? as %3F, # as %23", "请检查代理 URL 中的用户名和密码；% 写成 %25，/ 写成 %2F，? 写成 %3F，# 写成 %23")
             }
             Stage::ProxyRefused => {
-                "the proxy works: may it connect to this host and port, and can it reach them?"
+                Text::new("the proxy works: may it connect to this host and port, and can it reach them?", "代理工作正常：它是否允许连接此主机和端口，能否到达？")
             }
             Stage::Tls if certificate => {
-                "trust its root with --tls-ca, name it with --tls-name, or leave --tls-verify out"
+                Text::new("trust its root with --tls-ca, name it with --tls-name, or leave --tls-verify out", "请用 --tls-ca 信任其根证书，用 --tls-name 指定其名称，或去掉 --tls-verify")
             }
-            Stage::Tls if self.timed_out => "does the upstream speak TLS on this port? if not, --tls off",
+            Stage::Tls if self.timed_out => Text::new("does the upstream speak TLS on this port? if not, --tls off", "上游的此端口是否使用 TLS？若否，请用 --tls off"),
             Stage::Tls => {
-                "does the upstream speak TLS on this port? if not, --tls off; if it wants a name, --tls-name"
+                Text::new("does the upstream speak TLS on this port? if not, --tls off; if it wants a name, --tls-name", "上游的此端口是否使用 TLS？若否，请用 --tls off；若需要服务器名称，请用 --tls-name")
             }
             Stage::Response if self.cause.contains("was answered 403") => {
-                "it may check Origin: give it its own name with --host-header, or another Origin with --header"
+                Text::new(
+                    "it may check Origin: give it its own name with --host-header, or another Origin with --header",
+                    "它可能检查 Origin：用 --host-header 给出它自己的名称，或用 --header 另设 Origin",
+                )
             }
             Stage::Response if self.cause.contains("WebSocket") => {
-                "check the path, and whether the upstream wants another Host (--host-header)"
+                Text::new("check the path, and whether the upstream wants another Host (--host-header)", "请检查路径，以及上游是否要求其他 Host（--host-header）")
             }
             Stage::Response if config.tls.is_none() => {
-                "does the upstream speak TLS on this port? then --tls on; does it speak HTTP/1.1?"
+                Text::new("does the upstream speak TLS on this port? then --tls on; does it speak HTTP/1.1?", "上游的此端口是否使用 TLS？若是，请用 --tls on；它是否支持 HTTP/1.1？")
             }
-            Stage::Response => "does the upstream speak HTTP/1.1, and does it answer a HEAD of / at all?",
+            Stage::Response => Text::new("does the upstream speak HTTP/1.1, and does it answer a HEAD of / at all?", "上游是否支持 HTTP/1.1，是否响应对 / 的 HEAD 请求？"),
         }
     }
 

@@ -1,14 +1,12 @@
 //! A certificate and its private key, as PEM files hold them.
 
-use std::fmt;
-
 use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
 use openssl::x509::{X509NameRef, X509};
 
 use crate::both;
-use crate::language::Words;
+use crate::language::{Language, Words};
 use crate::text::Escaped;
 
 /// A certificate, those that vouch for it, and its private key.
@@ -68,17 +66,27 @@ impl Summary {
             days_left: days_left(certificate).unwrap_or_default(),
         }
     }
-}
 
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Whose it is and when it ends.
+    pub fn words(&self) -> Words {
         let Summary {
-            subject,
-            expires,
-            days_left,
-            ..
+            subject, expires, ..
         } = self;
-        write!(f, "{subject}, expires {expires} (in {days_left} days)")
+        let left = self.left();
+        let [english, chinese] = [Language::English, Language::Chinese].map(|l| left.say(l));
+        Words::made(
+            format!("{subject}, expires {expires} {english}"),
+            format!("{subject}，有效期至 {expires}{chinese}"),
+        )
+    }
+
+    /// How much of its time is left.
+    pub fn left(&self) -> Words {
+        match self.days_left {
+            i32::MIN..=-1 => Words::new("(expired)", "（已过期）"),
+            1 => Words::new("(in 1 day)", "（还有 1 天）"),
+            days => both!("(in {days} days)", "（还有 {days} 天）"),
+        }
     }
 }
 

@@ -64,7 +64,7 @@ impl Words {
         }
     }
 
-    /// A value, which reads the same in both languages.
+    /// A value or a technical phrase, which reads the same in both languages.
     pub fn same(text: impl Into<String>) -> Words {
         let text = text.into();
         Words::made(text.clone(), text)

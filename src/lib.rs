@@ -15,7 +15,7 @@
 //! | `cli` | flags and variables become settings |
 //! | `http` | message syntax: heads, fields, framing, chunks |
 //! | `net` | bytes: readiness, sockets, TLS, buffers, deadlines |
-//! | `config`, `authority`, `network`, `proxy`, `edits`, `error`, `language`, `text`, `date` | plain data that all rooms know |
+//! | `config`, `authority`, `network`, `proxy`, `complaint`, `edits`, `error`, `language`, `text`, `date` | plain data that all rooms know |
 //!
 //! This library exists for the program, its tests and its benchmarks; it is no
 //! published API.
@@ -29,6 +29,7 @@ pub mod route;
 pub mod serve;
 
 pub mod authority;
+pub mod complaint;
 pub mod config;
 pub mod date;
 pub mod edits;

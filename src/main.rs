@@ -10,13 +10,16 @@ use async_signal::{Signal, Signals};
 use futures_lite::StreamExt;
 
 use simple_proxy::authority::Host;
+use simple_proxy::both;
 use simple_proxy::check;
+use simple_proxy::cli::manner::Manner;
 use simple_proxy::cli::resolve::{resolve, Command};
 use simple_proxy::cli::settings::Setting;
+use simple_proxy::complaint::Complaint;
 use simple_proxy::config::{Config, Route};
-use simple_proxy::error::describe;
-use simple_proxy::report::log;
+use simple_proxy::language::Words;
 use simple_proxy::report::status::Board;
+use simple_proxy::report::{complain, log};
 use simple_proxy::route::dial::{Dialer, Own};
 use simple_proxy::serve::certificates::Certificates;
 use simple_proxy::serve::listen;
@@ -32,27 +35,38 @@ const USAGE: u8 = 2;
 const CANNOT_RUN: u8 = 1;
 
 fn main() -> ExitCode {
-    let args = std::env::args_os().skip(1);
-    match resolve(args, std::env::vars_os()) {
-        Ok(Command::Print(text)) => print(&text),
-        Ok(Command::Serve(config, settings)) => match serve(*config, settings) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(problem) => complain(CANNOT_RUN, &format!("simple-proxy: {problem}")),
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    let manner = Manner::of(&args, |name| std::env::var_os(name));
+    let (status, complaint) = match resolve(args, std::env::vars_os()) {
+        Ok(command) => match run(command) {
+            Ok(status) => return ExitCode::from(status),
+            Err(complaint) => (CANNOT_RUN, complaint),
         },
-        Ok(Command::Check(settings)) => match check::run(*settings) {
-            Ok((report, all_is_well)) => match (print(&report), all_is_well) {
-                (ExitCode::SUCCESS, false) => ExitCode::from(CANNOT_RUN),
-                (status, _) => status,
-            },
-            Err(problem) => complain(CANNOT_RUN, &format!("simple-proxy: {problem}")),
-        },
-        Err(usage) => complain(USAGE, &usage.to_string()),
+        Err(complaint) => (USAGE, complaint),
+    };
+    let Manner { language, format } = manner;
+    let lines = complain::lines(&complaint, language, format, status == USAGE);
+    // Nobody may be listening.
+    let _ = std::io::stderr().write_all(lines.as_bytes());
+    ExitCode::from(status)
+}
+
+/// Does what is asked and gives the exit status, or why it cannot.
+fn run(command: Command) -> Result<u8, Complaint> {
+    match command {
+        Command::Print(text) => print(&text).map(|()| 0),
+        Command::Serve(config, settings) => serve(*config, settings).map(|()| 0),
+        Command::Check(settings) => {
+            let (report, is_reachable) = check::run(*settings)?;
+            print(&report)?;
+            Ok(if is_reachable { 0 } else { CANNOT_RUN })
+        }
     }
 }
 
 /// Prints help or version. A reader that closed early has what it wanted; a full disk is
 /// a failure.
-fn print(text: &str) -> ExitCode {
+fn print(text: &str) -> Result<(), Complaint> {
     let mut stdout = std::io::stdout();
     let text = format!("{}\n", text.trim_end());
     match stdout
@@ -60,20 +74,14 @@ fn print(text: &str) -> ExitCode {
         .and_then(|()| stdout.flush())
     {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            let problem = format!("simple-proxy: standard output: {}", describe(&error));
-            complain(CANNOT_RUN, &problem)
+            let source = Words::new("standard output", "标准输出");
+            Err(Complaint::io(source, &error))
         }
-        _ => ExitCode::SUCCESS,
+        _ => Ok(()),
     }
 }
 
-fn complain(status: u8, problem: &str) -> ExitCode {
-    // Nobody may be listening.
-    let _ = std::io::stderr().write_all(format!("{problem}\n").as_bytes());
-    ExitCode::from(status)
-}
-
-fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
+fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), Complaint> {
     log::init(config.log);
     let listeners = listen::listeners(&config.listen, config.threads)?;
     std::panic::set_hook(Box::new(|panic| {
@@ -153,19 +161,22 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), String> {
         listeners: of_threads,
         certificates,
     };
-    server::run(config, dialer, clients, watched, ready, shutdown).map_err(|error| describe(&error))
+    server::run(config, dialer, clients, watched, ready, shutdown)
+        .map_err(|error| Complaint::io(Words::new("threads", "线程"), &error))
 }
 
 /// An upstream that is this program's own listening address would be asked by itself for ever.
-fn refuse_itself(config: &Config, own: &[SocketAddr]) -> Result<(), String> {
+fn refuse_itself(config: &Config, own: &[SocketAddr]) -> Result<(), Complaint> {
     let upstream = &config.upstream;
     match (&config.route, &upstream.host) {
         (Route::Direct, Host::Ip(ip))
             if Own::new(own).includes(SocketAddr::new(*ip, upstream.port)) =>
         {
-            Err(format!(
-                "--upstream-host: {upstream} is the address that this program listens on"
-            ))
+            let problem = both!(
+                "{upstream} is the address that this program listens on",
+                "{upstream} 是本程序自己监听的地址"
+            );
+            Err(Complaint::new("--upstream-host", problem))
         }
         _ => Ok(()),
     }
@@ -182,14 +193,15 @@ struct Interruptions {
 impl Interruptions {
     /// Catches them from now on. A SIGHUP that is ignored at the start, as under nohup, stays
     /// ignored.
-    fn new() -> Result<Interruptions, String> {
+    fn new() -> Result<Interruptions, Complaint> {
         let mut caught = vec![Signal::Term, Signal::Int, Signal::Quit];
         if !hangup_is_ignored() {
             caught.push(Signal::Hup);
         }
         let signals = Signals::new(caught);
         Ok(Interruptions {
-            signals: signals.map_err(|error| format!("signals: {}", describe(&error)))?,
+            signals: signals
+                .map_err(|error| Complaint::io(Words::new("signals", "信号"), &error))?,
             on_terminal: has_terminal(),
         })
     }

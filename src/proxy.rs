@@ -5,6 +5,7 @@ use std::fmt;
 use percent_encoding::percent_decode_str;
 
 use crate::authority::Authority;
+use crate::language::Words;
 
 /// A proxy on the way. Displays as a URL with the password hidden, or the user where there
 /// is no password.
@@ -74,13 +75,13 @@ impl Scheme {
 
 impl Proxies {
     /// Parses URLs of SOCKS5 proxies.
-    pub fn parse_socks5(urls: &str) -> Result<Proxies, String> {
+    pub fn parse_socks5(urls: &str) -> Result<Proxies, Words> {
         let proxies: Result<_, _> = split(urls).map(Proxy::parse_socks5).collect();
         Ok(Proxies(proxies?))
     }
 
     /// Parses URLs of HTTP proxies.
-    pub fn parse_http(urls: &str) -> Result<Proxies, String> {
+    pub fn parse_http(urls: &str) -> Result<Proxies, Words> {
         let proxies: Result<_, _> = split(urls).map(Proxy::parse_http).collect();
         Ok(Proxies(proxies?))
     }
@@ -132,52 +133,73 @@ impl fmt::Debug for Proxies {
 
 impl Proxy {
     /// Parses the URL of a SOCKS5 proxy; the scheme may be left out.
-    pub fn parse_socks5(url: &str) -> Result<Proxy, String> {
+    pub fn parse_socks5(url: &str) -> Result<Proxy, Words> {
         let proxy = Proxy::parse(url, Scheme::Socks5)?;
         if proxy.scheme != Scheme::Socks5 {
-            return Err("a SOCKS proxy is socks5://[USER:PASS@]HOST[:PORT]".to_owned());
+            return Err(Words::new(
+                "a SOCKS proxy is socks5://[USER:PASS@]HOST[:PORT]",
+                "SOCKS 代理应写成 socks5://[USER:PASS@]HOST[:PORT]",
+            ));
         }
         if let Some(Credentials { user, password }) = &proxy.credentials {
             // RFC 1929 §2: one length byte each. A password of no bytes is what Tor and
             // proxies that know their users by a key expect.
             if !(1..=255).contains(&user.len()) {
-                return Err("the user must have 1 to 255 bytes for SOCKS5".to_owned());
+                return Err(Words::new(
+                    "the user must have 1 to 255 bytes for SOCKS5",
+                    "SOCKS5 的用户名须为 1 到 255 字节",
+                ));
             }
             if password.len() > 255 {
-                return Err("the password must have at most 255 bytes for SOCKS5".to_owned());
+                return Err(Words::new(
+                    "the password must have at most 255 bytes for SOCKS5",
+                    "SOCKS5 的密码最长 255 字节",
+                ));
             }
         }
         Ok(proxy)
     }
 
     /// Parses the URL of an HTTP proxy; the scheme may be left out and is then `http`.
-    pub fn parse_http(url: &str) -> Result<Proxy, String> {
+    pub fn parse_http(url: &str) -> Result<Proxy, Words> {
         let proxy = Proxy::parse(url, Scheme::Http)?;
         if proxy.scheme == Scheme::Socks5 {
-            return Err("an HTTP proxy is http[s]://[USER:PASS@]HOST[:PORT]".to_owned());
+            return Err(Words::new(
+                "an HTTP proxy is http[s]://[USER:PASS@]HOST[:PORT]",
+                "HTTP 代理应写成 http[s]://[USER:PASS@]HOST[:PORT]",
+            ));
         }
         if let Some(Credentials { user, .. }) = &proxy.credentials {
             // RFC 7617 §2: the first colon ends the user.
             if user.contains(':') {
-                return Err("the user must not contain a colon for an HTTP proxy".to_owned());
+                return Err(Words::new(
+                    "the user must not contain a colon for an HTTP proxy",
+                    "HTTP 代理的用户名不能含冒号",
+                ));
             }
         }
         Ok(proxy)
     }
 
     /// No error repeats any part of the URL: it may hold a password.
-    fn parse(url: &str, default_scheme: Scheme) -> Result<Proxy, String> {
+    fn parse(url: &str, default_scheme: Scheme) -> Result<Proxy, Words> {
         let (scheme, rest) = match url.split_once("://") {
             Some((scheme, rest)) => {
                 let known = Scheme::parse(scheme);
-                (known.ok_or("the scheme is not known")?, rest)
+                (
+                    known.ok_or(Words::new("the scheme is not known", "未知的协议"))?,
+                    rest,
+                )
             }
             None => (default_scheme, url),
         };
         // RFC 3986 §3.2: a path, query or fragment ends the authority.
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         if path.contains('@') {
-            return Err("write / ? and # in a password as %2F %3F and %23".to_owned());
+            return Err(Words::new(
+                "write / ? and # in a password as %2F %3F and %23",
+                "密码中的 /、?、# 请写成 %2F、%3F、%23",
+            ));
         }
         let (userinfo, host) = match authority.rsplit_once('@') {
             Some((userinfo, host)) => (Some(userinfo), host),
@@ -188,7 +210,12 @@ impl Proxy {
         let authority = match path {
             "" | "/" => Authority::parse_with_default(host, Some(scheme.default_port()))?,
             path if is_unix && scheme == Scheme::Socks5 => Authority::unix(path)?,
-            _ => return Err("a proxy URL has no path, query or fragment".to_owned()),
+            _ => {
+                return Err(Words::new(
+                    "a proxy URL has no path, query or fragment",
+                    "代理 URL 不能带路径、查询串或片段",
+                ))
+            }
         };
         let credentials = userinfo.map(Credentials::parse).transpose()?;
         Ok(Proxy {
@@ -220,22 +247,33 @@ impl fmt::Debug for Proxy {
 
 impl Credentials {
     /// Parses `USER:PASS` or `USER`, percent-encoded (RFC 3986 §3.2.1).
-    fn parse(userinfo: &str) -> Result<Credentials, String> {
+    fn parse(userinfo: &str) -> Result<Credentials, Words> {
         let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
-        let decode = |what: &str, text: &str| {
+        let decode = |[what, zh]: [&str; 2], text: &str| {
             check_escapes(text).ok_or_else(|| {
-                format!("a % in the {what} must be followed by two hex digits; write it as %25")
+                crate::both!(
+                    "a % in the {what} must be followed by two hex digits; write it as %25",
+                    "{zh}中的 % 之后应为两个十六进制数字；% 本身请写成 %25"
+                )
             })?;
             let decoded = percent_decode_str(text).decode_utf8();
-            let decoded = decoded.map_err(|_| format!("the {what} is not UTF-8 when decoded"))?;
+            let decoded = decoded.map_err(|_| {
+                crate::both!(
+                    "the {what} is not UTF-8 when decoded",
+                    "{zh}解码后不是 UTF-8"
+                )
+            })?;
             if decoded.chars().any(char::is_control) {
-                return Err(format!("the {what} holds a control character"));
+                return Err(crate::both!(
+                    "the {what} holds a control character",
+                    "{zh}含有控制字符"
+                ));
             }
             Ok(decoded.into_owned())
         };
         Ok(Credentials {
-            user: decode("user", user)?,
-            password: decode("password", password)?,
+            user: decode(["user", "用户名"], user)?,
+            password: decode(["password", "密码"], password)?,
         })
     }
 }
@@ -255,6 +293,7 @@ fn check_escapes(text: &str) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::language::Language;
 
     #[test]
     fn proxy_urls() {
@@ -355,6 +394,7 @@ mod tests {
             ("socks5://u:secret%0a@h", "the password holds a control"),
         ] {
             let error = Proxy::parse_socks5(url).expect_err(url);
+            let error = error.say(Language::English);
             assert!(error.starts_with(words), "{url}: {error}");
             assert!(!error.contains("secret"), "{url}: {error}");
         }

@@ -50,9 +50,9 @@ pub fn is_unsafe_in_a_line(c: char) -> bool {
 pub const COLUMNS: usize = 80;
 
 /// Writes words in lines of at most [`COLUMNS`], where they let it, and ends the last one.
-/// The first line goes on at column `start`, the others begin at `indent`. A no-break space
-/// is written as a blank at which no line ends; between Chinese characters a line may end
-/// without one.
+/// The first line goes on at column `start`, the others begin at `indent`. Between Chinese
+/// characters a line may end without a blank. A word with a no-break space in it, which is
+/// written as a blank, is never broken.
 pub fn wrap(out: &mut impl fmt::Write, text: &str, start: usize, indent: usize) -> fmt::Result {
     let mut column = start;
     let mut is_first = true;
@@ -76,12 +76,14 @@ pub fn wrap(out: &mut impl fmt::Write, text: &str, start: usize, indent: usize) 
 
 /// The parts of a word between which a line may end.
 fn pieces(word: &str) -> impl Iterator<Item = &str> {
+    let is_kept = word.contains('\u{a0}');
     let mut rest = word;
     std::iter::from_fn(move || {
         let mut before = rest.chars().next()?;
         let mut chars = rest.char_indices().skip(1);
         let end = chars.find_map(|(at, c)| {
-            let may_end = (is_wide(before) || is_wide(c))
+            let may_end = !is_kept
+                && (is_wide(before) || is_wide(c))
                 && !"，。；：、？！）」”…".contains(c)
                 && !"（「“".contains(before);
             before = c;

@@ -31,11 +31,13 @@ const VARIABLES: [&str; 5] = [
 ];
 
 /// Names in the documents that look like variables of ours and are none.
-const OTHER_NAMES: [&str; 14] = [
+const OTHER_NAMES: [&str; 16] = [
     "ALL_PROXY",
     "DOCKER_HOST",
     "CAP_NET_BIND_SERVICE",
     "JOURNAL_STREAM",
+    "LC_ALL",
+    "LC_MESSAGES",
     "LISTEN_FDS",
     "LISTEN_PID",
     "NOTIFY_SOCKET",

@@ -24,6 +24,7 @@ mod route;
 mod serve;
 mod shared;
 mod support;
+mod words;
 
 use libtest_mimic::Arguments;
 
@@ -35,6 +36,7 @@ fn main() {
     support::allow_descriptors(4096);
     let all = [
         rooms::trials(),
+        words::trials(),
         documents::trials(),
         cli::trials(),
         check::trials(),

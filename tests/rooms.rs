@@ -24,7 +24,8 @@ fn floor(room: &str) -> usize {
     found.unwrap_or(ROOMS.len() - 1)
 }
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+/// The sources in a folder and those below it.
+pub fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder of sources") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {

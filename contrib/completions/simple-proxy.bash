@@ -16,7 +16,7 @@ _simple_proxy() {
         --map) words='auto off' ;;
         --log-lang) words='zh en' ;;
         --log-format) words='text json combined' ;;
-        --tls-ca | --tls-cert | --tls-key)
+        --listen-cert | --listen-key | --tls-ca | --tls-cert | --tls-key)
             compopt -o default
             return
             ;;
@@ -33,15 +33,15 @@ _simple_proxy() {
         *)
             [[ $word == -* ]] || return
             words='-h --help -u --upstream-host -p --listen-port -b --bind --allow
-                --listen-mode -s --socks-proxy --http-proxy --https-proxy -d --direct
-                --tls --tls-name --tls-verify --tls-ca --tls-cert --tls-key --tls-min
-                --host-header --upgrade --forwarded --map --header --response-header
-                --allow-host --allow-origin --connect-timeout --head-timeout
-                --response-timeout --abandon-timeout --keepalive-timeout
-                --tunnel-timeout --drain-timeout --upstream-idle --spares --max-head
-                --threads --max-connections --health-path --metrics-listen
-                --status-listen --log-lang --log-format -q --quiet -v --verbose
-                --check --check-path -V --version'
+                --listen-mode --listen-cert --listen-key -s --socks-proxy --http-proxy
+                --https-proxy -d --direct --tls --tls-name --tls-verify --tls-ca
+                --tls-cert --tls-key --tls-min --host-header --upgrade --forwarded
+                --map --header --response-header --allow-host --allow-origin
+                --connect-timeout --head-timeout --response-timeout --abandon-timeout
+                --keepalive-timeout --tunnel-timeout --drain-timeout --upstream-idle
+                --spares --max-head --threads --max-connections --health-path
+                --metrics-listen --status-listen --log-lang --log-format -q --quiet -v
+                --verbose --check --check-path -V --version'
             ;;
     esac
     COMPREPLY=($(compgen -W "$words" -- "$word"))

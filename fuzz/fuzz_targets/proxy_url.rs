@@ -7,6 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use percent_encoding::{percent_decode_str, utf8_percent_encode, NON_ALPHANUMERIC};
 use simple_proxy::authority::{Authority, Host};
 use simple_proxy::config::Route;
+use simple_proxy::language::{Language, Words};
 use simple_proxy::proxy::{Credentials, Proxy};
 use simple_proxy_fuzz::input::Input;
 
@@ -31,12 +32,12 @@ fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(&bytes);
     match Authority::parse(&text) {
         Ok(authority) => check_authority(&authority),
-        Err(error) => check_error(&text, &error),
+        Err(error) => check_error(&text, error.say(Language::English)),
     }
     for parse in [Proxy::parse_socks5, Proxy::parse_http] {
         match parse(&text) {
             Ok(proxy) => check_proxy(&text, proxy, parse),
-            Err(error) => check_error(&text, &error),
+            Err(error) => check_error(&text, error.say(Language::English)),
         }
     }
 });
@@ -59,7 +60,7 @@ fn check_authority(authority: &Authority) {
     }
 }
 
-fn check_proxy(text: &str, proxy: Proxy, parse: fn(&str) -> Result<Proxy, String>) {
+fn check_proxy(text: &str, proxy: Proxy, parse: fn(&str) -> Result<Proxy, Words>) {
     check_authority(&proxy.authority);
     let shown = proxy.to_string();
     assert!(!shown.chars().any(char::is_control), "{shown:?}");
@@ -141,9 +142,13 @@ fn known_words() -> &'static [String] {
             .into_iter()
             .chain([format!("{long}:p@a"), format!("u:{long}@a")])
         {
-            known.extend(Authority::parse(&url).err());
-            known.extend(Proxy::parse_socks5(&url).err());
-            known.extend(Proxy::parse_http(&url).err());
+            let errors = [
+                Authority::parse(&url).err(),
+                Proxy::parse_socks5(&url).err(),
+                Proxy::parse_http(&url).err(),
+            ];
+            let errors = errors.iter().flatten();
+            known.extend(errors.map(|error| error.say(Language::English).to_owned()));
         }
         known
     })

@@ -17,13 +17,14 @@ use futures_lite::future;
 use crate::check::report::Report;
 use crate::check::walk::Walk;
 use crate::cli::resolve::Check;
+use crate::complaint::Complaint;
 use crate::config::LogFormat;
-use crate::error::describe;
+use crate::language::Words;
 use crate::net::deadline::Timers;
 use crate::net::reactor;
 
-/// Runs the check and gives its report, and whether all went well.
-pub fn run(check: Check) -> Result<(String, bool), String> {
+/// Runs the check and gives its report, and whether the upstream can be reached.
+pub fn run(check: Check) -> Result<(String, bool), Complaint> {
     let timers = Rc::new(Timers::default());
     let mut walk = Walk::new(Arc::new(check.config), &timers)?;
     let walking = async {
@@ -35,11 +36,12 @@ pub fn run(check: Check) -> Result<(String, bool), String> {
         future::pending().await
     };
     let walked = reactor::block_on(future::or(walking, forever), || None);
-    let (walk, outcome) = walked.map_err(|error| describe(&error))?;
+    let (walk, outcome) = walked.map_err(|error| Complaint::io(Words::same("--check"), &error))?;
     let report = Report {
         settings: &check.settings,
         walk: &walk,
         failure: outcome.as_ref().err(),
+        language: check.language,
     };
     let text = match walk.config.log.format {
         LogFormat::Text | LogFormat::Combined => report.to_string(),

@@ -6,12 +6,12 @@ use crate::both;
 use crate::check::certificate::Inspection;
 use crate::check::walk::{Line, Walk};
 use crate::cli::settings::Setting;
-use crate::config::Language;
 use crate::error::{Error, Stage};
 use crate::identity::Summary;
+use crate::language::{Language, Text, Words};
 use crate::report::json::{self, Value};
 use crate::report::log::millis;
-use crate::text::wrap;
+use crate::text::{width, wrap};
 
 /// What a check found, and why it failed if it did.
 pub struct Report<'a> {
@@ -21,39 +21,50 @@ pub struct Report<'a> {
     pub walk: &'a Walk,
     /// What went wrong, if anything did.
     pub failure: Option<&'a Error>,
+    /// The language of the text, and of what is said to people in the JSON.
+    pub language: Language,
 }
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "settings")?;
-        for Setting {
-            name,
-            value,
-            source,
-        } in self.settings
-        {
-            let value = value.say(Language::English);
-            writeln!(f, "  {name:<18} {value:<28} {source}")?;
-        }
-        for ignored in self.ignored() {
-            wrap(f, &ignored, 0, 2)?;
-        }
+        let Report {
+            settings, language, ..
+        } = *self;
         let Walk {
             config,
             lines,
             inspection,
             ..
         } = self.walk;
+        let say = |english, chinese| Text::new(english, chinese).say(language);
+        writeln!(f, "{}", say("settings", "设置"))?;
+        for setting in settings {
+            let (name, value) = (setting.name, setting.value.say(language));
+            let gap = " ".repeat(28_usize.saturating_sub(width(value)));
+            let source = setting.source(language);
+            writeln!(f, "  {name:<18} {value}{gap} {source}")?;
+        }
+        for ignored in self.ignored() {
+            wrap(f, &ignored, 0, 2)?;
+        }
         let shown: Vec<Summary> = self.shown_to_clients().collect();
         if !shown.is_empty() {
-            writeln!(f, "certificates shown to clients")?;
+            let heading = say("certificates shown to clients", "出示给客户端的证书");
+            writeln!(f, "{heading}")?;
         }
         for certificate in &shown {
-            writeln!(f, "  {certificate}")?;
+            writeln!(f, "  {}", certificate.words().say(language))?;
         }
-        writeln!(f, "route {} to {}", config.route, config.upstream)?;
+        let (route, upstream) = (config.route.words(), &config.upstream);
+        let route = route.say(language);
+        let heading = both!(
+            "route {route} to {upstream}",
+            "路由 {route}，上游 {upstream}"
+        );
+        writeln!(f, "{}", heading.say(language))?;
         for Line { name, took, detail } in lines {
-            let line = format!("  {name:<9} {:>8} ms  {detail}", millis(*took).to_string());
+            let (took, detail) = (millis(*took).to_string(), detail.say(language));
+            let line = format!("  {name:<9} {took:>8} ms  {detail}");
             writeln!(f, "{}", line.trim_end())?;
         }
         if let Some(inspection) = inspection {
@@ -63,20 +74,34 @@ impl fmt::Display for Report<'_> {
                 certificate,
                 ..
             } = inspection;
-            writeln!(f, "certificate, by {version} with {cipher}")?;
-            writeln!(f, "  subject   {}", certificate.subject)?;
-            writeln!(f, "  issuer    {}", certificate.issuer)?;
-            let days = certificate.days_left;
-            writeln!(f, "  expires   {} (in {days} days)", certificate.expires)?;
-            match &inspection.objection {
-                None => writeln!(f, "  verified  yes")?,
-                Some(why) => writeln!(f, "  verified  no: {why}")?,
-            }
+            let Summary {
+                subject,
+                issuer,
+                expires,
+                ..
+            } = certificate;
+            let heading = both!(
+                "certificate, by {version} with {cipher}",
+                "证书（{version}，{cipher}）"
+            );
+            writeln!(f, "{}", heading.say(language))?;
+            writeln!(f, "  {} {subject}", say("subject  ", "主体     "))?;
+            writeln!(f, "  {} {issuer}", say("issuer   ", "颁发者   "))?;
+            let left = certificate.left();
+            let left = left.say(language);
+            writeln!(f, "  {} {expires} {left}", say("expires  ", "到期     "))?;
+            let verified = match &inspection.objection {
+                None => Words::new("yes", "通过"),
+                Some(why) => both!("no: {why}", "未通过：{why}"),
+            };
+            let verified = verified.say(language);
+            writeln!(f, "  {} {verified}", say("verified ", "校验     "))?;
             if self.walk.lacks_certificate {
-                writeln!(
-                    f,
-                    "  asks for a client certificate, and --tls-cert is not set"
-                )?;
+                let lacking = say(
+                    "asks for a client certificate, and --tls-cert is not set",
+                    "要求客户端证书，而未设置 --tls-cert",
+                );
+                writeln!(f, "  {lacking}")?;
             }
         }
         let (outer, inner) = (&self.walk.origins.outer, &self.walk.origins.inner);
@@ -85,23 +110,31 @@ impl fmt::Display for Report<'_> {
                 "origins: {outer} in a browser here is {inner} to the upstream",
                 "源：本机浏览器中的 {outer} 对上游是 {inner}"
             );
-            wrap(f, words.say(Language::English), 0, 2)?;
+            wrap(f, words.say(language), 0, 2)?;
         } else if outer != inner {
             let words = both!(
                 "origins: {outer} in a browser here, {inner} to the upstream, not translated",
                 "源：本机浏览器中是 {outer}，对上游是 {inner}，不转换"
             );
-            wrap(f, words.say(Language::English), 0, 2)?;
+            wrap(f, words.say(language), 0, 2)?;
         }
         for remark in &self.walk.remarks {
-            wrap(f, &format!("note: {}", remark.say(Language::English)), 0, 2)?;
+            let remark = remark.say(language);
+            let note = both!("note: {remark}", "注意: {remark}");
+            wrap(f, note.say(language), 0, 2)?;
         }
         match self.failure {
-            None => writeln!(f, "all is well"),
+            None => writeln!(f, "{}", say("the upstream can be reached", "可以到达上游")),
             Some(error) => {
                 let (stage, address, cause) = (error.stage.name(), &error.address, error.in_full());
-                wrap(f, &format!("failed: [{stage}] {address}: {cause}"), 0, 2)?;
-                wrap(f, &format!("try: {}", self.advice(error)), 0, 2)
+                let failed = both!(
+                    "failed: [{stage}] {address}: {cause}",
+                    "失败: [{stage}] {address}: {cause}"
+                );
+                wrap(f, failed.say(language), 0, 2)?;
+                let advice = self.advice(error).say(language);
+                let advice = both!("try: {advice}", "建议: {advice}");
+                wrap(f, advice.say(language), 0, 2)
             }
         }
     }
@@ -112,8 +145,12 @@ impl Report<'_> {
     fn ignored(&self) -> impl Iterator<Item = String> + '_ {
         let ignored = self.walk.config.ignored.iter();
         ignored.map(|(source, problem)| {
-            let problem = problem.say(Language::English);
-            format!("{source} is ignored: {problem}")
+            let problem = problem.say(self.language);
+            let words = both!(
+                "{source} is ignored: {problem}",
+                "已忽略 {source}: {problem}"
+            );
+            words.say(self.language).to_owned()
         })
     }
 
@@ -124,11 +161,12 @@ impl Report<'_> {
     }
 
     /// What to try, given all that was seen.
-    fn advice(&self, error: &Error) -> &'static str {
+    fn advice(&self, error: &Error) -> Text {
         match error.stage {
-            Stage::Tls | Stage::Response if self.walk.lacks_certificate => {
-                "the upstream asks for a client certificate: --tls-cert and --tls-key"
-            }
+            Stage::Tls | Stage::Response if self.walk.lacks_certificate => Text::new(
+                "the upstream asks for a client certificate: --tls-cert and --tls-key",
+                "上游要求客户端证书：请用 --tls-cert 和 --tls-key 指定",
+            ),
             _ => error.advice(&self.walk.config),
         }
     }
@@ -138,19 +176,13 @@ impl Report<'_> {
         let members: Vec<_> = self
             .settings
             .iter()
-            .map(
-                |Setting {
-                     name,
-                     value,
-                     source,
-                 }| {
-                    [
-                        ("name", Value::Text(name)),
-                        ("value", Value::Text(value.say(Language::English))),
-                        ("source", Value::Text(source)),
-                    ]
-                },
-            )
+            .map(|setting| {
+                [
+                    ("name", Value::Text(setting.name)),
+                    ("value", Value::Text(setting.value.say(Language::English))),
+                    ("source", Value::Text(setting.source(Language::English))),
+                ]
+            })
             .collect();
         let settings: Vec<_> = members.iter().map(|m| Value::Object(m)).collect();
         let members: Vec<_> = self
@@ -161,7 +193,7 @@ impl Report<'_> {
                 [
                     ("name", Value::Text(name)),
                     ("seconds", Value::Seconds(*took)),
-                    ("detail", Value::Text(detail)),
+                    ("detail", Value::Text(detail.say(self.language))),
                 ]
             })
             .collect();
@@ -197,7 +229,7 @@ impl Report<'_> {
                     ("stage", Value::Text(error.stage.name())),
                     ("address", Value::Text(&error.address)),
                     ("cause", Value::Text(&cause)),
-                    ("try", Value::Text(self.advice(error))),
+                    ("try", Value::Text(self.advice(error).say(self.language))),
                 ];
                 Value::Object(&failed)
             }

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use base64::prelude::{Engine, BASE64_STANDARD};
 
 use crate::authority::Authority;
+use crate::both;
 use crate::check::certificate::{inspect, Inspection};
 use crate::check::names::Origins;
+use crate::complaint::Complaint;
 use crate::config::{Config, Route};
 use crate::error::{describe, Error, Stage};
 use crate::http::fields::{values, write_field};
@@ -34,7 +36,7 @@ pub struct Line {
     /// How long it took.
     pub took: Duration,
     /// What there is to say of it.
-    pub detail: String,
+    pub detail: Words,
 }
 
 /// One walk of the way, and what was seen on it.
@@ -69,7 +71,7 @@ struct Answered {
 
 impl Walk {
     /// A walk that has not begun.
-    pub fn new(config: Arc<Config>, timers: &Rc<Timers>) -> Result<Walk, String> {
+    pub fn new(config: Arc<Config>, timers: &Rc<Timers>) -> Result<Walk, Complaint> {
         let dialer = Dialer::new(config.clone())?;
         let host = config.rewrite.host.clone();
         let host = host.unwrap_or_else(|| config.default_host());
@@ -135,7 +137,11 @@ impl Walk {
             .answer(&mut connection, &request, &request_of(true, false))
             .await?;
         self.remarks = remarks;
-        let detail = format!("HEAD / with Host {} was answered {status}", self.host);
+        let host = &self.host;
+        let detail = both!(
+            "HEAD / with Host {host} was answered {status}",
+            "HEAD /（Host: {host}）的响应为 {status}"
+        );
         self.line("http", start.elapsed(), detail);
         // nginx completes the handshake and then answers 400.
         if self.lacks_certificate && status.starts_with("400") {
@@ -155,7 +161,11 @@ impl Walk {
         let proxies = self.config.route.proxies();
         let is_one_of_several = proxies.len() > 1;
         if is_one_of_several {
-            let detail = format!("{} of {}: {}", proxy + 1, proxies.len(), proxies[proxy]);
+            let (number, count, name) = (proxy + 1, proxies.len(), &proxies[proxy]);
+            let detail = both!(
+                "{number} of {count}: {name}",
+                "第 {number} 个，共 {count} 个：{name}"
+            );
             self.line("through", Duration::ZERO, detail);
         }
         let steps = Steps::begin();
@@ -167,30 +177,33 @@ impl Walk {
         }
         if let (true, Err(error)) = (is_one_of_several, &dialled) {
             let detail = format!("[{}] {}", error.stage.name(), error.in_full());
-            self.line("failed", Duration::ZERO, detail);
+            self.line("failed", Duration::ZERO, Words::same(detail));
         }
         dialled
     }
 
-    fn line(&mut self, name: &'static str, took: Duration, detail: String) {
+    fn line(&mut self, name: &'static str, took: Duration, detail: Words) {
         self.lines.push(Line { name, took, detail });
     }
 
-    fn detail(&self, step: Step, first_hop: Option<SocketAddr>, proxy: usize) -> String {
+    fn detail(&self, step: Step, first_hop: Option<SocketAddr>, proxy: usize) -> Words {
+        let (upstream, name) = (&self.config.upstream, &self.server_name);
         match (step, &self.config.route) {
-            (Step::PassedOver, _) => String::new(),
-            (Step::Resolve, _) => self.first_hop(proxy).to_string(),
-            (Step::Connect, _) => match first_hop {
+            (Step::PassedOver, _) => Words::same(""),
+            (Step::Resolve, _) => Words::same(self.first_hop(proxy).to_string()),
+            (Step::Connect, _) => Words::same(match first_hop {
                 Some(address) => address.to_string(),
                 None => self.first_hop(proxy).to_string(),
-            },
-            (Step::ProxyTls, _) => "the proxy's certificate is valid".to_owned(),
-            (Step::Proxy, Route::Connect(_)) => format!("CONNECT to {}", self.config.upstream),
-            (Step::Proxy, _) => format!("SOCKS5 to {}", self.config.upstream),
-            (Step::Tls, _) if self.server_name.parse::<IpAddr>().is_ok() => {
-                "no server name (SNI) sent".to_owned()
+            }),
+            (Step::ProxyTls, _) => Words::new("the proxy's certificate is valid", "代理的证书有效"),
+            (Step::Proxy, Route::Connect(_)) => {
+                both!("CONNECT to {upstream}", "CONNECT 到 {upstream}")
             }
-            (Step::Tls, _) => format!("server name (SNI) {}", self.server_name),
+            (Step::Proxy, _) => both!("SOCKS5 to {upstream}", "SOCKS5 到 {upstream}"),
+            (Step::Tls, _) if name.parse::<IpAddr>().is_ok() => {
+                Words::new("no server name (SNI) sent", "未发送服务器名称（SNI）")
+            }
+            (Step::Tls, _) => both!("server name (SNI) {name}", "服务器名称（SNI）{name}"),
         }
     }
 
@@ -304,7 +317,10 @@ impl Walk {
             openssl::sha::sha1(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes());
         let problem = match accept {
             Some(accept) if accept == BASE64_STANDARD.encode(wanted).as_bytes() => {
-                let detail = format!("GET {path} was answered {status}");
+                let detail = both!(
+                    "GET {path} was answered {status}",
+                    "GET {path} 的响应为 {status}"
+                );
                 self.line("websocket", start.elapsed(), detail);
                 return Ok(());
             }

@@ -5,39 +5,11 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 
 use crate::cli::flags::{flags, Kind};
-use crate::language::{Language, Words};
+use crate::complaint::Complaint;
+use crate::language::Words;
 
-/// A bad flag or setting: what names it, and what is wrong.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// The flag, the variable or the command line.
-    source: Words,
-    /// What is wrong, and what to write instead.
-    problem: Words,
-}
-
-impl Usage {
-    pub(crate) fn new(source: impl Into<String>, problem: Words) -> Usage {
-        Usage {
-            source: Words::same(source),
-            problem,
-        }
-    }
-
-    fn of_the_command_line(problem: Words) -> Usage {
-        Usage {
-            source: Words::new("command line", "命令行"),
-            problem,
-        }
-    }
-}
-
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [source, problem] = [&self.source, &self.problem].map(|w| w.say(Language::English));
-        writeln!(f, "simple-proxy: {source}: {problem}")?;
-        f.write_str("Try 'simple-proxy --help' for more information.")
-    }
+fn of_the_command_line(problem: Words) -> Complaint {
+    Complaint::about(Words::new("command line", "命令行"), problem)
 }
 
 /// The words that argh takes, or that help is wanted.
@@ -51,7 +23,7 @@ pub(crate) enum Separated {
 
 /// Rewrites `--name=value`, `-p80` and `-vq` into the separate words that argh takes, and
 /// refuses what it would refuse, without repeating values.
-pub(crate) fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Separated, Usage> {
+pub(crate) fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Separated, Complaint> {
     let mut words = Vec::new();
     let mut args = args.into_iter().collect::<VecDeque<_>>();
     while let Some(word) = args.pop_front() {
@@ -74,7 +46,7 @@ pub(crate) fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Separ
             let value = match (flag.kind, value) {
                 (Kind::Switch, Some(_)) => {
                     let problem = Words::new("this option takes no value", "此选项不带值");
-                    return Err(Usage::new(name, problem));
+                    return Err(Complaint::new(name, problem));
                 }
                 (_, Some(value)) => value,
                 (Kind::Switch | Kind::Optional, None) => "on".to_owned(),
@@ -107,28 +79,28 @@ pub(crate) fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Separ
     Ok(Separated::Words(words))
 }
 
-fn value_for(name: &str, args: &mut VecDeque<OsString>) -> Result<String, Usage> {
-    let missing = || Usage::new(name, Words::new("a value is missing", "缺少值"));
+fn value_for(name: &str, args: &mut VecDeque<OsString>) -> Result<String, Complaint> {
+    let missing = || Complaint::new(name, Words::new("a value is missing", "缺少值"));
     text(args.pop_front().ok_or_else(missing)?)
 }
 
-fn text(word: OsString) -> Result<String, Usage> {
+fn text(word: OsString) -> Result<String, Complaint> {
     word.into_string().map_err(|_| {
-        Usage::of_the_command_line(Words::new("an argument is not UTF-8", "有参数不是 UTF-8"))
+        of_the_command_line(Words::new("an argument is not UTF-8", "有参数不是 UTF-8"))
     })
 }
 
-fn no_such_option(name: &str) -> Usage {
+fn no_such_option(name: &str) -> Complaint {
     let problem = Words::new("no such option", "没有此选项");
     // A proxy URL joined to its flag without a sign may hold a password.
     if name.contains(['@', ':']) {
-        Usage::of_the_command_line(problem)
+        of_the_command_line(problem)
     } else {
-        Usage::new(printable(name), problem)
+        Complaint::new(printable(name), problem)
     }
 }
 
-fn unexpected(word: &str, before: &[String]) -> Usage {
+fn unexpected(word: &str, before: &[String]) -> Complaint {
     let problem = Words::new("unexpected argument", "多余的参数");
     // A proxy URL typed without its flag may hold a password, and so may what stands behind
     // the blank of a field line that was not quoted.
@@ -136,9 +108,9 @@ fn unexpected(word: &str, before: &[String]) -> Usage {
         .iter()
         .any(|word| word == "--header" || word == "--response-header");
     if word.contains('@') || is_part_of_a_line {
-        Usage::of_the_command_line(problem)
+        of_the_command_line(problem)
     } else {
-        Usage::new(printable(word), problem)
+        Complaint::new(printable(word), problem)
     }
 }
 

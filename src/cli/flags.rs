@@ -10,12 +10,12 @@
 use argh::FromArgs;
 
 use crate::authority::Authority;
-use crate::cli::args::Usage;
 use crate::cli::settings::{Given, Shown, Value};
 use crate::cli::values::*;
-use crate::config::{Bind, Forwarded, Language, LogFormat, TlsVersion};
+use crate::complaint::Complaint;
+use crate::config::{Bind, Forwarded, LogFormat, TlsVersion};
 use crate::edits::FieldEdits;
-use crate::language::{Text, Words};
+use crate::language::{Language, Text, Words};
 use crate::network::Network;
 use crate::proxy::Proxies;
 
@@ -239,7 +239,7 @@ macro_rules! flags {
 
         impl Settings {
             /// Reads the values of each flag, which are in the order of the table.
-            pub(crate) fn read(given: &[Vec<Given>]) -> Result<Settings, Usage> {
+            pub(crate) fn read(given: &[Vec<Given>]) -> Result<Settings, Complaint> {
                 let mut rows = TABLE.iter().zip(given);
                 Ok(Settings {
                     $($name: {
@@ -503,11 +503,11 @@ flags! {
         default: Default::Value("75"),
         group: Group::Limits,
     }
-    Single tunnel_timeout: std::time::Duration = time {
+    Single tunnel_timeout: Option<std::time::Duration> = time {
         en: "time after which an idle WebSocket is closed; 0 is never",
         zh: "空闲的 WebSocket 在此时间后关闭；0 表示不关闭",
         metavar: "SECONDS",
-        default: Default::Value("0"),
+        default: Default::Words(Text::new("never", "不关闭")),
         group: Group::Limits,
     }
     Single drain_timeout: std::time::Duration = time {

@@ -73,6 +73,8 @@ fn entry(out: &mut String, flag: &Flag, language: Language) {
     let default = match &flag.default {
         Default::Value(_) if flag.kind == Kind::Switch => None,
         Default::Value(text) => Some(*text),
+        // What is off unless it is given need not be said.
+        Default::Words(words) if ["none", "off"].contains(&words.say(Language::English)) => None,
         Default::Words(words) => Some(words.say(language)),
         Default::Required => None,
     };

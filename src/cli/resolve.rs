@@ -6,12 +6,14 @@ use std::ffi::OsString;
 use argh::FromArgs;
 
 use crate::both;
-use crate::cli::args::{separate, Separated, Usage};
+use crate::cli::args::{separate, Separated};
 use crate::cli::flags::{Args, Settings, TABLE};
 use crate::cli::help::help;
+use crate::cli::manner::Manner;
 use crate::cli::settings::{list, Given, Setting};
 use crate::cli::values::{http_proxy, socks5_proxy, Chain, Key};
 use crate::cli::variables::{merge, source_of, Environment, ROUTE};
+use crate::complaint::Complaint;
 use crate::config::{
     Access, Config, Language, Limits, Listen, ListenTls, LogSettings, Rewrite, Route, UpstreamTls,
     Verbosity, MAX_PIPES,
@@ -38,24 +40,29 @@ pub struct Check {
     pub settings: Vec<Setting>,
     /// The path on which a WebSocket is tried, if one is.
     pub websocket: Option<String>,
+    /// The language of the report.
+    pub language: Language,
 }
 
 /// Makes settings of the arguments (without the program's name) and the environment.
 /// A flag overrides a variable, a variable a default; an empty variable counts as unset.
+/// A complaint is always one of a bad flag or setting.
 pub fn resolve(
     args: impl IntoIterator<Item = OsString>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Command, Usage> {
+) -> Result<Command, Complaint> {
     let environment = Environment::new(variables);
+    let args: Vec<OsString> = args.into_iter().collect();
+    let manner = Manner::of(&args, |name| environment.get(name));
     let words = match separate(args)? {
         Separated::Words(words) => words,
-        Separated::Help => return Ok(Command::Print(help(Language::English))),
+        Separated::Help => return Ok(Command::Print(help(manner.language))),
     };
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let args = Args::from_args(&["simple-proxy"], &words);
     // `separate` has refused all that argh would.
     let args = args.map_err(|_| {
-        Usage::new(
+        Complaint::new(
             "simple-proxy",
             Words::new("not understood", "无法理解命令行"),
         )
@@ -84,11 +91,12 @@ pub fn resolve(
             settings: in_effect(shown, &config),
             config,
             websocket,
+            language: manner.language,
         }))),
         // Its variable may stay set while the program serves.
         (false, Some(_)) if source_of(&given, "--check-path") == Some("--check-path") => {
             let problem = Words::new("requires --check", "须与 --check 合用");
-            Err(Usage::new("--check-path", problem))
+            Err(Complaint::new("--check-path", problem))
         }
         (false, _) => {
             let settings = in_effect(shown, &config);
@@ -132,7 +140,7 @@ fn set_aside_unfit(given: &mut [Vec<Given>]) -> Vec<Unfit> {
 }
 
 /// Those that another proxy wins over. One that would win is an error.
-fn losers(unfit: Vec<Unfit>, settings: &Settings) -> Result<Vec<(String, Words)>, Usage> {
+fn losers(unfit: Vec<Unfit>, settings: &Settings) -> Result<Vec<(String, Words)>, Complaint> {
     let fit = [
         ("--socks-proxy", settings.socks_proxy.is_some()),
         ("--http-proxy", settings.http_proxy.is_some()),
@@ -148,7 +156,7 @@ fn losers(unfit: Vec<Unfit>, settings: &Settings) -> Result<Vec<(String, Words)>
             break;
         }
         if let Some(first) = unfit.iter().find(|unfit| unfit.long == long) {
-            return Err(Usage::new(first.source, first.problem.clone()));
+            return Err(Complaint::new(first.source, first.problem.clone()));
         }
     }
     let ignored = unfit.into_iter();
@@ -157,12 +165,12 @@ fn losers(unfit: Vec<Unfit>, settings: &Settings) -> Result<Vec<(String, Words)>
 }
 
 /// Settings that are good alone and not together.
-fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<(), Usage> {
+fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<(), Complaint> {
     let source = |flag: &'static str| source_of(given, flag).unwrap_or(flag);
     let combined = |flag, other| {
         let other = source(other);
         let problem = both!("cannot be combined with {other}", "不能与 {other} 合用");
-        Err(Usage::new(source(flag), problem))
+        Err(Complaint::new(source(flag), problem))
     };
     if settings.direct {
         let mut proxies = ROUTE.into_iter().filter(|flag| *flag != "--direct");
@@ -182,7 +190,7 @@ fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<()
             "no proxy can reach a unix socket or a link of this machine; add --direct, or leave out {proxy}",
             "代理无法访问本机的 unix 套接字或链路；请加上 --direct，或去掉 {proxy}"
         );
-        return Err(Usage::new(source("--upstream-host"), problem));
+        return Err(Complaint::new(source("--upstream-host"), problem));
     }
     if settings.quiet && settings.verbose {
         return combined("--quiet", "--verbose");
@@ -199,7 +207,7 @@ fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<()
             "the upstream speaks no TLS; add --tls on, or leave this out",
             "到上游不使用 TLS；请加上 --tls on，或去掉此项",
         );
-        return Err(Usage::new(source(flag), problem));
+        return Err(Complaint::new(source(flag), problem));
     }
     Ok(())
 }
@@ -218,7 +226,7 @@ struct Identities {
 }
 
 impl Identities {
-    fn take(settings: &mut Settings, given: &[Vec<Given>]) -> Result<Identities, Usage> {
+    fn take(settings: &mut Settings, given: &[Vec<Given>]) -> Result<Identities, Complaint> {
         let (chain, key) = (settings.tls_cert.take(), settings.tls_key.take());
         let upstream = identity(given, (chain, "--tls-cert"), (key, "--tls-key"))?;
         let (chain, key) = (settings.listen_cert.take(), settings.listen_key.take());
@@ -239,11 +247,11 @@ fn identity(
     given: &[Vec<Given>],
     (chain, chain_flag): (Option<Chain>, &'static str),
     (key, key_flag): (Option<Key>, &'static str),
-) -> Result<Option<Identity>, Usage> {
+) -> Result<Option<Identity>, Complaint> {
     let source = |flag: &'static str| source_of(given, flag).unwrap_or(flag);
     let alone = |flag, other: &str| {
         let problem = both!("requires {other}", "须与 {other} 合用");
-        Err(Usage::new(source(flag), problem))
+        Err(Complaint::new(source(flag), problem))
     };
     match (chain, key) {
         (None, None) => Ok(None),
@@ -251,7 +259,7 @@ fn identity(
         (None, Some(_)) => alone(key_flag, chain_flag),
         (Some(chain), Some(key)) => Identity::new(chain.certificates, key.key)
             .map(Some)
-            .map_err(|problem| Usage::new(source(key_flag), problem)),
+            .map_err(|problem| Complaint::new(source(key_flag), problem)),
     }
 }
 
@@ -311,7 +319,7 @@ fn config(settings: Settings, identities: Identities) -> Config {
             response_timeout: settings.response_timeout,
             abandon_timeout: settings.abandon_timeout,
             keepalive_timeout: settings.keepalive_timeout,
-            tunnel_timeout: settings.tunnel_timeout,
+            tunnel_timeout: settings.tunnel_timeout.unwrap_or_default(),
             drain_timeout: settings.drain_timeout,
             max_connections: settings.max_connections,
             upstream_idle: settings.upstream_idle,
@@ -362,7 +370,7 @@ mod tests {
     use crate::cli::flags::flags;
     use crate::config::Forwarded;
 
-    fn resolve_with(args: &[&str], variables: &[(&str, &str)]) -> Result<Command, Usage> {
+    fn resolve_with(args: &[&str], variables: &[(&str, &str)]) -> Result<Command, Complaint> {
         let variables = variables.iter();
         let variables = variables.map(|(name, value)| (OsString::from(name), value.into()));
         resolve(args.iter().map(OsString::from), variables)
@@ -379,7 +387,13 @@ mod tests {
 
     fn error(args: &[&str], variables: &[(&str, &str)]) -> String {
         match resolve_with(args, variables) {
-            Err(usage) => usage.to_string()["simple-proxy: ".len()..].to_owned(),
+            Err(complaint) => {
+                // What is said in the other language repeats no credential either.
+                let chinese = complaint.say(Language::Chinese);
+                assert!(!chinese.contains("secret"), "{chinese}");
+                assert!(!chinese.is_ascii(), "{chinese}");
+                complaint.to_string()
+            }
             Ok(_) => panic!("{args:?} {variables:?} was accepted"),
         }
     }

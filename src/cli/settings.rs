@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::authority::Authority;
-use crate::cli::args::Usage;
 use crate::cli::flags::{Default, Flag, Group, Settings, TABLE};
 use crate::cli::values::{Chain, Key, Mode, Roots};
-use crate::config::{Bind, Forwarded, Language, LogFormat, TlsVersion};
+use crate::complaint::Complaint;
+use crate::config::{Bind, Forwarded, LogFormat, TlsVersion};
 use crate::edits::FieldEdits;
-use crate::language::Words;
+use crate::language::{Language, Text, Words};
 use crate::network::Network;
 use crate::proxy::Proxies;
 
@@ -23,12 +23,12 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    fn read<T>(&self, read: fn(&str) -> Result<T, Words>) -> Result<T, Usage> {
+    fn read<T>(&self, read: fn(&str) -> Result<T, Words>) -> Result<T, Complaint> {
         if self.text.is_empty() {
             let empty = Words::new("the value is empty", "值为空");
-            return Err(Usage::new(self.source, empty));
+            return Err(Complaint::new(self.source, empty));
         }
-        read(&self.text).map_err(|problem| Usage::new(self.source, problem))
+        read(&self.text).map_err(|problem| Complaint::new(self.source, problem))
     }
 }
 
@@ -38,16 +38,20 @@ pub(crate) trait Value<T>: Sized {
         flag: &Flag,
         given: &[Given],
         read: fn(&str) -> Result<T, Words>,
-    ) -> Result<Self, Usage>;
+    ) -> Result<Self, Complaint>;
 }
 
 /// The last value, else the table's.
 impl<T> Value<T> for T {
-    fn read(flag: &Flag, given: &[Given], read: fn(&str) -> Result<T, Words>) -> Result<T, Usage> {
+    fn read(
+        flag: &Flag,
+        given: &[Given],
+        read: fn(&str) -> Result<T, Words>,
+    ) -> Result<T, Complaint> {
         match (given.last(), &flag.default) {
             (Some(given), _) => given.read(read),
             (None, Default::Value(text)) => {
-                read(text).map_err(|problem| Usage::new(flag.long, problem))
+                read(text).map_err(|problem| Complaint::new(flag.long, problem))
             }
             (None, _) => {
                 let (long, metavar) = (flag.long, flag.metavar);
@@ -55,7 +59,7 @@ impl<T> Value<T> for T {
                     "not set; give {long} {metavar} or set the variable",
                     "未设置；请用 {long} {metavar} 或此变量指定"
                 );
-                Err(Usage::new(flag.variable.unwrap_or(long), problem))
+                Err(Complaint::new(flag.variable.unwrap_or(long), problem))
             }
         }
     }
@@ -67,7 +71,7 @@ impl<T> Value<T> for Option<T> {
         _: &Flag,
         given: &[Given],
         read: fn(&str) -> Result<T, Words>,
-    ) -> Result<Option<T>, Usage> {
+    ) -> Result<Option<T>, Complaint> {
         given.last().map(|given| given.read(read)).transpose()
     }
 }
@@ -78,7 +82,7 @@ impl<T> Value<T> for Vec<T> {
         _: &Flag,
         given: &[Given],
         read: fn(&str) -> Result<T, Words>,
-    ) -> Result<Vec<T>, Usage> {
+    ) -> Result<Vec<T>, Complaint> {
         given.iter().map(|given| given.read(read)).collect()
     }
 }
@@ -201,8 +205,16 @@ pub struct Setting {
     pub name: &'static str,
     /// What it is, a password hidden.
     pub value: Words,
-    /// The flag or variable that it came from, or `default`.
-    pub source: &'static str,
+    /// The flag or variable that it came from; none is the default.
+    pub source: Option<&'static str>,
+}
+
+impl Setting {
+    /// The flag or variable that it came from, or the word for the default.
+    pub fn source(&self, language: Language) -> &'static str {
+        let default = Text::new("default", "默认");
+        self.source.unwrap_or(default.say(language))
+    }
 }
 
 /// Every setting, in the order of the flags.
@@ -216,7 +228,7 @@ pub(crate) fn list(settings: &Settings, given: &[Vec<Given>]) -> Vec<Setting> {
             Default::Value(text) => Words::same(*text),
             Default::Required => Words::same(""),
         }),
-        source: given.last().map_or("default", |given| given.source),
+        source: given.last().map(|given| given.source),
     });
     rows.collect()
 }

@@ -34,7 +34,7 @@ pub(super) fn switch(text: &str) -> Read<bool> {
 }
 
 pub(super) fn upstream(text: &str) -> Read<Authority> {
-    Authority::parse(text).map_err(Words::same)
+    Authority::parse(text)
 }
 
 pub(super) fn port(text: &str) -> Read<u16> {
@@ -49,7 +49,7 @@ pub(super) fn bind_address(text: &str) -> Read<Bind> {
         return match Authority::parse(text).map(|authority| authority.host) {
             Ok(Host::Unix(path)) => Ok(Bind::Unix(path)),
             Ok(_) => unreachable!("the prefix says that it is a path"),
-            Err(problem) => Err(Words::same(problem)),
+            Err(problem) => Err(problem),
         };
     }
     let literal = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
@@ -84,11 +84,11 @@ pub(super) fn mode(text: &str) -> Read<Mode> {
 }
 
 pub(super) fn socks5_proxy(text: &str) -> Read<Proxies> {
-    Proxies::parse_socks5(text).map_err(Words::same)
+    Proxies::parse_socks5(text)
 }
 
 pub(super) fn http_proxy(text: &str) -> Read<Proxies> {
-    Proxies::parse_http(text).map_err(Words::same)
+    Proxies::parse_http(text)
 }
 
 /// Whether TLS is on; none leaves it to the port.

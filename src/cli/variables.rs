@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
 use crate::both;
-use crate::cli::args::Usage;
 use crate::cli::flags::{flags, Args, Flag, Kind, TABLE};
 use crate::cli::nearest::nearest;
 use crate::cli::settings::Given;
 use crate::cli::values::switch;
+use crate::complaint::Complaint;
 use crate::language::Words;
 
 /// What the name of every flag's variable begins with, so that a word like `TLS` in an
@@ -31,13 +31,18 @@ impl Environment {
         Environment(set.collect())
     }
 
+    /// A variable that is set.
+    pub(crate) fn get(&self, name: &str) -> Option<OsString> {
+        self.0.get(OsStr::new(name)).cloned()
+    }
+
     /// The values of a variable: one, or one a line for a flag that may be repeated.
-    fn values(&self, name: &'static str, kind: Kind) -> Result<Vec<Given>, Usage> {
+    fn values(&self, name: &'static str, kind: Kind) -> Result<Vec<Given>, Complaint> {
         let Some(value) = self.0.get(OsStr::new(name)) else {
             return Ok(Vec::new());
         };
         let text = value.to_str();
-        let text = text.ok_or(Usage::new(name, Words::new("not UTF-8", "不是 UTF-8")))?;
+        let text = text.ok_or(Complaint::new(name, Words::new("not UTF-8", "不是 UTF-8")))?;
         let given = |text: &str| Given {
             source: name,
             text: text.to_owned(),
@@ -91,7 +96,7 @@ fn is_of_kubernetes(rest: &str, value: &OsStr) -> bool {
 /// The values of each flag in the order of the table: those of the command line, else of its
 /// variable with our prefix, else of the one without. Any flag of the route makes the
 /// variables of all of them ignored, and any of our own variables the common ones.
-pub(crate) fn merge(args: Args, environment: &Environment) -> Result<Vec<Vec<Given>>, Usage> {
+pub(crate) fn merge(args: Args, environment: &Environment) -> Result<Vec<Vec<Given>>, Complaint> {
     let given = args.values().into_iter().zip(TABLE).map(|(values, flag)| {
         let source = flag.long;
         let given = values.into_iter().map(|text| Given { source, text });

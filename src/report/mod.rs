@@ -6,6 +6,7 @@
 //! `http`, `net`.
 
 pub mod combined;
+pub mod complain;
 pub mod json;
 pub mod log;
 pub mod metrics;

@@ -10,6 +10,7 @@ use crate::cli::settings::Setting;
 use crate::config::{Config, Route};
 use crate::date;
 use crate::error::{Error, Stage};
+use crate::language::Language;
 use crate::net::socket::PeerHost;
 use crate::report::json::{self, Value};
 use crate::report::metrics::Registry;
@@ -194,6 +195,7 @@ impl Board {
             })
             .collect();
         let hops: Vec<_> = hops.iter().map(|hop| Value::Object(hop)).collect();
+        let language = self.config.log.language;
         let causes: Vec<_> = known.failures.iter().map(|f| f.error.in_full()).collect();
         let failures: Vec<_> = known
             .failures
@@ -210,12 +212,14 @@ impl Board {
                     ("stage", Value::Text(failure.error.stage.name())),
                     ("address", Value::Text(&failure.error.address)),
                     ("cause", Value::Text(cause)),
-                    ("advice", Value::Text(failure.error.advice(&self.config))),
+                    (
+                        "advice",
+                        Value::Text(failure.error.advice(&self.config).say(language)),
+                    ),
                 ]
             })
             .collect();
         let failures: Vec<_> = failures.iter().map(|f| Value::Object(f)).collect();
-        let language = self.config.log.language;
         let settings: Vec<_> = self
             .settings
             .iter()
@@ -223,7 +227,7 @@ impl Board {
                 [
                     ("name", Value::Text(setting.name)),
                     ("value", Value::Text(setting.value.say(language))),
-                    ("source", Value::Text(setting.source)),
+                    ("source", Value::Text(setting.source(Language::English))),
                 ]
             })
             .collect();

@@ -15,6 +15,8 @@ use async_io::Timer;
 use futures_lite::future;
 
 use crate::authority::{is_dns_name, Authority, Host};
+use crate::both;
+use crate::complaint::Complaint;
 use crate::config::{Config, Route};
 use crate::error::{Error, Result, Stage};
 use crate::http::syntax::split_port;
@@ -93,7 +95,7 @@ fn reaches(own: SocketAddr, address: SocketAddr, is_local: impl Fn(IpAddr) -> bo
 
 impl Dialer {
     /// Prepares TLS where the route needs it. Fails with words for the operator.
-    pub fn new(config: Arc<Config>) -> std::result::Result<Dialer, String> {
+    pub fn new(config: Arc<Config>) -> std::result::Result<Dialer, Complaint> {
         let tls = |verify, identity| {
             let client = TlsClient {
                 verify,
@@ -101,7 +103,12 @@ impl Dialer {
                 identity,
                 oldest: config.tls_min,
             };
-            Tls::new(&client).map_err(|error| format!("TLS cannot be set up: {error}"))
+            Tls::new(&client).map_err(|error| {
+                Complaint::new(
+                    "TLS",
+                    both!("cannot be set up: {error}", "无法建立：{error}"),
+                )
+            })
         };
         let identity = config.identity.as_ref();
         let upstream_tls = match &config.tls {

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::both;
+use crate::complaint::Complaint;
 use crate::config::ListenTls;
-use crate::error::describe;
 use crate::identity::{self, Identity};
 use crate::language::Words;
 use crate::net::tls::Acceptor;
@@ -56,9 +56,10 @@ impl Stamp {
 
 impl Certificates {
     /// With what the files held at the start. Fails with words for the operator.
-    pub fn new(tls: &ListenTls) -> Result<Certificates, String> {
+    pub fn new(tls: &ListenTls) -> Result<Certificates, Complaint> {
         let acceptor = Acceptor::new(&tls.identity);
-        let acceptor = acceptor.map_err(|error| format!("--listen-cert: {error}"))?;
+        let acceptor = acceptor
+            .map_err(|error| Complaint::new("--listen-cert", Words::same(error.to_string())))?;
         Ok(Certificates {
             certificate_file: tls.certificate_file.clone(),
             key_file: tls.key_file.clone(),
@@ -78,13 +79,13 @@ impl Certificates {
 
     /// Reads the files whenever they have changed, or something is sent, in a thread of its
     /// own that goes on until the sender is dropped.
-    pub fn watch(self: Arc<Self>) -> Result<Sender<()>, String> {
+    pub fn watch(self: Arc<Self>) -> Result<Sender<()>, Complaint> {
         let (ask, asked) = mpsc::channel();
         let thread = thread::Builder::new().name("certificates".to_owned());
         let watching = move || self.look(&asked);
         match thread.spawn(watching) {
             Ok(_) => Ok(ask),
-            Err(error) => Err(describe(&error)),
+            Err(error) => Err(Complaint::io(Words::new("threads", "线程"), &error)),
         }
     }
 

@@ -10,12 +10,23 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
+use crate::both;
+use crate::complaint::Complaint;
 use crate::config::{Bind, Listen};
+use crate::language::{Text, Words};
 use crate::net::calls::{is_listener, open_stream};
 use crate::net::socket::set_options;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
+
+/// What to do about a port that only a privileged process may take (ip(7)).
+const PRIVILEGED: Text = Text::new(
+    "permission denied; ports below 1024 need a privilege: take another one, such as -p 8080, \
+     or grant CAP_NET_BIND_SERVICE",
+    "permission denied；1024 以下的端口需要特权：请换一个端口，例如 -p 8080，\
+     或授予 CAP_NET_BIND_SERVICE",
+);
 
 /// The first descriptor that a service manager hands over (sd_listen_fds(3)).
 const FIRST_INHERITED: RawFd = 3;
@@ -48,17 +59,18 @@ fn shown(listener: &TcpListener) -> Option<String> {
 
 /// The listeners for `threads` threads: the inherited ones, else those bound to `listen`.
 /// Call it once, before anything else opens a descriptor.
-pub fn listeners(listen: &Listen, threads: usize) -> Result<Listeners, String> {
+pub fn listeners(listen: &Listen, threads: usize) -> Result<Listeners, Complaint> {
     let mut shared = inherit()?;
     let mut file = None;
-    let words = |error: io::Error| crate::error::describe(&error);
     if shared.is_empty() {
         let port = listen.port;
         let address = match &listen.bind {
             Some(Bind::Unix(path)) => {
                 let bound = bind_unix(path, listen.mode);
-                let (listener, bound) =
-                    bound.map_err(|error| format!("listen on unix:{path}: {}", words(error)))?;
+                let (listener, bound) = bound.map_err(|error| {
+                    let source = both!("listen on unix:{path}", "监听 unix:{path}");
+                    Complaint::io(source, &error)
+                })?;
                 shared.push(listener);
                 file = Some(bound);
                 None
@@ -67,9 +79,22 @@ pub fn listeners(listen: &Listen, threads: usize) -> Result<Listeners, String> {
             None => None,
         };
         if file.is_none() {
-            let bound = bind(address, port, threads).map_err(|error| match address {
-                Some(address) => format!("listen on {address} port {port}: {}", words(error)),
-                None => format!("listen on port {port}: {}", words(error)),
+            let bound = bind(address, port, threads).map_err(|error| {
+                let source = match address {
+                    Some(address) => {
+                        both!(
+                            "listen on {address} port {port}",
+                            "监听 {address} 端口 {port}"
+                        )
+                    }
+                    None => both!("listen on port {port}", "监听端口 {port}"),
+                };
+                match error.kind() {
+                    io::ErrorKind::PermissionDenied if port < 1024 => {
+                        Complaint::about(source, PRIVILEGED)
+                    }
+                    _ => Complaint::io(source, &error),
+                }
             });
             let of_threads = bound?.into_iter().map(|listener| vec![listener]).collect();
             return Ok(Listeners { of_threads, file });
@@ -78,7 +103,7 @@ pub fn listeners(listen: &Listen, threads: usize) -> Result<Listeners, String> {
     let share = || shared.iter().map(TcpListener::try_clone).collect();
     let of_threads: io::Result<Vec<_>> = (0..threads).map(|_| share()).collect();
     Ok(Listeners {
-        of_threads: of_threads.map_err(words)?,
+        of_threads: of_threads.map_err(|error| Complaint::io(Words::same("LISTEN_FDS"), &error))?,
         file,
     })
 }
@@ -133,19 +158,20 @@ fn bind_unix(path: &str, mode: u32) -> io::Result<(TcpListener, SocketFile)> {
 }
 
 /// A listener for those who watch the program, as the given flag says.
-pub fn watched(flag: &str, address: SocketAddr) -> Result<TcpListener, String> {
+pub fn watched(flag: &str, address: SocketAddr) -> Result<TcpListener, Complaint> {
     let bound = bind_one(address, false).and_then(|listener| {
         rustix::net::listen(&listener, BACKLOG)?;
         Ok(listener)
     });
     bound.map_err(|error| {
         let words = crate::error::describe(&error);
-        format!("{flag}: {address}: {words}")
+        Complaint::new(flag, Words::same(format!("{address}: {words}")))
     })
 }
 
 /// The sockets of LISTEN_FDS, if they are meant for this process.
-fn inherit() -> Result<Vec<TcpListener>, String> {
+fn inherit() -> Result<Vec<TcpListener>, Complaint> {
+    let complaint = |problem: Words| Complaint::new("LISTEN_FDS", problem);
     let variable = |name| std::env::var(name).ok();
     let (Some(pid), Some(count)) = (variable("LISTEN_PID"), variable("LISTEN_FDS")) else {
         return Ok(Vec::new());
@@ -155,7 +181,12 @@ fn inherit() -> Result<Vec<TcpListener>, String> {
     }
     let count: RawFd = match count.parse() {
         Ok(count @ 0..=1024) => count,
-        _ => return Err("LISTEN_FDS: not a number of sockets".to_owned()),
+        _ => {
+            return Err(complaint(Words::new(
+                "not a number of sockets",
+                "不是套接字的数量",
+            )))
+        }
     };
     (FIRST_INHERITED..FIRST_INHERITED + count)
         .map(|fd| {
@@ -169,9 +200,10 @@ fn inherit() -> Result<Vec<TcpListener>, String> {
             if !is_listener {
                 // Dropping it would close a descriptor that is not ours after all.
                 std::mem::forget(socket);
-                return Err(format!(
-                    "LISTEN_FDS: descriptor {fd} is no listening TCP or unix socket"
-                ));
+                return Err(complaint(both!(
+                    "descriptor {fd} is not a listening TCP or unix socket",
+                    "描述符 {fd} 不是监听的 TCP 或 unix 套接字"
+                )));
             }
             socket
                 .set_nonblocking(true)
@@ -180,7 +212,7 @@ fn inherit() -> Result<Vec<TcpListener>, String> {
                     true => Ok(()),
                     false => set_options(&socket),
                 })
-                .map_err(|error| format!("LISTEN_FDS: {}", crate::error::describe(&error)))?;
+                .map_err(|error| complaint(Words::same(crate::error::describe(&error))))?;
             Ok(socket.into())
         })
         .collect()

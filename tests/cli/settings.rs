@@ -18,6 +18,8 @@ pub fn trials() -> Vec<Trial> {
         listen_port_0_logs_the_port_taken,
         no_credential_is_ever_printed,
         closed_and_full_outputs_do_no_harm,
+        people_are_told_in_their_language,
+        an_error_at_the_start_is_what_the_log_would_be,
     ]
 }
 
@@ -272,4 +274,83 @@ pub fn closed_and_full_outputs_do_no_harm() {
         guard.signal("TERM");
         assert_eq!(guard.wait().code(), Some(0));
     }
+}
+
+pub fn people_are_told_in_their_language() {
+    let chinese = |text: &str| text.contains("用法: ") || text.contains("未设置");
+    for (locale, args, expected) in [
+        (&[("LANG", "zh_CN.UTF-8")][..], &[][..], true),
+        (&[("LANG", "zh_CN.UTF-8"), ("LC_ALL", "C")], &[], false),
+        (
+            &[("LANG", "zh_CN.UTF-8"), ("LC_MESSAGES", "de_DE")],
+            &[],
+            false,
+        ),
+        (&[], &[], false),
+        (&[], &["--log-lang", "zh"], true),
+        (&[("LC_ALL", "zh_TW.UTF-8")], &["--log-lang=en"], false),
+    ] {
+        let run = |more: &[&str]| {
+            let mut command = program();
+            command.env_remove("LC_ALL").env_remove("LC_MESSAGES");
+            command.env_remove("LANG").envs(locale.iter().copied());
+            output(command.args(args).args(more))
+        };
+        let help = text(&run(&["--help"]).stdout);
+        assert_eq!(chinese(&help), expected, "{locale:?} {args:?}: {help}");
+        let fits = |line: &str| simple_proxy::text::width(line) <= 80;
+        assert!(help.lines().all(fits), "{help}");
+        let whole = |line: &str| line.matches('[').count() == line.matches(']').count();
+        assert!(help.lines().all(whole), "{help}");
+        let error = text(&run(&[]).stderr);
+        assert_eq!(chinese(&error), expected, "{locale:?} {args:?}: {error}");
+        assert!(
+            error.starts_with("simple-proxy: UPSTREAM_HOST: "),
+            "{error}"
+        );
+    }
+    // The documented lines of the log are a promise that no locale breaks.
+    let mut command = program();
+    command.env("LC_ALL", "en_US.UTF-8");
+    let proxy = Proxy::spawn(command.args(["-u", "127.0.0.1:9", "-b", "127.0.0.1", "-p", "0"]));
+    proxy.log.wait_for("路由: direct");
+}
+
+pub fn an_error_at_the_start_is_what_the_log_would_be() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let busy = ["-u", "a:1", "-b", "127.0.0.1", "-p", &port];
+    for (args, status, source, problem) in [
+        (&["--nope"][..], 2, "--nope", "no such option"),
+        (&["-u", "a"], 2, "--upstream-host", "a port is missing"),
+        (
+            &busy,
+            1,
+            "listen on 127.0.0.1 port ",
+            "address already in use",
+        ),
+    ] {
+        let refused = output(program().args(args).args(["--log-format", "json"]));
+        assert_eq!(refused.status.code(), Some(status));
+        let line = text(&refused.stderr);
+        assert_eq!(line.lines().count(), 1, "{line}");
+        let object = json_of(line.trim_end());
+        assert_eq!(object["level"], "error");
+        assert_eq!(object["event"], "not_started");
+        let told = |name: &str| object[name].as_str().unwrap_or_default().to_owned();
+        assert!(told("source").starts_with(source), "{line}");
+        assert!(told("problem").starts_with(problem), "{line}");
+    }
+    // In the journal, which is known by its device and inode, each line has its priority.
+    let script = r#"exec 2>"$1"; shift
+        JOURNAL_STREAM=$(stat -L -c %d:%i /dev/fd/2) exec "$0" "$@""#;
+    let folder = Folder::new("journal");
+    let log = folder.write("log", "");
+    let mut command = crate::shared::cleaned(Command::new("sh"));
+    command.args(["-c", script, PROGRAM, &log]).arg("--nope");
+    assert_eq!(output(&mut command).status.code(), Some(2));
+    let lines = std::fs::read_to_string(&log).unwrap();
+    let expected = "<3>simple-proxy: --nope: no such option\n\
+                    <3>Try 'simple-proxy --help' for more information.\n";
+    assert_eq!(lines, expected);
 }

@@ -1,0 +1,51 @@
+//! What keeps the program from starting, as a person or a log collector reads it.
+
+use std::fmt;
+
+use crate::error::describe;
+use crate::language::{Language, Words};
+
+/// A flag, variable or resource, and what is wrong with it. Displays in English; holds no
+/// credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Complaint {
+    /// The flag, the variable, or what was tried.
+    pub source: Words,
+    /// What is wrong, and what to do instead.
+    pub problem: Words,
+}
+
+impl Complaint {
+    /// About a source that is written the same in both languages, such as a flag.
+    pub fn new(source: impl Into<String>, problem: impl Into<Words>) -> Complaint {
+        Complaint::about(Words::same(source), problem)
+    }
+
+    /// About a source with a name in each language.
+    pub fn about(source: impl Into<Words>, problem: impl Into<Words>) -> Complaint {
+        Complaint {
+            source: source.into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// About a source that the operating system refused. The cause is a technical phrase,
+    /// which stays English.
+    pub fn io(source: impl Into<Words>, error: &std::io::Error) -> Complaint {
+        Complaint::about(source, Words::same(describe(error)))
+    }
+
+    /// `SOURCE: problem`
+    pub fn say(&self, language: Language) -> String {
+        let [source, problem] = [&self.source, &self.problem].map(|words| words.say(language));
+        format!("{source}: {problem}")
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.say(Language::English))
+    }
+}
+
+impl std::error::Error for Complaint {}

@@ -1,0 +1,52 @@
+//! The words about what keeps the program from starting, for standard error.
+
+use std::fmt::Write as _;
+
+use crate::complaint::Complaint;
+use crate::config::LogFormat;
+use crate::date;
+use crate::language::{Language, Text};
+use crate::report::json::{self, Value};
+use crate::report::output::is_journal;
+
+/// The priority of an error in the journal (syslog(3)).
+const PRIORITY: &str = "<3>";
+
+const HINT: Text = Text::new(
+    "Try 'simple-proxy --help' for more information.",
+    "请用 'simple-proxy --help' 查看用法。",
+);
+
+/// The lines about a complaint: one, and a second one that points to the help if the
+/// command line or the environment is at fault; in JSON one object. Each has its priority
+/// where standard error is the journal.
+pub fn lines(
+    complaint: &Complaint,
+    language: Language,
+    format: LogFormat,
+    is_usage: bool,
+) -> String {
+    let prefix = if is_journal() { PRIORITY } else { "" };
+    let mut out = String::from(prefix);
+    if format == LogFormat::Json {
+        let mut time = String::new();
+        date::stamp(&mut time);
+        json::write(
+            &mut out,
+            Value::Object(&[
+                ("time", Value::Text(&time)),
+                ("level", Value::Text("error")),
+                ("event", Value::Text("not_started")),
+                ("source", Value::Text(complaint.source.say(language))),
+                ("problem", Value::Text(complaint.problem.say(language))),
+            ]),
+        );
+        out.push('\n');
+        return out;
+    }
+    _ = writeln!(out, "simple-proxy: {}", complaint.say(language));
+    if is_usage {
+        _ = writeln!(out, "{prefix}{}", HINT.say(language));
+    }
+    out
+}
