@@ -1,11 +1,21 @@
 //! What real clients do at an end: a tab that is closed while answers are outstanding, and a
 //! request whose connection ends after the upstream has been at work on it.
 
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::process::{ChildStdin, ChildStdout};
+use std::net::SocketAddr;
+use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{channel, Sender};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
 
-use super::*;
+use libtest_mimic::Trial;
+
+use super::needs::{trial, Need};
+use super::process::*;
+use crate::support::*;
 
 pub fn trials() -> Vec<Trial> {
     let chromium = [Need::Command("chromium"), Need::Command("node")];

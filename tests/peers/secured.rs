@@ -1,6 +1,16 @@
 //! Real clients that speak TLS to us, with a certificate of a small authority.
 
-use super::*;
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use libtest_mimic::Trial;
+
+use super::needs::{trial, Need};
+use super::nginx::FIVE_MIB;
+use super::process::*;
+use super::websockets::{websocket_origin, MESSAGE};
+use crate::support::*;
 
 pub fn trials() -> Vec<Trial> {
     let curl = [Need::Command("curl")];

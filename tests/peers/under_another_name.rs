@@ -1,7 +1,18 @@
 //! Real software under another name: clients that know it by the proxy's address, upstreams
 //! that know themselves by a name of their own, over TLS.
 
-use super::*;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+
+use libtest_mimic::Trial;
+
+use super::needs::{trial, Need};
+use super::nginx::nginx;
+use super::process::*;
+use super::websockets::MESSAGE;
+use crate::support::*;
 
 const NAME: &str = "app.test";
 

@@ -1,0 +1,77 @@
+//! Apache as an upstream that authenticates connections, by NTLM.
+
+use libtest_mimic::Trial;
+
+use super::needs::{trial, Need};
+use super::process::*;
+use crate::support::*;
+
+const MODULES: &str = "/usr/lib/apache2/modules";
+
+const GSSAPI: &str = "/usr/lib/apache2/modules/mod_auth_gssapi.so";
+
+/// What makes NTLM known to GSSAPI.
+const NTLM_MECHANISM: &str = "/etc/gss/mech.d/mech.ntlmssp.conf";
+
+pub fn trials() -> Vec<Trial> {
+    let needs = [
+        Need::Command("apache2"),
+        Need::Path(GSSAPI),
+        Need::Path(NTLM_MECHANISM),
+        Need::Python("requests_ntlm"),
+    ];
+    vec![trial(
+        "apache_ntlm_users_are_nobody_else",
+        &needs,
+        apache_ntlm_users_are_nobody_else,
+    )]
+}
+
+/// Six clients log in again and again, side by side with strangers, on two threads.
+fn apache_ntlm_users_are_nobody_else() {
+    let apache = apache_with_ntlm();
+    let flags = ["--direct", "--threads", "2"].map(str::to_owned);
+    let proxy = Tested::start(apache.address, &flags);
+    let url = proxy.url("/page");
+    let finished = run("logins", python("logins.py").arg(url), PATIENCE * 2);
+    let output = String::from_utf8_lossy(&finished.output);
+    assert_eq!(output, "refused: 90, right: 90\n");
+}
+
+/// Apache, which authenticates connections by NTLM: user1 to user6, whose passwords have the
+/// same numbers.
+fn apache_with_ntlm() -> Server {
+    Server::start("apache2", free_address, |folder, address| {
+        let path = folder.0.to_str().expect("a path of ASCII");
+        folder.write("page", "for users");
+        let users = (1..=6).map(|n| format!("DOMAIN:user{n}:password{n}\n"));
+        let users = folder.write("users", &users.collect::<String>());
+        let user = match rustix::process::geteuid().is_root() {
+            true => "User nobody\nGroup nogroup\n",
+            false => "",
+        };
+        let modules = [
+            "mpm_event",
+            "authn_core",
+            "authz_core",
+            "authz_user",
+            "headers",
+            "auth_gssapi",
+        ];
+        let modules = modules
+            .map(|name| format!("LoadModule {name}_module {MODULES}/mod_{name}.so\n"))
+            .concat();
+        let conf = format!(
+            "ServerName localhost\nServerRoot {path}\nPidFile {path}/pid\nErrorLog /dev/stderr\n\
+             Listen {address}\n{user}{modules}DocumentRoot {path}\n\
+             KeepAlive On\nMaxKeepAliveRequests 0\nKeepAliveTimeout 60\n\
+             <Directory {path}>\nAuthType GSSAPI\nAuthName users\n\
+             GssapiConnectionBound On\nGssapiAllowedMech ntlmssp\nRequire valid-user\n\
+             Header always set X-User \"expr=%{{REMOTE_USER}}\"\n</Directory>\n"
+        );
+        let mut command = command("apache2");
+        command.args(["-X", "-f", &folder.write("conf", &conf)]);
+        command.env("NTLM_USER_FILE", users);
+        command
+    })
+}

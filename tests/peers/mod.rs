@@ -1,0 +1,40 @@
+//! Real peers: proxies, upstreams and clients as they are installed, one file for each kind.
+//! `needs` says what becomes of a trial whose peers are missing; `process` runs them.
+
+mod apache;
+mod ends;
+mod nat;
+mod needs;
+mod nginx;
+mod other_rooms;
+mod process;
+mod proxies;
+mod secured;
+mod ssh;
+mod tls_upstreams;
+mod under_another_name;
+mod uwsgi;
+mod websockets;
+
+use libtest_mimic::Trial;
+
+/// The tests of this folder.
+pub fn trials() -> Vec<Trial> {
+    [
+        websockets::trials(),
+        proxies::trials(),
+        ssh::trials(),
+        nat::trials(),
+        nginx::trials(),
+        tls_upstreams::trials(),
+        apache::trials(),
+        uwsgi::trials(),
+        secured::trials(),
+        ends::trials(),
+        under_another_name::trials(),
+        other_rooms::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
