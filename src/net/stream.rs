@@ -66,7 +66,10 @@ impl Stream {
 
     /// Waits for what the last operation that would have blocked needs.
     pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with_socket(|socket| socket.poll_unblocked(cx))
+        match self {
+            Stream::Plain(socket) => socket.poll_unblocked(cx),
+            Stream::Tls(tls) => tls.borrow().poll_unblocked(cx),
+        }
     }
 
     fn poll_io<T>(

@@ -21,7 +21,7 @@ use crate::config::TlsVersion;
 use crate::error::describe;
 use crate::identity::Identity;
 use crate::net::buffer::Buffer;
-use crate::net::reactor::next_look;
+use crate::net::reactor::{next_look, wake_next_turn};
 use crate::net::socket::{Direction, Socket};
 use crate::net::stream::{Connection, Stream};
 
@@ -290,6 +290,11 @@ impl TlsStream {
         TlsStream { session }
     }
 
+    /// Waits for what the last operation that would have blocked needs.
+    pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.session.transport().poll_unblocked(cx)
+    }
+
     /// The stream that carries the records.
     pub fn get_ref(&self) -> &Stream {
         &self.session.transport().stream
@@ -313,6 +318,12 @@ impl TlsStream {
 
 /// The largest content of a record (RFC 8446 §5.1).
 const RECORD: usize = 16 * 1024;
+
+/// How often OpenSSL may ask for bytes during one read or one step of a handshake. It reads on
+/// until a record has something to give, and a peer may send those that have nothing, such as
+/// key updates, without end. A record takes two such steps, or four where what has arrived
+/// ends in it.
+const MOST_STEPS: u32 = 32;
 
 impl TlsStream {
     /// Reads on while records come at full size, so that a write takes several.
@@ -340,6 +351,7 @@ impl TlsStream {
 impl TlsStream {
     fn read_record(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let before = self.session.transport().taken;
+        self.session.transport().begin_read();
         let outcome = self.session.read(buf);
         let has_taken = self.session.transport().taken != before;
         let transport = self.session.transport_mut();
@@ -386,6 +398,7 @@ impl Read for TlsStream {
             // Not if it is a write of OpenSSL's own that has to wait.
             Err(error) => {
                 error.kind() == io::ErrorKind::WouldBlock
+                    && self.session.transport().pause.get() != Pause::Wanted
                     && self.with_socket(|socket| socket.is_blocked_on(Direction::Read))
             }
         };
@@ -434,6 +447,10 @@ pub struct Transport {
     ended: Cell<bool>,
     /// Behind the record that is being written another follows at once.
     more_follows: bool,
+    /// How often OpenSSL may still ask for bytes.
+    steps_left: Cell<u32>,
+    /// It was told to wait because it had asked too often, although there may be bytes.
+    pause: Cell<Pause>,
     /// A failure that met a read which had already taken something. OpenSSL tells it once
     /// and then of an end.
     failed: Option<io::Error>,
@@ -451,17 +468,50 @@ impl Transport {
             ended: Cell::new(false),
             more_follows: false,
             failed: None,
+            steps_left: Cell::new(MOST_STEPS),
+            pause: Cell::new(Pause::None),
         }
+    }
+
+    /// Begins a read of OpenSSL's.
+    fn begin_read(&self) {
+        self.steps_left.set(MOST_STEPS);
+        self.pause.set(Pause::None);
     }
 
     /// Waits for what the last operation that would have blocked needs.
     pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_unblocked(cx)
+        self.steps_left.set(MOST_STEPS);
+        match self.pause.take() {
+            Pause::None => self.stream.poll_unblocked(cx),
+            Pause::Wanted => {
+                self.pause.set(Pause::Begun);
+                wake_next_turn(cx.waker());
+                Poll::Pending
+            }
+            Pause::Begun => Poll::Ready(Ok(())),
+        }
     }
+}
+
+/// A wait for the next turn of the thread.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Pause {
+    #[default]
+    None,
+    /// It has to come before the next read.
+    Wanted,
+    /// It is over when this is polled again.
+    Begun,
 }
 
 impl Read for Transport {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(steps_left) = self.steps_left.get().checked_sub(1) else {
+            self.pause.set(Pause::Wanted);
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        self.steps_left.set(steps_left);
         if self.received.is_empty() {
             let arrived = self.stream.try_read(self.received.space());
             match arrived {
@@ -491,5 +541,91 @@ impl Write for Transport {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use openssl::asn1::Asn1Time;
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::hash::MessageDigest;
+    use openssl::nid::Nid;
+    use openssl::pkey::PKey;
+    use openssl::ssl::{SslConnector, SslRef, SslVerifyMode};
+    use openssl::x509::X509;
+
+    use super::*;
+    use crate::net::reactor::{block_on, tests::pair};
+
+    fn identity() -> Result<Identity, ErrorStack> {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
+        let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
+        let mut certificate = X509::builder()?;
+        let (from, to) = (Asn1Time::days_from_now(0)?, Asn1Time::days_from_now(1)?);
+        certificate.set_not_before(&from)?;
+        certificate.set_not_after(&to)?;
+        certificate.set_pubkey(&key)?;
+        certificate.sign(&key, MessageDigest::sha256())?;
+        Ok(Identity::new(vec![certificate.build()], key).expect("they belong together"))
+    }
+
+    extern "C" {
+        /// Tells the peer that our key changes (RFC 8446 §4.6.3).
+        fn SSL_key_update(ssl: *mut std::ffi::c_void, kind: std::ffi::c_int) -> std::ffi::c_int;
+    }
+
+    /// OpenSSL reads on until there is something to give: whoever sent key updates as quickly
+    /// as they were read had the thread for itself.
+    #[test]
+    fn records_without_content_are_read_in_turns() {
+        const UPDATES: usize = 1000;
+        let acceptor = Acceptor::new(&identity().expect("OpenSSL works")).expect("a good pair");
+        let (here, there) = pair();
+        there.set_nodelay(true).expect("a socket");
+        let peer = thread::spawn(move || {
+            let mut builder = SslConnector::builder(SslMethod::tls()).expect("OpenSSL works");
+            builder.set_verify(SslVerifyMode::NONE);
+            let stream = builder.build().connect("a.test", there);
+            let mut stream = stream.expect("a handshake");
+            for _ in 0..UPDATES {
+                let ssl = std::ptr::from_ref::<SslRef>(stream.ssl()).cast_mut();
+                // SAFETY: OpenSSL's own object, which `stream` keeps and nobody else uses; the
+                // openssl crate has no such call.
+                #[allow(unsafe_code)]
+                let noted = unsafe { SSL_key_update(ssl.cast(), 0) };
+                assert_eq!(noted, 1);
+                stream.do_handshake().expect("it fits into the socket");
+            }
+            stream.write_all(b"x").expect("it fits into the socket");
+            stream
+        });
+        let reading = async {
+            let socket = Socket::new(here).expect("the reactor runs");
+            let connection = Connection::new(Stream::Plain(socket));
+            let turns = HandshakeTurns::default();
+            let connection = acceptor.accept(connection, &turns).await;
+            let Connection { stream, .. } = connection.expect("a handshake");
+            let peer = smol::unblock(|| peer.join().expect("it has sent all")).await;
+            stream.with_socket(Socket::look_again);
+            let (mut room, mut pauses) = ([0; 8], 0);
+            let n = poll_fn(|cx| loop {
+                match stream.try_read(&mut room) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    outcome => return Poll::Ready(outcome),
+                }
+                pauses += 1;
+                if stream.poll_unblocked(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            });
+            let n = n.await.expect("connected");
+            drop(peer);
+            (room[..n].to_vec(), pauses)
+        };
+        let (read, pauses) = block_on(reading, || None).expect("the reactor runs");
+        assert_eq!(read, b"x");
+        assert!(pauses >= 2 * UPDATES / MOST_STEPS as usize, "{pauses}");
     }
 }

@@ -357,22 +357,27 @@ pub fn poll_stirred(cx: &mut Context<'_>) -> Poll<()> {
     })
 }
 
-/// Waits until the thread has looked at its other sockets: for work that never has to
+/// Wakes a task once the thread has looked at its other sockets: for work that never has to
 /// wait for its own.
+pub fn wake_next_turn(waker: &Waker) {
+    let noted = with_reactor(|reactor| {
+        reactor.deferred.borrow_mut().push(waker.clone());
+        Ok(())
+    });
+    if noted.is_err() {
+        waker.wake_by_ref();
+    }
+}
+
+/// Waits until the thread has looked at its other sockets.
 pub async fn next_turn() {
     let mut deferred = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut deferred, true) {
             return Poll::Ready(());
         }
-        let noted = with_reactor(|reactor| {
-            reactor.deferred.borrow_mut().push(cx.waker().clone());
-            Ok(())
-        });
-        match noted {
-            Ok(()) => Poll::Pending,
-            Err(_) => Poll::Ready(()),
-        }
+        wake_next_turn(cx.waker());
+        Poll::Pending
     })
     .await
 }

@@ -5,7 +5,7 @@ use std::future::{poll_fn, Future};
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::{pin, Pin};
-use std::task::{ready, Context, Poll};
+use std::task::{ready, Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use async_io::{Async, Timer};
@@ -14,6 +14,11 @@ use rustix::event::{self, PollFd, PollFlags, Timespec};
 use super::Direction;
 
 pub use futures_lite::future::yield_now as next_turn;
+
+/// Wakes a task behind all others that are to run.
+pub fn wake_next_turn(waker: &Waker) {
+    waker.wake_by_ref();
+}
 
 /// Waits until the sockets were looked at: a task that yields may come round many times
 /// before. Timers are looked at together with sockets.
