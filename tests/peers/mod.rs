@@ -14,6 +14,7 @@ mod ssh;
 mod tls_upstreams;
 mod under_another_name;
 mod uwsgi;
+mod ways;
 mod websockets;
 
 use libtest_mimic::Trial;
@@ -29,6 +30,7 @@ pub fn trials() -> Vec<Trial> {
         tls_upstreams::trials(),
         apache::trials(),
         uwsgi::trials(),
+        ways::trials(),
         secured::trials(),
         ends::trials(),
         under_another_name::trials(),

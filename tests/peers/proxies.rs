@@ -74,7 +74,7 @@ impl Proxying {
         (Proxying::Privoxy, false),
     ];
 
-    fn command(self) -> &'static str {
+    pub fn command(self) -> &'static str {
         match self {
             Proxying::Microsocks => "microsocks",
             Proxying::Dante => "danted",
@@ -144,7 +144,7 @@ impl Proxying {
         })
     }
 
-    fn prepare(self, folder: &Folder, address: SocketAddr, locked: bool) -> Command {
+    pub fn prepare(self, folder: &Folder, address: SocketAddr, locked: bool) -> Command {
         match self {
             Proxying::Microsocks => microsocks(address, locked),
             Proxying::Dante => dante(folder, address, locked),
