@@ -13,6 +13,7 @@ use slab::Slab;
 use crate::content::{filler, LONG};
 use crate::http::{Chunks, Head};
 use crate::task::{message, Task};
+use crate::tls::Connector;
 use crate::wire::{event_buffer, is_readable, Outgoing, Poll, Wire, ROOM};
 
 /// So many errors end a run.
@@ -38,6 +39,15 @@ pub struct Tally {
     limit: u64,
 }
 
+/// What is loaded.
+#[derive(Clone)]
+pub struct Target {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// With what it is spoken to, if in TLS.
+    pub connector: Option<Connector>,
+}
+
 /// A running generator.
 pub struct Generator {
     /// How far it is.
@@ -48,7 +58,7 @@ pub struct Generator {
 impl Generator {
     /// Starts `threads` loops that share `connections`, and stops after `limit` units.
     pub fn start(
-        address: SocketAddr,
+        target: Target,
         task: Task,
         connections: usize,
         threads: usize,
@@ -67,10 +77,10 @@ impl Generator {
         let threads = threads.min(connections);
         let spawn = |n| {
             let share = connections / threads + usize::from(n < connections % threads);
-            let tally = tally.clone();
+            let (tally, target) = (tally.clone(), target.clone());
             thread::spawn(move || {
                 let mut latencies = Vec::new();
-                let run = Loop::new(address, task, tally.clone(), &mut latencies);
+                let run = Loop::new(target, task, tally.clone(), &mut latencies);
                 if let Err(error) = run.and_then(|run| run.run(share)) {
                     tally.failed(&error);
                 }
@@ -144,7 +154,7 @@ struct Client {
 }
 
 struct Loop<'a> {
-    address: SocketAddr,
+    target: Target,
     task: Task,
     request: String,
     tally: Arc<Tally>,
@@ -164,13 +174,13 @@ enum Then {
 
 impl Loop<'_> {
     fn new(
-        address: SocketAddr,
+        target: Target,
         task: Task,
         tally: Arc<Tally>,
         latencies: &mut Vec<u32>,
     ) -> io::Result<Loop<'_>> {
         Ok(Loop {
-            address,
+            target,
             task,
             request: task.request(),
             tally,
@@ -207,9 +217,9 @@ impl Loop<'_> {
     fn open(&mut self) -> io::Result<()> {
         let since = Instant::now();
         // On loopback this does not wait.
-        let stream = TcpStream::connect(self.address)?;
+        let stream = TcpStream::connect(self.target.address)?;
         let mut client = Client {
-            wire: Wire::new(stream, None)?,
+            wire: Wire::client(stream, self.target.connector.as_ref())?,
             begun: false,
             stage: Stage::Head(Vec::new()),
             out: Outgoing::default(),
@@ -219,7 +229,7 @@ impl Loop<'_> {
         };
         client.ask(self.task, &self.request)?;
         let entry = self.clients.vacant_entry();
-        client.watches_room = !client.out.is_empty();
+        client.watches_room = client.wants_room();
         self.poll
             .add(&client.wire, entry.key(), client.watches_room)?;
         entry.insert(client);
@@ -227,13 +237,32 @@ impl Loop<'_> {
     }
 
     fn turn(&mut self, key: usize, readable: bool) -> io::Result<Then> {
+        if readable && self.receive(key)? == Then::IsOver {
+            return Ok(Then::IsOver);
+        }
         let Some(client) = self.clients.get_mut(key) else {
             return Ok(Then::GoesOn);
         };
-        if readable {
+        client.out.send(&mut client.wire)?;
+        let wants_room = client.wants_room();
+        if wants_room != client.watches_room {
+            client.watches_room = wants_room;
+            self.poll.modify(&client.wire, key, wants_room)?;
+        }
+        Ok(Then::GoesOn)
+    }
+
+    /// Takes in what has arrived, and what TLS holds of it behind a read.
+    fn receive(&mut self, key: usize) -> io::Result<Then> {
+        let Some(client) = self.clients.get_mut(key) else {
+            return Ok(Then::GoesOn);
+        };
+        loop {
             let n = match client.read(&mut self.room) {
                 Ok(n) => n,
                 Err(error) if error.kind() == WouldBlock => return Ok(Then::GoesOn),
+                // Not everybody ends TLS with close_notify.
+                Err(_) if matches!(client.stage, Stage::End) => return Ok(Then::IsOver),
                 Err(error) => return Err(error),
             };
             if n == 0 {
@@ -266,18 +295,18 @@ impl Loop<'_> {
                     }
                 }
             }
+            if !client.wire.holds_more() {
+                return Ok(Then::GoesOn);
+            }
         }
-        client.out.send(&mut client.wire)?;
-        let wants_room = !client.out.is_empty();
-        if wants_room != client.watches_room {
-            client.watches_room = wants_room;
-            self.poll.modify(&client.wire, key, wants_room)?;
-        }
-        Ok(Then::GoesOn)
     }
 }
 
 impl Client {
+    fn wants_room(&self) -> bool {
+        !self.out.is_empty() && self.wire.is_open()
+    }
+
     fn ask(&mut self, task: Task, request: &str) -> io::Result<()> {
         self.stage = Stage::Head(Vec::new());
         self.out.push(request.as_bytes());

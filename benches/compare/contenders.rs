@@ -41,6 +41,8 @@ pub struct Job {
     pub route: Route,
     /// Where that is.
     pub upstream: SocketAddr,
+    /// Whether clients speak TLS, with the certificate in the folder.
+    pub secured: bool,
     /// Whether it logs each request, to /dev/null.
     pub logs: bool,
     /// Its threads; peers always have one.
@@ -130,10 +132,12 @@ impl Contender {
             .ok_or_else(|| io::Error::other("not installed"))?;
         let file = folder.join("config");
         let text = match self {
-            Contender::Ours | Contender::Before => return Ok(ours(&binary, job, address, wrap)),
+            Contender::Ours | Contender::Before => {
+                return Ok(ours(&binary, job, address, folder, wrap))
+            }
             Contender::Nginx => nginx(job, address, folder),
-            Contender::Haproxy => haproxy(job, address),
-            Contender::Caddy => caddy(job, address),
+            Contender::Haproxy => haproxy(job, address, folder),
+            Contender::Caddy => caddy(job, address, folder),
             Contender::Direct => String::new(),
         };
         fs::write(&file, text)?;
@@ -158,7 +162,7 @@ impl Contender {
     }
 }
 
-fn ours(binary: &Path, job: &Job, address: SocketAddr, wrap: &[String]) -> Command {
+fn ours(binary: &Path, job: &Job, address: SocketAddr, folder: &Path, wrap: &[String]) -> Command {
     let mut words: Vec<OsString> = wrap.iter().map(OsString::from).collect();
     words.push(binary.into());
     let mut command = match job.logs {
@@ -177,6 +181,10 @@ fn ours(binary: &Path, job: &Job, address: SocketAddr, wrap: &[String]) -> Comma
     let (port, upstream) = (address.port().to_string(), job.upstream.to_string());
     let threads = job.threads.to_string();
     command.args(["-b", "127.0.0.1", "-p", &port, "--threads", &threads]);
+    if job.secured {
+        command.arg("--listen-cert").arg(folder.join("cert.pem"));
+        command.arg("--listen-key").arg(folder.join("key.pem"));
+    }
     match job.route {
         Route::Plain => command.args(["-d", "--tls", "off", "-u", &upstream]),
         Route::Tls => command.args(["-d", "--tls", "on", "-u", &upstream]),
@@ -198,6 +206,13 @@ fn nginx(job: &Job, address: SocketAddr, folder: &Path) -> String {
         false => "",
     };
     let folder = folder.display();
+    let (ssl, certificate) = match job.secured {
+        true => (
+            " ssl",
+            format!("ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem; ssl_protocols TLSv1.2 TLSv1.3;"),
+        ),
+        false => ("", String::new()),
+    };
     format!(
         r#"
 {user}
@@ -230,7 +245,8 @@ http {{
   proxy_read_timeout 1h;
   proxy_send_timeout 1h;
   server {{
-    listen {address} backlog=4096;
+    listen {address}{ssl} backlog=4096;
+    {certificate}
     proxy_request_buffering off;
     location / {{ proxy_pass {scheme}://up; proxy_buffering off; }}
     location /small {{ proxy_pass {scheme}://up; }}
@@ -241,7 +257,7 @@ http {{
     )
 }
 
-fn haproxy(job: &Job, address: SocketAddr) -> String {
+fn haproxy(job: &Job, address: SocketAddr, folder: &Path) -> String {
     let Job { upstream, .. } = job;
     let (global, log) = match job.logs {
         true => (
@@ -249,6 +265,10 @@ fn haproxy(job: &Job, address: SocketAddr) -> String {
             "log global\n  option httplog",
         ),
         false => ("", ""),
+    };
+    let ssl = match job.secured {
+        true => format!("ssl crt {}/both.pem", folder.display()),
+        false => String::new(),
     };
     let tls = match job.route {
         Route::Tls => "ssl verify none",
@@ -271,7 +291,7 @@ defaults
   timeout tunnel 1h
   {log}
 frontend front
-  bind {address} backlog 4096
+  bind {address} backlog 4096 {ssl}
   default_backend back
 backend back
   server up {upstream} {tls}
@@ -279,7 +299,7 @@ backend back
     )
 }
 
-fn caddy(job: &Job, address: SocketAddr) -> String {
+fn caddy(job: &Job, address: SocketAddr, folder: &Path) -> String {
     let (upstream, port) = (job.upstream, address.port());
     let tls = match job.route {
         Route::Tls => "tls_insecure_skip_verify",
@@ -291,6 +311,11 @@ fn caddy(job: &Job, address: SocketAddr) -> String {
         ""
     };
     let scheme = scheme(job);
+    let folder = folder.display();
+    let (site, certificate) = match job.secured {
+        true => ("https", format!("tls {folder}/cert.pem {folder}/key.pem")),
+        false => ("http", String::new()),
+    };
     format!(
         r#"
 {{
@@ -303,8 +328,9 @@ fn caddy(job: &Job, address: SocketAddr) -> String {
     output discard
   }}
 }}
-http://:{port} {{
+{site}://:{port} {{
   bind 127.0.0.1
+  {certificate}
   {log}
   reverse_proxy {scheme}://{upstream} {{
     flush_interval -1

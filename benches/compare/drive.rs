@@ -24,7 +24,8 @@ pub fn drive(bench: &Bench, name: &str) -> io::Result<()> {
         return Err(io::Error::other(format!("{name} cannot be driven")));
     };
     let (daemon, address) = bench.start(&workload, Contender::Ours, &bench.upstream)?;
-    let generator = Generator::start(address, task, CONNECTIONS, 1, bench.settings.count);
+    let target = bench.target(&workload, address)?;
+    let generator = Generator::start(target, task, CONNECTIONS, 1, bench.settings.count);
     let start = Instant::now();
     while !generator.is_finished() && start.elapsed() < PATIENCE {
         sleep(Duration::from_millis(5));

@@ -119,6 +119,31 @@ const GOALS: &[Goal<'static>] = &[
         1.3,
     ),
     goal(
+        "TLS for clients, request, CPU",
+        Best("https-keepalive", Metric::Cpu, &[Nginx, Haproxy]),
+        1.0,
+    ),
+    goal(
+        "TLS for clients, new connection each, CPU",
+        Best("https-new", Metric::Cpu, &[Nginx, Haproxy]),
+        1.0,
+    ),
+    goal(
+        "TLS for clients, echo, CPU",
+        Best("https-echo-64", Metric::Cpu, &[Nginx, Haproxy]),
+        1.0,
+    ),
+    goal(
+        "TLS for clients, bulk, CPU",
+        Best("https-bulk-8", Metric::Cpu, &[Nginx, Haproxy]),
+        1.0,
+    ),
+    goal(
+        "TLS for clients, idle WebSocket",
+        Best("https-idle", Metric::Memory, &[Nginx, Haproxy]),
+        1.3,
+    ),
+    goal(
         "the upstream closes: delivered",
         Worst("upstream-closes", Metric::Delivered, 100.0, "%"),
         100.0,

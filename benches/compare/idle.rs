@@ -2,20 +2,37 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+
+use openssl::ssl::SslStream;
+
 use std::time::Duration;
 
+use crate::client::Target;
 use crate::task::{message, UPGRADE};
 
 /// No answer takes longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Open WebSockets.
-pub struct Sockets(Vec<TcpStream>);
+pub struct Sockets(Vec<Box<dyn Stream>>);
+
+/// TCP, or TLS over it.
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
 
 impl Sockets {
     /// Opens so many.
-    pub fn open(address: SocketAddr, count: usize) -> io::Result<Sockets> {
-        let sockets = (0..count).map(|_| upgraded(address, "/echo"));
+    pub fn open(target: &Target, count: usize) -> io::Result<Sockets> {
+        let open = || -> io::Result<Box<dyn Stream>> {
+            let socket = connect(target.address)?;
+            let Some(connector) = &target.connector else {
+                return Ok(Box::new(upgrade(socket, "/echo")?));
+            };
+            let mut stream = SslStream::new(connector.begin()?, socket)?;
+            stream.connect().map_err(io::Error::other)?;
+            Ok(Box::new(upgrade(stream, "/echo")?))
+        };
+        let sockets = (0..count).map(|_| open());
         sockets.collect::<io::Result<_>>().map(Sockets)
     }
 
@@ -32,10 +49,18 @@ impl Sockets {
 
 /// Opens one WebSocket; nothing may follow the head of the answer.
 pub fn upgraded(address: SocketAddr, path: &str) -> io::Result<TcpStream> {
-    let mut socket = TcpStream::connect(address)?;
+    upgrade(connect(address)?, path)
+}
+
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect(address)?;
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+fn upgrade<S: Read + Write>(mut socket: S, path: &str) -> io::Result<S> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: bench.example\r\n{UPGRADE}\r\n");
     socket.write_all(request.as_bytes())?;
     let mut head = Vec::new();

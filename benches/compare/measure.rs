@@ -9,13 +9,14 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::args::Settings;
-use crate::client::Generator;
+use crate::client::{Generator, Target};
 use crate::contenders::{Contender, Job};
 use crate::delivery;
 use crate::idle::Sockets;
 use crate::process::Daemon;
 use crate::stats::{percentile, Metric, Sample};
 use crate::task::Task;
+use crate::tls::Connector;
 use crate::upstream::Upstream;
 use crate::workloads::{Field, Kind, Unit, Workload};
 
@@ -39,6 +40,12 @@ pub struct Bench {
 }
 
 impl Bench {
+    /// What the generator loads.
+    pub fn target(&self, workload: &Workload, address: SocketAddr) -> io::Result<Target> {
+        let connector = workload.secured.then(Connector::new).transpose()?;
+        Ok(Target { address, connector })
+    }
+
     /// Runs a workload once, on a freshly started contender.
     pub fn measure(&self, workload: &Workload, contender: Contender) -> io::Result<Sample> {
         if workload.kind == Kind::Restarts {
@@ -51,6 +58,7 @@ impl Bench {
         let upstream = many.as_ref().unwrap_or(&self.upstream);
         let (daemon, address) = self.start(workload, contender, upstream)?;
         let daemon = daemon.as_ref();
+        let target = self.target(workload, address)?;
         let mut sample = match workload.kind {
             Kind::Load(task, connections) => {
                 let generators = match workload.field {
@@ -63,11 +71,11 @@ impl Bench {
                     generators,
                     unit: workload.unit(),
                 };
-                self.load(&load, daemon, address, upstream)
+                self.load(&load, daemon, target, upstream)
             }
             Kind::Idle(full, quick) => {
                 let count = if self.settings.quick { quick } else { full };
-                self.idle(count, daemon, address)?
+                self.idle(count, daemon, &target)?
             }
             Kind::UpstreamCloses => delivery::upstream_closes(address)?,
             Kind::ClientEnds => delivery::client_ends(address)?,
@@ -96,6 +104,7 @@ impl Bench {
         let job = Job {
             route: workload.route,
             upstream: upstream.address(workload.route),
+            secured: workload.secured,
             logs: workload.logs,
             threads: match workload.field {
                 Field::Threads(threads) => threads,
@@ -105,16 +114,16 @@ impl Bench {
         contender.start(&job, &self.folder, &self.settings.wrap)
     }
 
-    /// Loads what listens at `address` for the time that was asked for.
+    /// Loads the target for the time that was asked for.
     pub fn load(
         &self,
         load: &Load,
         daemon: Option<&Daemon>,
-        address: SocketAddr,
+        target: Target,
         upstream: &Upstream,
     ) -> Sample {
         let generator = Generator::start(
-            address,
+            target,
             load.task,
             load.connections,
             load.generators,
@@ -164,7 +173,8 @@ impl Bench {
         let mut sample = Sample::default();
         for _ in 0..RESTARTS {
             let (daemon, address) = self.start(workload, contender, &self.upstream)?;
-            let once = self.load(&load, daemon.as_ref(), address, &self.upstream);
+            let target = self.target(workload, address)?;
+            let once = self.load(&load, daemon.as_ref(), target, &self.upstream);
             let cpu = once.get(Metric::Cpu).unwrap_or(f64::NAN);
             (least, most) = (least.min(cpu), most.max(cpu));
             sample.errors += once.errors;
@@ -176,19 +186,14 @@ impl Bench {
     }
 
     /// What idle WebSockets cost: once they are open, and once each was used.
-    fn idle(
-        &self,
-        count: usize,
-        daemon: Option<&Daemon>,
-        address: SocketAddr,
-    ) -> io::Result<Sample> {
+    fn idle(&self, count: usize, daemon: Option<&Daemon>, target: &Target) -> io::Result<Sample> {
         let daemon = daemon.ok_or_else(|| io::Error::other("nothing to measure"))?;
         // What the first connection of all brings along is not the connections' price.
-        drop(Sockets::open(address, 1)?.exchange()?);
+        drop(Sockets::open(target, 1)?.exchange()?);
         sleep(self.settings.settle);
         let before = daemon.pss();
         let each = |now: u64| now.saturating_sub(before) as f64 / count as f64;
-        let sockets = Sockets::open(address, count)?;
+        let sockets = Sockets::open(target, count)?;
         sleep(self.settings.settle);
         let mut sample = Sample::default();
         sample.set(Metric::Opened, each(daemon.pss()));

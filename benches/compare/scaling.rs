@@ -74,10 +74,11 @@ pub fn table(bench: &Bench, workload: &Workload) -> io::Result<String> {
 fn step(bench: &Bench, workload: &Workload, count: usize) -> io::Result<Step> {
     let (daemon, address) = bench.start(workload, Contender::Ours, &bench.upstream)?;
     let daemon = daemon.ok_or_else(|| io::Error::other("nothing to measure"))?;
-    drop(Sockets::open(address, 1)?.exchange()?);
+    let target = bench.target(workload, address)?;
+    drop(Sockets::open(&target, 1)?.exchange()?);
     sleep(bench.settings.settle);
     let before = daemon.pss();
-    let idle = Sockets::open(address, count)?.exchange()?;
+    let idle = Sockets::open(&target, count)?.exchange()?;
     sleep(bench.settings.settle);
     let whole = daemon.pss();
     let load = Load {
@@ -86,7 +87,7 @@ fn step(bench: &Bench, workload: &Workload, count: usize) -> io::Result<Step> {
         generators: bench.settings.generators,
         unit: Unit::Message,
     };
-    let sample = bench.load(&load, Some(&daemon), address, &bench.upstream);
+    let sample = bench.load(&load, Some(&daemon), target, &bench.upstream);
     if let Some(error) = sample.error {
         return Err(io::Error::other(error));
     }

@@ -10,6 +10,8 @@ use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::event::Timespec;
 use rustix::net::{recv, RecvFlags};
 
+use crate::tls::Connector;
+
 /// What a loop reads at once.
 pub const ROOM: usize = 256 * 1024;
 
@@ -20,7 +22,7 @@ const TURN: u64 = 1024 * 1024;
 pub enum Wire {
     /// TCP alone.
     Plain(TcpStream),
-    /// The server's side of TLS; the handshake happens in the first reads.
+    /// Either side of TLS; the handshake happens in the first reads and writes.
     Tls(Box<SslStream<TcpStream>>),
 }
 
@@ -37,6 +39,18 @@ impl Wire {
         Ok(Wire::Tls(Box::new(SslStream::new(ssl, stream)?)))
     }
 
+    /// The same as the client; with a connector it speaks TLS.
+    pub fn client(stream: TcpStream, connector: Option<&Connector>) -> io::Result<Wire> {
+        let Some(connector) = connector else {
+            return Wire::new(stream, None);
+        };
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        let mut ssl = connector.begin()?;
+        ssl.set_connect_state();
+        Ok(Wire::Tls(Box::new(SslStream::new(ssl, stream)?)))
+    }
+
     /// The socket.
     pub fn socket(&self) -> &TcpStream {
         match self {
@@ -45,9 +59,25 @@ impl Wire {
         }
     }
 
+    /// Whether bytes can be sent, as far as TLS is concerned.
+    pub fn is_open(&self) -> bool {
+        match self {
+            Wire::Plain(_) => true,
+            Wire::Tls(stream) => stream.ssl().is_init_finished(),
+        }
+    }
+
     /// Whether a short read may leave bytes that no event will announce.
     pub fn reads_to_the_end(&self) -> bool {
         matches!(self, Wire::Tls(_))
+    }
+
+    /// Whether a part of a record was read that no event will announce.
+    pub fn holds_more(&self) -> bool {
+        match self {
+            Wire::Plain(_) => false,
+            Wire::Tls(stream) => stream.ssl().pending() > 0,
+        }
     }
 
     /// Reads what is there.

@@ -12,6 +12,8 @@ pub struct Workload {
     pub title: String,
     /// How the upstream is reached.
     pub route: Route,
+    /// Whether the generator speaks TLS.
+    pub secured: bool,
     /// What is done.
     pub kind: Kind,
     /// Whether requests are logged, to /dev/null.
@@ -152,6 +154,19 @@ impl Work {
         Work { field, ..self }
     }
 
+    /// The same for clients that speak TLS, over a plain upstream.
+    fn secured(&self) -> Workload {
+        let plain = self.by_route(Plain);
+        Workload {
+            name: format!("https-{}", self.name),
+            title: format!("TLS for clients: {}", self.title),
+            secured: true,
+            field: Field::Peers,
+            quick: false,
+            ..plain
+        }
+    }
+
     fn by_route(&self, route: Route) -> Workload {
         let (prefix, words) = match route {
             Plain => ("", ""),
@@ -162,6 +177,7 @@ impl Work {
             name: format!("{prefix}{}", self.name),
             title: format!("{words}{}", self.title),
             route,
+            secured: false,
             kind: self.kind,
             logs: self.logs,
             field: match (route, self.field) {
@@ -181,8 +197,23 @@ pub fn all() -> Vec<Workload> {
         let works = WORKS.iter().filter(|work| work.routes.contains(&route));
         all.extend(works.map(|work| work.by_route(route)));
     }
+    let secured = WORKS.iter().filter(|work| SECURED.contains(&work.name));
+    all.extend(secured.map(Work::secured));
     all
 }
+
+/// What is measured with TLS for clients, too.
+const SECURED: [&str; 9] = [
+    "keepalive",
+    "page",
+    "new",
+    "download",
+    "upload",
+    "bulk-8",
+    "echo-64",
+    "open",
+    "idle",
+];
 
 const WORKS: &[Work] = &[
     load(
