@@ -12,8 +12,8 @@ use slab::Slab;
 
 use crate::content::{filler, LONG};
 use crate::http::{Chunks, Head};
+use crate::secured::Connector;
 use crate::task::{message, Task};
-use crate::tls::Connector;
 use crate::wire::{event_buffer, is_readable, Outgoing, Poll, Wire, ROOM};
 
 /// So many errors end a run.

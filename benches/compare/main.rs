@@ -15,6 +15,7 @@ mod process;
 mod report;
 mod results;
 mod scaling;
+mod secured;
 mod stats;
 mod task;
 mod tls;
@@ -80,7 +81,7 @@ fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
     let folder = Folder::new()?;
     clean_up_at_the_end(folder.0.clone())?;
     raise_descriptor_limit();
-    tls::write_files(&folder.0)?;
+    secured::write_files(&folder.0)?;
     let bench = Bench {
         upstream: Upstream::start(settings.generators)?,
         folder: folder.0.clone(),

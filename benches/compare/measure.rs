@@ -14,9 +14,9 @@ use crate::contenders::{Contender, Job};
 use crate::delivery;
 use crate::idle::Sockets;
 use crate::process::Daemon;
+use crate::secured::Connector;
 use crate::stats::{percentile, Metric, Sample};
 use crate::task::Task;
-use crate::tls::Connector;
 use crate::upstream::Upstream;
 use crate::workloads::{Field, Kind, Unit, Workload};
 

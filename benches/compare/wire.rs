@@ -10,7 +10,7 @@ use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::event::Timespec;
 use rustix::net::{recv, RecvFlags};
 
-use crate::tls::Connector;
+use crate::secured::Connector;
 
 /// What a loop reads at once.
 pub const ROOM: usize = 256 * 1024;

@@ -15,13 +15,13 @@ use openssl::ssl::{
     select_next_proto, AlpnError, ErrorCode, Ssl, SslAcceptor, SslMethod, SslOptions,
     SslSessionCacheMode, SslStream,
 };
-use smol::lock::{Mutex, MutexGuard};
+use smol::lock::Mutex;
 
 use crate::config::TlsVersion;
 use crate::error::describe;
 use crate::identity::Identity;
 use crate::net::buffer::Buffer;
-use crate::net::reactor::{next_look, wake_next_turn};
+use crate::net::reactor::{looks, next_look, wake_next_turn};
 use crate::net::socket::{Direction, Socket};
 use crate::net::stream::{Connection, Stream};
 
@@ -179,13 +179,8 @@ impl Acceptor {
         let mut session =
             SslStream::new(ssl, Transport::over(connection)).map_err(|error| words(&error))?;
         loop {
-            let stepped = {
-                let _turn = turns.begin().await;
-                let stepped = session.accept();
-                next_look().await;
-                stepped
-            };
-            match stepped {
+            turns.turn().await;
+            match session.accept() {
                 Ok(()) => {
                     let stream = TlsStream::new(Session::OfClient(session));
                     return Ok(Connection::new(Stream::Tls(stream.into())));
@@ -214,11 +209,21 @@ impl Acceptor {
 /// milliseconds: in each turn of the thread there is one such step, and between two of them
 /// everything else is served.
 #[derive(Default)]
-pub struct HandshakeTurns(Mutex<()>);
+pub struct HandshakeTurns {
+    /// Held by the one whose step is next, while it waits for a turn of the thread.
+    next: Mutex<()>,
+    /// The turn of the last step.
+    last: Cell<Option<u64>>,
+}
 
 impl HandshakeTurns {
-    async fn begin(&self) -> MutexGuard<'_, ()> {
-        self.0.lock().await
+    /// Waits until a step may be made.
+    async fn turn(&self) {
+        let _next = self.next.lock().await;
+        if self.last.get() == Some(looks()) {
+            next_look().await;
+        }
+        self.last.set(Some(looks()));
     }
 }
 
