@@ -7,6 +7,7 @@
 #
 # Counts with `perf stat` where the processor's counter is to be had, else with valgrind.
 # COUNTER=perf or COUNTER=valgrind decides. Names of workloads: `make bench BENCH=--list`.
+# With another build of the program in BEFORE, both are counted, and compared.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +21,7 @@ done
 shift $((OPTIND - 1))
 workloads=("$@")
 if [ "${#workloads[@]}" -eq 0 ]; then
-  workloads=(keepalive new echo-64 tls-keepalive tls-echo-64 socks-keepalive)
+  workloads=(keepalive keepalive-logged new echo-64 tls-keepalive tls-echo-64 socks-keepalive)
 fi
 
 work=$(mktemp -d)
@@ -43,7 +44,7 @@ fi
 
 # The benchmark, built as `cargo bench` builds it, drives the program.
 drive() {
-  cargo bench --locked --quiet --bench compare -- "$@"
+  cargo bench --locked --quiet --bench compare -- --only "$contender" "$@"
 }
 
 # Gives the instructions of one run of $2 units of workload $1.
@@ -66,13 +67,27 @@ count() {
   esac
 }
 
+# Gives the instructions of one unit of workload $1.
+unit() {
+  once=$(count "$1" "$units")
+  twice=$(count "$1" $((2 * units)))
+  if [ -z "$once" ] || [ -z "$twice" ]; then
+    echo "$1: nothing was counted" >&2
+    return 1
+  fi
+  echo $(((twice - once) / units))
+}
+
 echo "instructions outside the kernel, by $COUNTER, $units units and $((2 * units))"
 for workload in "${workloads[@]}"; do
-  once=$(count "$workload" "$units")
-  twice=$(count "$workload" $((2 * units)))
-  if [ -z "$once" ] || [ -z "$twice" ]; then
-    echo "$workload: nothing was counted" >&2
-    exit 1
+  contender=simple-proxy
+  now=$(unit "$workload")
+  printf '%-18s %8d a unit' "$workload" "$now"
+  if [ -n "${BEFORE-}" ]; then
+    contender=before
+    before=$(unit "$workload")
+    awk -v now="$now" -v before="$before" \
+      'BEGIN { printf ", before %8d, now %.3f of it", before, now / before }'
   fi
-  printf '%-18s %8d a unit\n' "$workload" $(((twice - once) / units))
+  echo
 done

@@ -15,7 +15,8 @@ const CONNECTIONS: usize = 1;
 /// Under valgrind things take their time, but not for ever.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Runs `--count` units of the workload of this name, and ends the program in order.
+/// Runs `--count` units of the workload of this name, and ends the program in order. With
+/// `--only before` it is the other build, which BEFORE names.
 pub fn drive(bench: &Bench, name: &str) -> io::Result<()> {
     let mut all = workloads::all().into_iter();
     let workload = all.find(|workload| workload.name == name);
@@ -23,7 +24,11 @@ pub fn drive(bench: &Bench, name: &str) -> io::Result<()> {
     let (Some(workload), Some(Kind::Load(task, _))) = (workload, kind) else {
         return Err(io::Error::other(format!("{name} cannot be driven")));
     };
-    let (daemon, address) = bench.start(&workload, Contender::Ours, &bench.upstream)?;
+    let contender = match bench.settings.only.iter().any(|name| name == "before") {
+        true => Contender::Before,
+        false => Contender::Ours,
+    };
+    let (daemon, address) = bench.start(&workload, contender, &bench.upstream)?;
     let target = bench.target(&workload, address)?;
     let generator = Generator::start(target, task, CONNECTIONS, 1, bench.settings.count);
     let start = Instant::now();

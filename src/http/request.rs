@@ -16,7 +16,7 @@ use crate::http::framing::Framing;
 use crate::http::head::{HeadError, Reading, Rules};
 use crate::http::known::{Known, Present};
 use crate::http::origin::Names;
-use crate::http::syntax::{is_host, is_token, list, without_zone};
+use crate::http::syntax::{is_host, is_token_byte, list, without_zone};
 
 /// What a request head must look like that may have so many bytes.
 pub fn rules(max_bytes: usize) -> Rules {
@@ -141,18 +141,17 @@ pub fn check_start_line(line: &[u8]) -> Result<(), HeadError> {
         return Ok(());
     }
     let malformed = Err(HeadError::Malformed("the request line is malformed"));
-    let cut = |text| memchr(b' ', text).map(|at| (&text[..at], &text[at + 1..]));
-    let Some((method, rest)) = cut(line) else {
-        return malformed;
-    };
-    let Some((target, version)) = cut(rest) else {
-        return malformed;
-    };
-    let [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] = version else {
+    // From both ends, since neither method nor version is long.
+    let [front @ .., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor] = line else {
         return malformed;
     };
     let is_version = major.is_ascii_digit() && minor.is_ascii_digit();
-    if !is_version || !is_token(method) || target.is_empty() {
+    let method = front.iter().take_while(|&&b| is_token_byte(b)).count();
+    let (method, rest) = front.split_at(method);
+    let [b' ', target @ ..] = rest else {
+        return malformed;
+    };
+    if !is_version || method.is_empty() || target.is_empty() || memchr(b' ', target).is_some() {
         return malformed;
     }
     match major {

@@ -138,7 +138,13 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
             false => ConnectionOptions::default(),
         };
         // The reason may hold any byte above 0x7F, with which the parser leaves it out.
-        let line = memchr(b'\r', bytes).map_or(bytes, |end| &bytes[..end]);
+        let reason = match parsed.reason {
+            Some(reason) if !reason.is_empty() => reason.as_bytes(),
+            _ => {
+                let line = memchr(b'\r', bytes).map_or(bytes, |end| &bytes[..end]);
+                line.get("HTTP/1.1 200 ".len()..).unwrap_or_default()
+            }
+        };
         Ok(ResponseHead {
             status,
             // HTTP/1.0 is not asked to go on, which also ends a chunked body that it should
@@ -153,7 +159,7 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
             framing,
             was_faulty: is_doubtful,
             end_is_doubtful: false,
-            reason: line.get("HTTP/1.1 200 ".len()..).unwrap_or_default(),
+            reason,
             fields,
             present,
             options,

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{pin, Pin};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -432,12 +432,20 @@ impl Session {
         let Connection {
             stream, received, ..
         } = &mut *connection;
-        let head = read_head(stream, received, rules(limits.max_head_bytes));
-        let whole = self
-            .deadline
-            .limit(head_timeout, head)
-            .giving_way(self.place.way(Doing::Head));
-        let length = match whole.await {
+        let whole = {
+            let mut head = pin!(read_head(stream, received, rules(limits.max_head_bytes)));
+            // A head that is there already, as nearly all are, needs no deadline.
+            match poll_once(head.as_mut()).await {
+                Some(read) => Ok(read),
+                None => {
+                    self.deadline
+                        .limit(head_timeout, head)
+                        .giving_way(self.place.way(Doing::Head))
+                        .await
+                }
+            }
+        };
+        let length = match whole {
             Ok(Ok(Extent { length, .. })) => length,
             Ok(Err(error)) => return no_request(error),
             Err(TimedOut) if self.deadline.gave_way() => return Ok(None),
