@@ -240,11 +240,12 @@ impl Parties<'_> {
             let patience = match stage {
                 Stage::Waiting => SILENCE,
                 Stage::Ending => {
-                    // An upstream that is gone needs no end.
-                    let _ = ready!(self.upstream.poll_shutdown_write(cx));
-                    *stage = Stage::Abandoned;
-                    deadline.arm(self.worker.config.limits.abandon_timeout);
-                    continue;
+                    // An upstream that is gone needs no end. One that reads nothing keeps
+                    // close_notify waiting, and its time runs all the same.
+                    if self.upstream.poll_shutdown_write(cx).is_ready() {
+                        *stage = Stage::Abandoned;
+                    }
+                    self.worker.config.limits.abandon_timeout
                 }
                 Stage::Abandoned => self.worker.config.limits.abandon_timeout,
             };
@@ -262,6 +263,7 @@ impl Parties<'_> {
                     // From here on a part of close_notify may have been sent.
                     self.progress.ended.set(true);
                     *stage = Stage::Ending;
+                    deadline.arm(self.worker.config.limits.abandon_timeout);
                 }
                 _ => return Poll::Ready(left()),
             }
