@@ -184,12 +184,15 @@ impl Proxy {
     /// No error repeats any part of the URL: it may hold a password.
     fn parse(url: &str, default_scheme: Scheme) -> Result<Proxy, Words> {
         let (scheme, rest) = match url.split_once("://") {
-            Some((scheme, rest)) => {
-                let known = Scheme::parse(scheme);
-                (
-                    known.ok_or(Words::new("the scheme is not known", "未知的协议"))?,
-                    rest,
-                )
+            Some((scheme, rest)) => match Scheme::parse(scheme) {
+                Some(known) => (known, rest),
+                None => return Err(unknown_scheme(scheme)),
+            },
+            None if is_no_proxy(url) => {
+                return Err(Words::new(
+                    "for no proxy leave it out, or say --direct",
+                    "不用代理时请去掉此项，或用 --direct",
+                ))
             }
             None => (default_scheme, url),
         };
@@ -224,6 +227,25 @@ impl Proxy {
             credentials,
         })
     }
+}
+
+fn unknown_scheme(scheme: &str) -> Words {
+    match scheme.to_ascii_lowercase().as_str() {
+        "socks4" | "socks4a" => Words::new(
+            "SOCKS4 is not spoken here; if the proxy speaks SOCKS5 too, write socks5://",
+            "不支持 SOCKS4；若代理也支持 SOCKS5，请写成 socks5://",
+        ),
+        _ => Words::new(
+            "the scheme is not known: write socks5://, http:// or https://",
+            "未知的协议：请写成 socks5://、http:// 或 https://",
+        ),
+    }
+}
+
+/// Whether it is a word for no proxy, rather than the name of one.
+fn is_no_proxy(text: &str) -> bool {
+    let words = ["none", "direct", "off", "no", "false", "disabled", "null"];
+    words.iter().any(|word| word.eq_ignore_ascii_case(text))
 }
 
 impl fmt::Display for Proxy {

@@ -42,7 +42,10 @@ impl fmt::Display for Escaped<'_> {
 /// Controls, and the characters that break or reorder a line on a terminal.
 pub fn is_unsafe_in_a_line(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}')
+        || matches!(
+            c,
+            '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{61c}'
+        )
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
@@ -140,6 +143,7 @@ mod tests {
             ("/聊天".as_bytes(), "/聊天"),
             (b"/\xff\xfe", "/\\xff\\xfe"),
             ("/\u{85}\u{202e}x".as_bytes(), "/\\xc2\\x85\\xe2\\x80\\xaex"),
+            ("/\u{61c}x".as_bytes(), "/\\xd8\\x9cx"),
             (b"/\x1b[31m", "/\\x1b[31m"),
         ] {
             assert_eq!(Escaped(bytes).to_string(), expected);

@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 
+use crate::both;
 use crate::cli::flags::{flags, Kind};
+use crate::cli::nearest::nearest;
 use crate::complaint::Complaint;
 use crate::language::Words;
 
@@ -91,7 +93,14 @@ fn text(word: OsString) -> Result<String, Complaint> {
 }
 
 fn no_such_option(name: &str) -> Complaint {
-    let problem = Words::new("no such option", "没有此选项");
+    let long = flags().map(|flag| flag.long);
+    let problem = match nearest(name, long).filter(|_| name.starts_with("--")) {
+        Some(meant) => both!(
+            "no such option; did you mean {meant}?",
+            "没有此选项；是否应为 {meant}？"
+        ),
+        None => Words::new("no such option", "没有此选项"),
+    };
     // A proxy URL joined to its flag without a sign may hold a password.
     if name.contains(['@', ':']) {
         of_the_command_line(problem)
@@ -103,11 +112,16 @@ fn no_such_option(name: &str) -> Complaint {
 fn unexpected(word: &str, before: &[String]) -> Complaint {
     let problem = Words::new("unexpected argument", "多余的参数");
     // A proxy URL typed without its flag may hold a password, and so may what stands behind
-    // the blank of a field line that was not quoted.
-    let is_part_of_a_line = before
-        .iter()
-        .any(|word| word == "--header" || word == "--response-header");
-    if word.contains('@') || is_part_of_a_line {
+    // the blank of a field line, or of a URL, that was not quoted.
+    const SECRET: [&str; 5] = [
+        "--header",
+        "--response-header",
+        "--socks-proxy",
+        "--http-proxy",
+        "--https-proxy",
+    ];
+    let may_be_a_part = before.iter().any(|word| SECRET.contains(&word.as_str()));
+    if word.contains('@') || may_be_a_part {
         of_the_command_line(problem)
     } else {
         Complaint::new(printable(word), problem)

@@ -9,8 +9,8 @@
 
 use argh::FromArgs;
 
-use crate::authority::Authority;
 use crate::cli::settings::{Given, Shown, Value};
+use crate::cli::upstream::Upstream;
 use crate::cli::values::*;
 use crate::complaint::Complaint;
 use crate::config::{Bind, Forwarded, LogFormat, TlsVersion};
@@ -272,7 +272,7 @@ static HELP: Flag = Flag {
 };
 
 flags! {
-    Single upstream_host: Authority = upstream {
+    Single upstream_host: Upstream = upstream {
         en: "where every request goes; port 443 means TLS",
         zh: "所有请求的目的地；端口 443 表示 TLS",
         short: Some('u'),

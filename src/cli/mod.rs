@@ -12,5 +12,6 @@ pub mod manner;
 mod nearest;
 pub mod resolve;
 pub mod settings;
+pub mod upstream;
 pub mod values;
 pub mod variables;

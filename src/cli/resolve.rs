@@ -11,6 +11,7 @@ use crate::cli::flags::{Args, Settings, TABLE};
 use crate::cli::help::help;
 use crate::cli::manner::Manner;
 use crate::cli::settings::{list, Given, Setting};
+use crate::cli::upstream::Upstream;
 use crate::cli::values::{http_proxy, socks5_proxy, Chain, Key};
 use crate::cli::variables::{merge, source_of, Environment, ROUTE};
 use crate::complaint::Complaint;
@@ -77,6 +78,7 @@ pub fn resolve(
     let mut settings = Settings::read(&given)?;
     let mut ignored = losers(unfit, &settings)?;
     ignored.extend(environment.near_misses());
+    ignored.extend(environment.proxy_not_read(&settings));
     refuse_contradictions(&settings, &given)?;
     let shown = list(&settings, &given);
     let websocket = settings.check_path.take();
@@ -184,13 +186,23 @@ fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<()
         ("--https-proxy", &settings.https_proxy),
     ];
     let proxy = proxies.iter().find(|(_, proxies)| proxies.is_some());
-    if let (true, Some((flag, _))) = (settings.upstream_host.is_local(), proxy) {
+    if let (true, Some((flag, _))) = (settings.upstream_host.authority.is_local(), proxy) {
         let proxy = source(flag);
         let problem = both!(
             "no proxy can reach a unix socket or a link of this machine; add --direct, or leave out {proxy}",
             "代理无法访问本机的 unix 套接字或链路；请加上 --direct，或去掉 {proxy}"
         );
         return Err(Complaint::new(source("--upstream-host"), problem));
+    }
+    if let (Some(told), Some(by_scheme)) = (settings.tls, settings.upstream_host.tls) {
+        if told != by_scheme {
+            let upstream = source("--upstream-host");
+            let problem = both!(
+                "contradicts the scheme of {upstream}; leave one of them out",
+                "与 {upstream} 的协议矛盾；请去掉其一"
+            );
+            return Err(Complaint::new(source("--tls"), problem));
+        }
     }
     if settings.quiet && settings.verbose {
         return combined("--quiet", "--verbose");
@@ -212,9 +224,10 @@ fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<()
     Ok(())
 }
 
-/// Whether the upstream speaks TLS: as told, else by its port.
+/// Whether the upstream speaks TLS: as told by the setting or a scheme, else by its port.
 fn speaks_tls(settings: &Settings) -> bool {
-    settings.tls.unwrap_or(settings.upstream_host.port == 443)
+    let Upstream { authority, tls } = &settings.upstream_host;
+    settings.tls.or(*tls).unwrap_or(authority.port == 443)
 }
 
 /// What is shown to those who ask who we are.
@@ -273,7 +286,7 @@ fn config(settings: Settings, identities: Identities) -> Config {
             mode: settings.listen_mode.0,
             tls: identities.clients,
         },
-        upstream: settings.upstream_host,
+        upstream: settings.upstream_host.authority,
         // SOCKS first, then the HTTP proxy that suits the upstream, then the other.
         route: match (
             settings.socks_proxy,
@@ -657,7 +670,7 @@ mod tests {
             ),
             (&["-p", "+80"], &[up], "--listen-port: not a port"),
             (&[], &[up, ("LISTEN_PORT", "x")], "LISTEN_PORT: not a port"),
-            (&["-b", "localhost"], &[up], "--bind: not an IP address"),
+            (&["-b", "example.com"], &[up], "--bind: not an IP address"),
             (
                 &["--socks-proxy", ""],
                 &[up],
@@ -715,17 +728,17 @@ mod tests {
             (
                 &["--connect-timeout", "0"],
                 &[up],
-                "--connect-timeout: not a number",
+                "--connect-timeout: not a time above 0",
             ),
             (
                 &["--connect-timeout", "inf"],
                 &[up],
-                "--connect-timeout: not a number",
+                "--connect-timeout: not a time above 0",
             ),
             (
                 &["--response-timeout", "-1"],
                 &[up],
-                "--response-timeout: not a number",
+                "--response-timeout: not a time",
             ),
             (&["--threads", "0"], &[up], "--threads: not a number"),
             (

@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::authority::Authority;
 use crate::cli::flags::{Default, Flag, Group, Settings, TABLE};
+use crate::cli::upstream::Upstream;
 use crate::cli::values::{Chain, Key, Mode, Roots};
 use crate::complaint::Complaint;
 use crate::config::{Bind, Forwarded, LogFormat, TlsVersion};
@@ -28,7 +28,33 @@ impl Given {
             let empty = Words::new("the value is empty", "值为空");
             return Err(Complaint::new(self.source, empty));
         }
-        read(&self.text).map_err(|problem| Complaint::new(self.source, problem))
+        read(&self.text).map_err(|problem| {
+            let problem = wrapped(&self.text).unwrap_or(problem);
+            Complaint::new(self.source, problem)
+        })
+    }
+}
+
+/// What is around a value that belongs to the file or the shell it was written in.
+fn wrapped(text: &str) -> Option<Words> {
+    let is_quote = |c: char| matches!(c, '"' | '\'' | '\u{2018}'..='\u{201d}');
+    if text.ends_with('\r') {
+        Some(Words::new(
+            "a carriage return ends the value: the file has the line ends of Windows",
+            "值以回车符结尾：文件使用了 Windows 换行符",
+        ))
+    } else if text.starts_with(is_quote) || text.ends_with(is_quote) {
+        Some(Words::new(
+            "there are quotes around the value; leave them out",
+            "值带有引号；请去掉引号",
+        ))
+    } else if text.trim() != text {
+        Some(Words::new(
+            "there are blanks around the value; leave them out",
+            "值的首尾有空白；请去掉空白",
+        ))
+    } else {
+        None
     }
 }
 
@@ -126,7 +152,7 @@ macro_rules! shown_as_displayed {
     )*};
 }
 
-shown_as_displayed!(u16 usize String Authority Bind Mode Network SocketAddr Proxies TlsVersion);
+shown_as_displayed!(u16 usize String Upstream Bind Mode Network SocketAddr Proxies TlsVersion);
 
 impl Shown for bool {
     fn shown(&self) -> Option<Words> {

@@ -2,7 +2,7 @@
 //! what may hold a password.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use native_tls::Certificate;
@@ -11,6 +11,7 @@ use openssl::x509::X509;
 
 use crate::authority::{is_dns_name, parse_port, Authority, Host};
 use crate::both;
+use crate::cli::upstream::Upstream;
 use crate::config::{Bind, Forwarded, Language, LogFormat, TlsVersion};
 use crate::edits::{is_twin, FieldEdit, FieldEdits};
 use crate::error::describe;
@@ -33,8 +34,8 @@ pub(super) fn switch(text: &str) -> Read<bool> {
     }
 }
 
-pub(super) fn upstream(text: &str) -> Read<Authority> {
-    Authority::parse(text)
+pub(super) fn upstream(text: &str) -> Read<Upstream> {
+    Upstream::parse(text)
 }
 
 pub(super) fn port(text: &str) -> Read<u16> {
@@ -53,11 +54,15 @@ pub(super) fn bind_address(text: &str) -> Read<Bind> {
         };
     }
     let literal = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
-    let address = literal.unwrap_or(text).parse();
+    let address = match literal.unwrap_or(text) {
+        "*" => Ok(Ipv6Addr::UNSPECIFIED.into()),
+        "localhost" => Ok(Ipv4Addr::LOCALHOST.into()),
+        address => address.parse(),
+    };
     address.map(Bind::Address).map_err(|_| {
         Words::new(
-            "not an IP address; the port goes with --listen-port",
-            "不是 IP 地址；端口请用 --listen-port 指定",
+            "not an IP address, localhost or *; the port goes with --listen-port",
+            "不是 IP 地址、localhost 或 *；端口请用 --listen-port 指定",
         )
     })
 }
@@ -352,23 +357,32 @@ pub(super) fn time_above_zero(text: &str) -> Read<Duration> {
     seconds(text)
         .filter(|time| !time.is_zero())
         .ok_or(Words::new(
-            "not a number of seconds above 0",
-            "不是大于 0 的秒数",
+            "not a time above 0: write seconds, or a number with ms, s, m or h",
+            "不是大于 0 的时间：请写秒数，或带单位 ms、s、m、h 的数",
         ))
 }
 
 pub(super) fn time(text: &str) -> Read<Duration> {
     seconds(text).ok_or(Words::new(
-        "not a number of seconds from 0",
-        "不是从 0 起的秒数",
+        "not a time: write seconds, or a number with ms, s, m or h",
+        "不是时间：请写秒数，或带单位 ms、s、m、h 的数",
     ))
 }
 
-/// Seconds, with or without decimals, up to a year.
+/// Seconds, with or without decimals and a unit, up to a year.
 fn seconds(text: &str) -> Option<Duration> {
     const YEAR: f64 = 365.0 * 86_400.0;
-    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let parsed = text.parse::<f64>().ok();
+    let end = text.find(|c: char| c.is_ascii_alphabetic());
+    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+    let unit = match unit {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return None,
+    };
+    let plain = number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let parsed = number.parse::<f64>().ok().map(|number| number * unit);
     let parsed = parsed.filter(|seconds| plain && *seconds <= YEAR);
     parsed.map(Duration::from_secs_f64)
 }
@@ -423,11 +437,16 @@ pub(super) fn path_alone(text: &str) -> Read<String> {
 }
 
 pub(super) fn socket_address(text: &str) -> Read<SocketAddr> {
-    let address = text.parse();
-    address.map_err(|_| {
+    // As `-b`: by itself a port is on all addresses.
+    let with_address = match text.rsplit_once(':') {
+        Some(("" | "*", port)) => format!("[::]:{port}"),
+        Some(("localhost", port)) => format!("127.0.0.1:{port}"),
+        _ => text.to_owned(),
+    };
+    with_address.parse().map_err(|_| {
         Words::new(
-            "write ADDRESS:PORT, an IPv6 address in brackets",
-            "请写成 ADDRESS:PORT，IPv6 地址加方括号",
+            "write ADDRESS:PORT, an IPv6 address in brackets, or :PORT for all addresses",
+            "请写成 ADDRESS:PORT，IPv6 地址加方括号；所有地址写成 :PORT",
         )
     })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
 use crate::both;
-use crate::cli::flags::{flags, Args, Flag, Kind, TABLE};
+use crate::cli::flags::{flags, Args, Flag, Kind, Settings, TABLE};
 use crate::cli::nearest::nearest;
 use crate::cli::settings::Given;
 use crate::cli::values::switch;
@@ -54,6 +54,23 @@ impl Environment {
             }
             _ => vec![given(text)],
         })
+    }
+
+    /// A variable that names a proxy for other programs, where none is set for this one and
+    /// the direct way was not asked for: the first that is set, and what to set instead.
+    pub(crate) fn proxy_not_read(&self, settings: &Settings) -> Option<(String, Words)> {
+        let route_is_set = settings.direct
+            || settings.socks_proxy.is_some()
+            || settings.http_proxy.is_some()
+            || settings.https_proxy.is_some();
+        let names = ["ALL_PROXY", "all_proxy", "https_proxy", "http_proxy"];
+        let is_set = |name: &&str| self.0.contains_key(OsStr::new(name));
+        let name = names.into_iter().find(is_set).filter(|_| !route_is_set)?;
+        let problem = Words::new(
+            "it is not read here; set SOCKS_PROXY, HTTP_PROXY or HTTPS_PROXY, or say --direct",
+            "本程序不读取此变量；请设置 SOCKS_PROXY、HTTP_PROXY 或 HTTPS_PROXY，或用 --direct",
+        );
+        Some((name.to_owned(), problem))
     }
 
     /// Variables that begin with our prefix, set nothing, and are spelled almost as one that

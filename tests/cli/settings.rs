@@ -13,6 +13,9 @@ pub fn trials() -> Vec<Trial> {
         help_and_version_go_to_stdout,
         a_bad_setting_is_one_line_and_exit_2,
         keys_are_read_in_every_form_or_refused_with_a_remedy,
+        settings_as_people_write_them_are_taken,
+        settings_that_cannot_be_taken_are_explained,
+        a_proxy_that_is_not_read_is_told_at_the_start,
         a_port_in_use_is_exit_1,
         variables_work_and_flags_override_them,
         listen_port_0_logs_the_port_taken,
@@ -133,6 +136,143 @@ pub fn a_bad_setting_is_one_line_and_exit_2() {
         let hint = "\nTry 'simple-proxy --help' for more information.\n";
         assert!(words.ends_with(hint), "{words}");
         assert_eq!(words.lines().count(), 2);
+    }
+}
+
+pub fn settings_as_people_write_them_are_taken() {
+    let dead = dead_address();
+    let (plain, tls) = (format!("http://{dead}/"), format!("wss://{dead}"));
+    let up = dead.to_string();
+    for (args, shown) in [
+        (
+            &["-u", plain.as_str()][..],
+            format!("upstream-host http://{dead} --upstream-host"),
+        ),
+        (&["-u", &plain], "tls off".to_owned()),
+        (&["-u", &tls], "tls on".to_owned()),
+        (
+            &["-u", &up, "-b", "localhost"],
+            "bind 127.0.0.1 --bind".to_owned(),
+        ),
+        (&["-u", &up, "-b", "*"], "bind :: --bind".to_owned()),
+        (
+            &["-u", &up, "--metrics-listen", ":9090"],
+            "metrics-listen [::]:9090".to_owned(),
+        ),
+        (
+            &["-u", &up, "--head-timeout", "500ms"],
+            "head-timeout 0.5 s".to_owned(),
+        ),
+        (
+            &["-u", &up, "--head-timeout", "10s"],
+            "head-timeout 10 s".to_owned(),
+        ),
+        (
+            &["-u", &up, "--head-timeout", "2m"],
+            "head-timeout 120 s".to_owned(),
+        ),
+        (
+            &["-u", &up, "--head-timeout", "1h"],
+            "head-timeout 3600 s".to_owned(),
+        ),
+    ] {
+        let checked = output(program().args(args).args(["--direct", "--check"]));
+        assert_eq!(checked.status.code(), Some(1), "{args:?}");
+        let words = text(&checked.stdout);
+        let words: Vec<&str> = words.split_whitespace().collect();
+        assert!(words.join(" ").contains(&shown), "no {shown:?}: {words:?}");
+    }
+}
+
+pub fn settings_that_cannot_be_taken_are_explained() {
+    for (variable, value, problem) in [
+        ("UPSTREAM_HOST", "https://a/b", "an upstream has no path"),
+        (
+            "UPSTREAM_HOST",
+            "\"a:1\"",
+            "there are quotes around the value",
+        ),
+        ("UPSTREAM_HOST", "a:1\r", "a carriage return ends the value"),
+        ("UPSTREAM_HOST", " a:1x", "there is one upstream only"),
+        ("UPSTREAM_HOST", "a:1,b:2", "there is one upstream only"),
+        (
+            "UPSTREAM_HOST",
+            "https://u:s3cret@a",
+            "has no user or password",
+        ),
+        (
+            "UPSTREAM_HOST",
+            "b\u{fc}cher.example:80",
+            "xn--bcher-kva.example:80",
+        ),
+        ("SOCKS_PROXY", "none", "say --direct"),
+        ("SOCKS_PROXY", "DIRECT", "say --direct"),
+        ("SOCKS_PROXY", "socks4://a:1080", "write socks5://"),
+        ("SOCKS_PROXY", "tcp://a:1080", "write socks5://"),
+        ("LISTEN_PORT", "80 ", "there are blanks around the value"),
+    ] {
+        let mut command = program();
+        command.env("UPSTREAM_HOST", "a:1").env(variable, value);
+        let refused = output(&mut command);
+        assert_eq!(refused.status.code(), Some(2), "{value:?}");
+        let words = text(&refused.stderr);
+        assert!(
+            words.starts_with(&format!("simple-proxy: {variable}: ")),
+            "{words}"
+        );
+        // A blank in front is told as such, whatever else is wrong.
+        let problem = if value.starts_with(' ') {
+            "blanks around"
+        } else {
+            problem
+        };
+        assert!(words.contains(problem), "{value:?}: {words}");
+        assert!(!words.contains("s3cret"), "{words}");
+    }
+    let (up, secret) = ("-u", "socks5://user:s3 cr3t word@a:1");
+    let split: Vec<&str> = secret.split(' ').collect();
+    for (args, line) in [
+        (
+            &["--upstream-hots", "a:1"][..],
+            "--upstream-hots: no such option; did you mean --upstream-host?",
+        ),
+        (
+            &[up, "a:1", "--tls", "off", "-u", "https://a"],
+            "--tls: contradicts the scheme of --upstream-host",
+        ),
+        (
+            &[up, "a:1", "-s", split[0], split[1], split[2]],
+            "command line: unexpected argument",
+        ),
+    ] {
+        let refused = output(program().args(args));
+        assert_eq!(refused.status.code(), Some(2), "{args:?}");
+        let words = text(&refused.stderr);
+        assert!(
+            words.starts_with(&format!("simple-proxy: {line}")),
+            "{words}"
+        );
+        assert!(!words.contains("cr3t") && !words.contains("s3"), "{words}");
+    }
+}
+
+pub fn a_proxy_that_is_not_read_is_told_at_the_start() {
+    let one = origin(echo).to_string();
+    for name in ["ALL_PROXY", "http_proxy"] {
+        let environment = [
+            ("UPSTREAM_HOST", one.as_str()),
+            (name, "http://user:s3cret@a:1"),
+        ];
+        let proxy = Proxy::start_with(&[], &environment);
+        let line = proxy.log.wait_for(&format!("已忽略 {name}: "));
+        assert!(
+            line.contains("HTTP_PROXY") && !line.contains("s3cret"),
+            "{line}"
+        );
+        // Nothing is to be told where the way is set.
+        let proxy = Proxy::start_with(&["--direct"], &environment);
+        assert_eq!(proxy.get("/x").status(), 200);
+        assert!(!proxy.log.text().contains("已忽略"));
     }
 }
 
