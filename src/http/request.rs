@@ -1,21 +1,16 @@
-//! Request heads (RFC 9112 §3): strict in what is taken, exact in what is sent on.
+//! Request heads (RFC 9112 §3), checked: what of a request is taken, and what is refused.
+//! Leaves to `request_sent` how a head goes on upstream.
 
 use std::borrow::Cow;
-use std::io::Write;
-use std::net::IpAddr;
 
 use memchr::{memchr, memchr2};
 
-use crate::config::{Forwarded, Rewrite};
 use crate::http::authentication::names_connection_scheme;
 use crate::http::connection::ConnectionOptions;
-use crate::http::fields::{
-    content_length, is_chunked, values, write_field, CodingError, Fields, Header,
-};
+use crate::http::fields::{content_length, is_chunked, values, CodingError, Fields, Header};
 use crate::http::framing::Framing;
 use crate::http::head::{HeadError, Reading, Rules};
 use crate::http::known::{Known, Present};
-use crate::http::origin::Names;
 use crate::http::syntax::{is_host, is_token_byte, list, without_zone};
 
 /// What a request head must look like that may have so many bytes.
@@ -28,7 +23,7 @@ pub fn rules(max_bytes: usize) -> Rules {
 }
 
 /// Elements of TE and Upgrade that are looked at; nobody needs more.
-const MAX_ELEMENTS: usize = 32;
+pub(super) const MAX_ELEMENTS: usize = 32;
 
 /// What has to be known of a request once its head is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,9 +94,12 @@ pub struct RequestHead<'b, 'f> {
     /// The authority that the request is for: of an absolute-form target, else Host,
     /// without the zone of an IPv6 address. None only for HTTP/1.0.
     pub host: Option<Cow<'b, [u8]>>,
-    fields: &'f [Header<'b>],
-    present: Present,
-    options: ConnectionOptions,
+    /// The fields, as they came.
+    pub(super) fields: &'f [Header<'b>],
+    /// Which of the fields that are looked up are among them.
+    pub(super) present: Present,
+    /// What the Connection field says of this hop.
+    pub(super) options: ConnectionOptions,
 }
 
 /// A request that is not forwarded: the status for it, and why.
@@ -293,165 +291,6 @@ impl<'b, 'f> RequestHead<'b, 'f> {
     pub fn fields(&self) -> &'f [Header<'b>] {
         self.fields
     }
-
-    /// The Host that goes upstream; `authority` is the one of a request that came without.
-    pub fn host_sent<'a>(&'a self, rewrite: &'a Rewrite, authority: &'a str) -> &'a [u8] {
-        match (&rewrite.host, self.host.as_deref()) {
-            (Some(host), _) => host.as_bytes(),
-            (None, Some(host)) => host,
-            (None, None) => authority.as_bytes(),
-        }
-    }
-
-    /// The X-Forwarded-Proto that goes upstream, if one does. `https` is the client's own
-    /// scheme as we see it.
-    pub fn proto_sent<'a>(&'a self, rewrite: &'a Rewrite, https: bool) -> Option<&'a [u8]> {
-        const NAME: &str = "x-forwarded-proto";
-        if let Some(outcome) = rewrite.request_fields.outcome(NAME) {
-            return outcome;
-        }
-        let own = Some(scheme_of(https));
-        let sent = values(self.fields, NAME)
-            .next()
-            .filter(|_| !self.options.drop_field(NAME));
-        match rewrite.forwarded {
-            Forwarded::Off => sent,
-            Forwarded::Replace => own,
-            Forwarded::Append => sent.or(own),
-        }
-    }
-
-    /// Appends the head as it goes upstream. `client` is the address for X-Forwarded-For,
-    /// `https` the client's own scheme as we see it, `authority` the Host of a request that
-    /// came without one. `names` translates between the two origins, if they may differ.
-    pub fn write(
-        &self,
-        out: &mut Vec<u8>,
-        rewrite: &Rewrite,
-        client: Option<IpAddr>,
-        https: bool,
-        authority: &str,
-        names: Option<&Names>,
-    ) {
-        out.extend_from_slice(self.method.as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(&self.target);
-        out.extend_from_slice(b" HTTP/1.1\r\n");
-        let host = self.host_sent(rewrite, authority);
-        if !self.present.has(Known::Host) {
-            write_field(out, "Host", host);
-        }
-        let mut framing_written = false;
-        for field in self.fields {
-            let name = field.name;
-            let known = Known::of(name.as_bytes());
-            match known {
-                Some(Known::Host) => write_field(out, name, host),
-                Some(Known::ContentLength | Known::TransferEncoding) => {
-                    if !std::mem::replace(&mut framing_written, true) {
-                        self.request.framing.write_field(out, name);
-                    }
-                }
-                Some(Known::Expect) if self.request.minor == 0 => {}
-                _ if self.options.drop_known(known, name) || rewrite.gives_way(name) => {}
-                _ => match names {
-                    Some(names) => names.write_request_field(out, name, field.value),
-                    None => write_field(out, name, field.value),
-                },
-            }
-        }
-        if rewrite.forwarded != Forwarded::Off {
-            self.write_forwarded(out, rewrite, client, https);
-        }
-        for (name, value) in rewrite.request_fields.written() {
-            write_field(out, name, value);
-        }
-        self.write_connection(out);
-        out.extend_from_slice(b"\r\n");
-    }
-
-    fn write_forwarded(
-        &self,
-        out: &mut Vec<u8>,
-        rewrite: &Rewrite,
-        client: Option<IpAddr>,
-        https: bool,
-    ) {
-        let appends = rewrite.forwarded == Forwarded::Append;
-        // What a front has said, where it is believed.
-        let came = |name: &'static str| {
-            let passes = appends && !self.options.drop_field(name);
-            values(self.fields, name).filter(move |_| passes)
-        };
-        let is_ours = |name: &str| !rewrite.request_fields.replaces(name);
-        if is_ours("X-Forwarded-For") {
-            out.extend_from_slice(b"X-Forwarded-For: ");
-            for before in came("x-forwarded-for").filter(|value| !value.is_empty()) {
-                out.extend_from_slice(before);
-                out.extend_from_slice(b", ");
-            }
-            // Writing to a Vec cannot fail. A client without an address is on a unix socket
-            // (RFC 7239 §6.2).
-            let _ = match client {
-                Some(address) => write!(out, "{address}\r\n"),
-                None => write!(out, "unknown\r\n"),
-            };
-        }
-        let mut write = |name: &str, value: &[u8]| {
-            if is_ours(name) {
-                write_field(out, name, value);
-            }
-        };
-        if let (None, Some(host)) = (came("x-forwarded-host").next(), &self.host) {
-            write("X-Forwarded-Host", host);
-        }
-        if came("x-forwarded-proto").next().is_none() {
-            write("X-Forwarded-Proto", scheme_of(https));
-        }
-        let via = if self.request.minor == 0 {
-            "1.0"
-        } else {
-            "1.1"
-        };
-        write("Via", format!("{via} simple-proxy").as_bytes());
-    }
-
-    /// What this hop asks of the next one (RFC 9110 §7.6.1, §7.8, §10.1.4).
-    fn write_connection(&self, out: &mut Vec<u8>) {
-        let wants_trailers = self.present.has(Known::Te)
-            && values(self.fields, "te")
-                .flat_map(list)
-                .take(MAX_ELEMENTS)
-                .any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
-        match (&self.request.upgrade, wants_trailers) {
-            (None, false) => {}
-            (None, true) => out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n"),
-            (Some(protocol), _) => {
-                // As the client wrote it, and it alone.
-                let mut asked = self.upgrades_asked();
-                if let Some(token) = asked.find(|t| t.eq_ignore_ascii_case(protocol.as_bytes())) {
-                    write_field(out, "Upgrade", token);
-                }
-                out.extend_from_slice(b"Connection: Upgrade\r\n");
-            }
-        }
-    }
-
-    fn upgrades_asked(&self) -> impl Iterator<Item = &'b [u8]> + use<'b, 'f> {
-        upgrades_asked(self.fields)
-    }
-
-    /// The protocols that were asked for and go no further, as they came; none where all do.
-    pub fn upgrades_withheld(&self) -> Option<Vec<u8>> {
-        if self.request.minor == 0 || !self.options.upgrade {
-            return None;
-        }
-        let chosen = self.request.upgrade.as_deref().unwrap_or_default();
-        let withheld = self.upgrades_asked();
-        let withheld = withheld.filter(|t| !t.eq_ignore_ascii_case(chosen.as_bytes()));
-        let withheld = withheld.collect::<Vec<_>>().join(&b", "[..]);
-        (!withheld.is_empty()).then_some(withheld)
-    }
 }
 
 enum Target<'b> {
@@ -537,7 +376,8 @@ fn framing_of(fields: &[Header<'_>], minor: u8) -> Result<Framing, Rejection> {
     }
 }
 
-fn upgrades_asked<'f, 'b>(
+/// The protocols that the Upgrade field names, as they came.
+pub(super) fn upgrades_asked<'f, 'b>(
     fields: &'f [Header<'b>],
 ) -> impl Iterator<Item = &'b [u8]> + use<'f, 'b> {
     let asked = values(fields, "upgrade").flat_map(list);
@@ -560,17 +400,12 @@ fn upgrade_of(
     })
 }
 
-fn scheme_of(https: bool) -> &'static [u8] {
-    if https {
-        b"https"
-    } else {
-        b"http"
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::config::{Forwarded, Rewrite};
     use crate::edits::{FieldEdit, FieldEdits};
     use crate::http::fields::no_fields;
 

@@ -17,7 +17,7 @@ use crate::http::fields::{
 use crate::http::framing::Framing;
 use crate::http::head::{HeadError, Reading, Rules};
 use crate::http::known::{Known, Present};
-use crate::http::origin::Names;
+use crate::http::naming::Names;
 use crate::http::repair::canonical_head;
 use crate::http::request::Request;
 use crate::http::syntax::{list, parse_decimal, push_number, trim};

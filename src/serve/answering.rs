@@ -9,7 +9,7 @@ use crate::error::{describe, is_close, Error, Stage};
 use crate::http::body::{self, BodyError, Copied, Sink, Source};
 use crate::http::framing::Framing;
 use crate::http::head::{HeadError, Reading};
-use crate::http::origin::Names;
+use crate::http::naming::Names;
 use crate::http::read::read_head;
 use crate::http::request::Request;
 use crate::http::response::{self, Changes, ResponseHead, RULES};

@@ -12,7 +12,7 @@ use crate::error::{describe, Error, Stage};
 use crate::http::body::{self, BodyError, Sink, Source};
 use crate::http::framing::Framing;
 use crate::http::head::Reading;
-use crate::http::origin::Names;
+use crate::http::naming::Names;
 use crate::http::request::{Rejection, Request};
 use crate::net::buffer::Outgoing;
 use crate::net::deadline::{Deadline, TimedOut};

@@ -12,7 +12,7 @@ use futures_lite::future::{self, poll_once};
 use crate::error::Error;
 use crate::http::fields::no_fields;
 use crate::http::head::{Extent, HeadError};
-use crate::http::origin::Names;
+use crate::http::naming::Names;
 use crate::http::read::{read_head, skip_empty_lines};
 use crate::http::request::{rules, Protocol, Rejection, Request, RequestHead};
 use crate::net::buffer::Outgoing;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::http::guard::SiteGuard;
-use crate::http::origin::Naming;
+use crate::http::naming::Naming;
 #[cfg(target_os = "linux")]
 use crate::net::dead_way::Tunnels;
 use crate::net::deadline::Timers;

@@ -1,0 +1,995 @@
+//! The two origins of an exchange (RFC 6454): the one by which the client knows us, and the
+//! one by which the upstream knows itself. Translates the fields that name either, between
+//! the head that was received and the head that is sent. Owns which fields those are and
+//! what becomes of each; leaves everything else in a head, and every body, as it is.
+
+use std::ops::Range;
+
+use crate::config::{Config, Forwarded, Rewrite};
+use crate::http::fields::{values, write_field};
+use crate::http::guard::{is_below, is_ip_literal, is_safe, is_same_host};
+use crate::http::origin::{authority_end, outer_of, says_https, split_url, starts_with, Origin};
+use crate::http::request::RequestHead;
+use crate::http::syntax::trim;
+
+/// What the settings say of the two origins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Naming {
+    /// Clients reach us over TLS.
+    outer_https: bool,
+    /// We reach the upstream over TLS.
+    inner_https: bool,
+    /// The client's X-Forwarded-Proto comes from a front that terminates TLS.
+    believes_proto: bool,
+    /// The upstream sees another Host than the client sent.
+    hides_host: bool,
+    /// Strict-Transport-Security would bind the whole host to TLS, although we serve one
+    /// port of it that is not 443.
+    drops_hsts: bool,
+    /// The Hosts that are safe by `--allow-host`.
+    allow_hosts: Vec<String>,
+}
+
+impl Naming {
+    /// None where the two origins are the same whatever a request says, or translation is
+    /// off: then no field is looked at.
+    pub fn of(config: &Config) -> Option<Naming> {
+        let Rewrite {
+            map_off,
+            request_fields,
+            ..
+        } = &config.rewrite;
+        let naming = Naming::new(config);
+        let may_differ = naming.outer_https
+            || naming.inner_https
+            || naming.hides_host
+            || request_fields.replaces("X-Forwarded-Proto");
+        (!map_off && may_differ).then_some(naming)
+    }
+
+    /// The same, whether the two can differ or not.
+    pub fn new(config: &Config) -> Naming {
+        Naming {
+            outer_https: config.listen.is_tls(),
+            inner_https: config.tls.is_some(),
+            believes_proto: config.rewrite.forwarded != Forwarded::Replace,
+            hides_host: config.rewrite.host.is_some(),
+            drops_hsts: config.listen.is_tls() && config.listen.port != 443,
+            allow_hosts: config.access.hosts.clone(),
+        }
+    }
+}
+
+/// The two origins of one exchange. Kept from one request of a connection to the next for
+/// the room that they have taken.
+#[derive(Debug, Default)]
+pub struct Names {
+    outer: Origin,
+    inner: Origin,
+    /// The upstream may name itself by http:// although it has been told https: it speaks
+    /// without TLS.
+    inner_is_plain: bool,
+    /// Whether the two differ, so that anything is translated.
+    differ: bool,
+    /// Whether the client's Host is safe to be translated in what goes upstream.
+    safe: bool,
+    drops_hsts: bool,
+}
+
+impl Names {
+    /// Sets the origins for a request. `authority` is the Host of a request without one,
+    /// which knows us by no name: nothing is translated for it.
+    pub fn set(
+        &mut self,
+        naming: &Naming,
+        rewrite: &Rewrite,
+        head: &RequestHead<'_, '_>,
+        authority: &str,
+    ) {
+        let (outer_https, named) = outer_of(head, naming.outer_https, naming.believes_proto);
+        self.drops_hsts = naming.drops_hsts;
+        let Some(named) = named else {
+            self.differ = false;
+            return;
+        };
+        let told_https = head.proto_sent(rewrite, naming.outer_https);
+        let told_https = told_https.and_then(says_https).unwrap_or(false);
+        self.outer.set(outer_https, named);
+        let inner_https = naming.inner_https || told_https;
+        self.inner
+            .set(inner_https, head.host_sent(rewrite, authority));
+        self.inner_is_plain = !naming.inner_https;
+        self.differ = !self.outer.is(&self.inner);
+        // Without --host-header the upstream sees the client's Host, and decides itself.
+        self.safe = !naming.hides_host || is_safe(named, &naming.allow_hosts);
+    }
+
+    /// Whether a request field that would be translated under a safe Host goes on as it came.
+    pub fn withholds(&self, head: &RequestHead<'_, '_>) -> bool {
+        let named = |name| values(head.fields(), name).any(|value| self.outer_end(value).is_some());
+        self.differ && !self.safe && ["origin", "referer", "destination"].into_iter().any(named)
+    }
+
+    /// The outer and the inner origin, as browsers write them.
+    pub fn texts(&self) -> (String, String) {
+        let text = |origin: &Origin| {
+            let mut out = Vec::new();
+            origin.write(&mut out);
+            String::from_utf8_lossy(&out).into_owned()
+        };
+        (text(&self.outer), text(&self.inner))
+    }
+
+    /// Whether a URL begins with the outer origin.
+    pub fn is_outer(&self, url: &[u8]) -> bool {
+        self.outer_end(url).is_some()
+    }
+
+    /// Where the outer origin ends in a URL that begins with it.
+    fn outer_end(&self, url: &[u8]) -> Option<usize> {
+        let (https, authority, end) = split_url(url)?;
+        (https == self.outer.https && self.outer.has_authority(https, authority)).then_some(end)
+    }
+
+    /// Appends a request field as it goes upstream: Origin, Referer and Destination
+    /// (RFC 4918 §10.3) that begin with the outer origin get the inner one in its place.
+    pub fn write_request_field(&self, out: &mut Vec<u8>, name: &str, value: &[u8]) {
+        let names_us = match name.len() {
+            6 => name.eq_ignore_ascii_case("origin"),
+            7 => name.eq_ignore_ascii_case("referer"),
+            11 => name.eq_ignore_ascii_case("destination"),
+            _ => false,
+        };
+        if names_us && self.differ && self.safe {
+            if let Some(end) = self.outer_end(value) {
+                begin_field(out, name);
+                self.inner.write(out);
+                out.extend_from_slice(&value[end..]);
+                out.extend_from_slice(b"\r\n");
+                return;
+            }
+        }
+        write_field(out, name, value);
+    }
+
+    /// Appends a response field as it goes to the client, or nothing where it speaks of the
+    /// inner origin alone.
+    pub fn write_response_field(&self, out: &mut Vec<u8>, name: &str, value: &[u8]) {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        let hsts = name.len() == 25 && is("strict-transport-security");
+        if hsts && self.drops_hsts {
+            return;
+        }
+        if !self.differ {
+            return write_field(out, name, value);
+        }
+        let whole = 0..value.len();
+        match name.len() {
+            8 if is("location") => self.write_url(out, name, value, whole),
+            16 if is("content-location") => self.write_url(out, name, value, whole),
+            27 if is("access-control-allow-origin") => self.write_url(out, name, value, whole),
+            7 if is("refresh") => self.write_url(out, name, value, refresh_url(value)),
+            10 if is("set-cookie") => self.write_cookie(out, name, value),
+            // RFC 7838 and RFC 6797: they bind the origin that they came from.
+            7 if is("alt-svc") => {}
+            25 if hsts => {}
+            23 if self.loses_tls() && is("content-security-policy") => {
+                write_policies(out, name, value);
+            }
+            _ => write_field(out, name, value),
+        }
+    }
+
+    /// Whether the client speaks http where the upstream speaks https.
+    fn loses_tls(&self) -> bool {
+        self.inner.https && !self.outer.https
+    }
+
+    /// Appends a field whose value has a URL at that place.
+    fn write_url(&self, out: &mut Vec<u8>, name: &str, value: &[u8], at: Range<usize>) {
+        let (before, url) = (&value[..at.start], &value[at.clone()]);
+        begin_field(out, name);
+        out.extend_from_slice(before);
+        let mut rest = &value[at.start..];
+        if url.starts_with(b"//") {
+            // RFC 3986 §4.2: the scheme is the one of the request.
+            let end = authority_end(url, 2);
+            if self.inner.has_authority(self.inner.https, &url[2..end]) {
+                out.extend_from_slice(b"//");
+                self.outer.write_authority(out);
+                rest = &rest[end..];
+            }
+        } else if let Some((https, authority, end)) = split_url(url) {
+            let is_inner = https == self.inner.https || (self.inner_is_plain && !https);
+            if is_inner && self.inner.has_authority(https, authority) {
+                self.outer.write(out);
+                rest = &rest[end..];
+            }
+        }
+        out.extend_from_slice(rest);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Appends a cookie without the attributes that would make the client refuse it, or
+    /// send it where it must not go (RFC 6265 §5.2, and the later Partitioned and SameSite).
+    fn write_cookie(&self, out: &mut Vec<u8>, name: &str, value: &[u8]) {
+        let mut parts = value.split(|&byte| byte == b';');
+        let pair = parts.next().unwrap_or_default();
+        let attributes = parts.map(Attribute::of);
+        let (mut secure, mut strange_domain) = (false, false);
+        for attribute in attributes.clone() {
+            secure |= attribute.is("secure");
+            strange_domain |= attribute.is("domain")
+                && covers(attribute.value, &self.inner.host)
+                && !covers(attribute.value, &self.outer.host);
+        }
+        // Browsers take cookies of these names on localhost, and only with Secure.
+        const PREFIXES: [&[u8]; 3] = [b"__secure-", b"__host-", b"__http-"];
+        let pair_name = trim(pair);
+        let needs_secure = PREFIXES.iter().any(|prefix| starts_with(pair_name, prefix));
+        let loses_secure = secure && self.loses_tls() && !needs_secure;
+        begin_field(out, name);
+        out.extend_from_slice(pair);
+        for attribute in attributes {
+            let dropped = attribute.is("domain") && (strange_domain || loses_secure)
+                || loses_secure
+                    && (attribute.is("secure")
+                        || attribute.is("partitioned")
+                        || attribute.is("samesite")
+                            && attribute.value.eq_ignore_ascii_case(b"none"));
+            if !dropped {
+                out.push(b';');
+                out.extend_from_slice(attribute.bytes);
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn begin_field(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+}
+
+/// An attribute of a cookie.
+struct Attribute<'v> {
+    /// As it stands between two semicolons.
+    bytes: &'v [u8],
+    name: &'v [u8],
+    value: &'v [u8],
+}
+
+impl<'v> Attribute<'v> {
+    fn of(bytes: &'v [u8]) -> Attribute<'v> {
+        let equals = bytes.iter().position(|&byte| byte == b'=');
+        let (name, value) = match equals {
+            Some(at) => (&bytes[..at], &bytes[at + 1..]),
+            None => (bytes, &[][..]),
+        };
+        Attribute {
+            bytes,
+            name: trim(name),
+            value: trim(value),
+        }
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name.as_bytes())
+    }
+}
+
+/// Whether a cookie with this Domain goes to that host (RFC 6265 §5.1.3).
+fn covers(domain: &[u8], host: &[u8]) -> bool {
+    let domain = domain.strip_prefix(b".").unwrap_or(domain);
+    is_same_host(domain, host)
+        || !domain.is_empty() && is_below(host, domain) && !is_ip_literal(host)
+}
+
+/// Where the URL of a Refresh field stands: behind the seconds and `url=`, and between
+/// quotation marks, where these are there (HTML, "shared declarative refresh steps").
+fn refresh_url(value: &[u8]) -> Range<usize> {
+    let skip = |from: usize, skipped: fn(u8) -> bool| {
+        let rest = &value[from..];
+        from + rest.iter().position(|&b| !skipped(b)).unwrap_or(rest.len())
+    };
+    let blank = |byte: u8| matches!(byte, b' ' | b'\t');
+    let mut at = skip(0, |byte| byte.is_ascii_digit() || byte == b'.');
+    at = skip(at, blank);
+    if matches!(value.get(at), Some(b';' | b',')) {
+        at = skip(at + 1, blank);
+    }
+    if starts_with(&value[at..], b"url") {
+        let equals = skip(at + 3, blank);
+        if value.get(equals) == Some(&b'=') {
+            at = skip(equals + 1, blank);
+        }
+    }
+    match value.get(at) {
+        Some(quote @ (b'"' | b'\'')) => {
+            let rest = &value[at + 1..];
+            let length = rest.iter().position(|byte| byte == quote);
+            at + 1..at + 1 + length.unwrap_or(rest.len())
+        }
+        _ => at..value.len(),
+    }
+}
+
+/// Appends a list of policies without `upgrade-insecure-requests`, which would send a page
+/// that was loaded over http to an https that we do not speak. What is left empty goes: a
+/// policy, and the field.
+fn write_policies(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    let upgrades = |directive: &&[u8]| {
+        let mut words = trim(directive).split(u8::is_ascii_whitespace);
+        let first = words.next().unwrap_or_default();
+        first.eq_ignore_ascii_case(b"upgrade-insecure-requests")
+    };
+    let start = out.len();
+    begin_field(out, name);
+    let value_start = out.len();
+    let mut is_first_policy = true;
+    for policy in value.split(|&byte| byte == b',') {
+        let directives = || policy.split(|&byte| byte == b';');
+        let touched = directives().any(|directive| upgrades(&directive));
+        let left = directives().filter(|directive| !upgrades(directive));
+        if touched && left.clone().all(|directive| trim(directive).is_empty()) {
+            continue;
+        }
+        if !std::mem::replace(&mut is_first_policy, false) {
+            out.push(b',');
+        }
+        for (number, directive) in left.enumerate() {
+            if number > 0 {
+                out.push(b';');
+            }
+            // What stood before it is gone; a value begins without blanks.
+            let begins = out.len() == value_start;
+            let directive = if begins {
+                directive.trim_ascii_start()
+            } else {
+                directive
+            };
+            out.extend_from_slice(directive);
+        }
+    }
+    if is_first_policy {
+        out.truncate(start);
+    } else {
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The Domain of a Set-Cookie value, without its leading dot.
+pub fn cookie_domain(value: &[u8]) -> Option<&[u8]> {
+    let attributes = value.split(|&byte| byte == b';').skip(1).map(Attribute::of);
+    let domain = attributes
+        .filter(|attribute| attribute.is("domain"))
+        .last()?;
+    Some(domain.value.strip_prefix(b".").unwrap_or(domain.value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edits::{FieldEdit, FieldEdits};
+    use crate::http::fields::no_fields;
+
+    /// How the settings and a request name the two origins.
+    #[derive(Clone, Copy)]
+    struct Case {
+        listens_with_tls: bool,
+        tls: bool,
+        host_header: Option<&'static str>,
+        forwarded: Forwarded,
+        allow: &'static str,
+        /// The client's Host.
+        host: &'static str,
+        /// Further fields of the request.
+        fields: &'static str,
+    }
+
+    /// A client at `http://localhost:8080`, an upstream with TLS, Host kept.
+    const KEPT: Case = Case {
+        listens_with_tls: false,
+        tls: true,
+        host_header: None,
+        forwarded: Forwarded::Off,
+        allow: "",
+        host: "localhost:8080",
+        fields: "",
+    };
+
+    /// The same, and the upstream is called otherwise.
+    const RENAMED: Case = Case {
+        host_header: Some("App.example.com"),
+        ..KEPT
+    };
+
+    /// Without TLS anywhere.
+    const PLAIN: Case = Case { tls: false, ..KEPT };
+
+    impl Case {
+        fn names(&self) -> (Names, bool) {
+            let naming = Naming {
+                outer_https: self.listens_with_tls,
+                inner_https: self.tls,
+                believes_proto: self.forwarded != Forwarded::Replace,
+                hides_host: self.host_header.is_some(),
+                drops_hsts: self.listens_with_tls,
+                allow_hosts: vec![self.allow.to_owned()],
+            };
+            let rewrite = Rewrite {
+                host: self.host_header.map(str::to_owned),
+                forwarded: self.forwarded,
+                ..Rewrite::default()
+            };
+            let (host, more) = (self.host, self.fields);
+            let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n{more}\r\n");
+            let (mut canonical, mut fields) = (Vec::new(), no_fields());
+            let head = RequestHead::parse(head.as_bytes(), &mut canonical, &mut fields, &[]);
+            let head = head.unwrap_or_else(|rejection| panic!("{rejection:?}"));
+            let mut names = Names::default();
+            names.set(&naming, &rewrite, &head, "default.example");
+            let withholds = names.withholds(&head);
+            (names, withholds)
+        }
+
+        fn request(&self, name: &str, value: &str) -> String {
+            let mut out = Vec::new();
+            let (names, _) = self.names();
+            names.write_request_field(&mut out, name, value.as_bytes());
+            written(&out, name)
+        }
+
+        /// What becomes of a response field; nothing where it is dropped.
+        fn response(&self, name: &str, value: &str) -> String {
+            let mut out = Vec::new();
+            let (names, _) = self.names();
+            names.write_response_field(&mut out, name, value.as_bytes());
+            written(&out, name)
+        }
+    }
+
+    fn written(out: &[u8], name: &str) -> String {
+        let line = std::str::from_utf8(out).expect("text");
+        let value = line.strip_prefix(&format!("{name}: "));
+        let value = value.and_then(|value| value.strip_suffix("\r\n"));
+        match value {
+            Some(value) => value.to_owned(),
+            None => {
+                assert_eq!(line, "");
+                "(dropped)".to_owned()
+            }
+        }
+    }
+
+    /// What begins with the origin, and what only looks like it. `O` stands for the origin.
+    const TAILS: [(&str, bool); 26] = [
+        ("O", true),
+        ("O/", true),
+        ("O/a?b#c", true),
+        ("O?b", true),
+        ("O#c", true),
+        ("O:", false),
+        ("O.", false),
+        ("O.evil/", false),
+        ("Oevil/", false),
+        ("O@evil/", false),
+        ("O:80@evil/", false),
+        ("O:pass@evil/", false),
+        ("O\\evil", false),
+        ("O\\@evil/", false),
+        ("O,evil/", false),
+        ("O evil", false),
+        ("O%2eevil/", false),
+        ("xO/", false),
+        (" O/", false),
+        ("null", false),
+        ("*", false),
+        ("/a", false),
+        ("", false),
+        ("//", false),
+        ("https:///a", false),
+        ("https:a", false),
+    ];
+
+    #[test]
+    fn request_fields_that_name_the_outer_origin() {
+        for name in ["Origin", "referer", "DESTINATION"] {
+            for (tail, translated) in TAILS {
+                let came = tail.replace('O', "http://localhost:8080");
+                // A port that is empty is the scheme's own, and 8080 is not.
+                let expected = match translated {
+                    true => tail.replace('O', "https://app.example.com"),
+                    false => came.clone(),
+                };
+                assert_eq!(RENAMED.request(name, &came), expected, "{name}: {came}");
+            }
+        }
+        for (value, expected) in [
+            ("HTTP://LOCALHOST:8080/A", "https://app.example.com/A"),
+            ("http://localhost:08080/", "https://app.example.com/"),
+            ("https://localhost:8080", "https://localhost:8080"),
+            ("http://localhost", "http://localhost"),
+            ("http://localhost:80801", "http://localhost:80801"),
+            ("http://localhost:x", "http://localhost:x"),
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+            ("ws://localhost:8080", "ws://localhost:8080"),
+            ("http://user@localhost:8080/", "http://user@localhost:8080/"),
+            (
+                "http://localhost:8080 http://evil.example",
+                "http://localhost:8080 http://evil.example",
+            ),
+        ] {
+            assert_eq!(RENAMED.request("Origin", value), expected, "{value}");
+        }
+        // No other field is looked at.
+        for name in ["Cookie", "X-Origin", "Location", "Host"] {
+            let value = "http://localhost:8080/";
+            assert_eq!(RENAMED.request(name, value), value);
+        }
+    }
+
+    #[test]
+    fn origins_of_a_request() {
+        let told = |fields| Case { fields, ..KEPT };
+        let front = Case {
+            host: "front.example",
+            fields: "X-Forwarded-Proto: https\r\n",
+            ..RENAMED
+        };
+        let allowed = Case {
+            allow: "front.example",
+            ..front
+        };
+        let (https, http) = ("https://localhost:8080/", "http://localhost:8080/");
+        for (case, value, expected) in [
+            (KEPT, http, https),
+            (told("X-Forwarded-Proto: http\r\n"), http, https),
+            (told("X-Forwarded-Proto: ws\r\n"), http, https),
+            (told("X-Forwarded-Proto: gopher\r\n"), http, https),
+            (told("X-Forwarded-Proto: \r\n"), http, https),
+            // Both are https then: nothing is touched.
+            (told("X-Forwarded-Proto: https\r\n"), http, http),
+            (told("X-Forwarded-Proto: WSS\r\n"), http, http),
+            (told("X-Forwarded-Proto: https, http\r\n"), http, http),
+            (told("X-Forwarded-Proto: http, https\r\n"), http, https),
+            (
+                told("X-Forwarded-Proto: http\r\nX-Forwarded-Proto: https\r\n"),
+                http,
+                https,
+            ),
+            (
+                Case {
+                    forwarded: Forwarded::Replace,
+                    ..told("X-Forwarded-Proto: https\r\n")
+                },
+                http,
+                https,
+            ),
+            (
+                Case {
+                    forwarded: Forwarded::Append,
+                    ..told("X-Forwarded-Proto: https\r\n")
+                },
+                http,
+                http,
+            ),
+            // Behind --listen-cert to a plain upstream, which is told nothing.
+            (
+                Case {
+                    listens_with_tls: true,
+                    ..PLAIN
+                },
+                https,
+                http,
+            ),
+            // It is told by --forwarded, so that the two are the same.
+            (
+                Case {
+                    listens_with_tls: true,
+                    forwarded: Forwarded::Replace,
+                    ..PLAIN
+                },
+                https,
+                https,
+            ),
+            (
+                Case {
+                    host: "localhost",
+                    ..KEPT
+                },
+                "http://localhost:80/",
+                "https://localhost/",
+            ),
+            (
+                Case {
+                    host: "LocalHost:80",
+                    ..KEPT
+                },
+                "http://localhost/",
+                "https://localhost:80/",
+            ),
+            (
+                Case {
+                    host: "[::1]:8080",
+                    ..RENAMED
+                },
+                "http://[0:0:0:0:0:0:0:1]:8080/",
+                "https://app.example.com/",
+            ),
+            (
+                Case {
+                    host: "[::1]:8080",
+                    host_header: Some("[2001:DB8::1]:443"),
+                    ..RENAMED
+                },
+                "http://[::1]:8080/",
+                "https://[2001:db8::1]/",
+            ),
+            (
+                Case {
+                    host_header: Some("app.example.com:8443"),
+                    ..RENAMED
+                },
+                http,
+                "https://app.example.com:8443/",
+            ),
+            // Not under a Host that may be rebound, but under a listed one.
+            (front, "https://front.example/", "https://front.example/"),
+            (
+                allowed,
+                "https://front.example/",
+                "https://app.example.com/",
+            ),
+            (allowed, "http://front.example/", "http://front.example/"),
+            (
+                Case {
+                    allow: "*",
+                    ..front
+                },
+                "https://front.example:443/",
+                "https://app.example.com/",
+            ),
+            (
+                Case {
+                    host: "localhost.evil.example:8080",
+                    ..RENAMED
+                },
+                "http://localhost.evil.example:8080/",
+                "http://localhost.evil.example:8080/",
+            ),
+            // Without --host-header the upstream sees the name, and decides itself.
+            (
+                Case {
+                    host: "rebound.example:8080",
+                    ..KEPT
+                },
+                "http://rebound.example:8080/",
+                "https://rebound.example:8080/",
+            ),
+            (
+                Case {
+                    host: "",
+                    ..RENAMED
+                },
+                "http:///",
+                "http:///",
+            ),
+        ] {
+            let Case { host, fields, .. } = case;
+            let got = case.request("Origin", value);
+            assert_eq!(got, expected, "{value} of {host:?} with {fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_withheld_is_noticed() {
+        let rebound = |fields| Case {
+            host: "rebound.example:8080",
+            fields,
+            ..RENAMED
+        };
+        for (case, expected) in [
+            (rebound("Origin: http://rebound.example:8080\r\n"), true),
+            (rebound("Referer: http://rebound.example:8080/a\r\n"), true),
+            (rebound("Origin: http://other.example\r\n"), false),
+            (rebound(""), false),
+            (
+                Case {
+                    allow: "rebound.example",
+                    ..rebound("Origin: http://rebound.example:8080\r\n")
+                },
+                false,
+            ),
+            (
+                Case {
+                    fields: "Origin: http://localhost:8080\r\n",
+                    ..RENAMED
+                },
+                false,
+            ),
+        ] {
+            assert_eq!(case.names().1, expected, "{}", case.fields);
+        }
+    }
+
+    #[test]
+    fn urls_of_responses() {
+        for name in [
+            "Location",
+            "content-location",
+            "Access-Control-Allow-Origin",
+        ] {
+            for (tail, translated) in TAILS {
+                // An empty port is the scheme's own, which this origin has.
+                let translated = translated || tail == "O:";
+                let came = tail.replace('O', "https://app.example.com");
+                let expected = match translated {
+                    true => tail
+                        .trim_end_matches(':')
+                        .replace('O', "http://localhost:8080"),
+                    false => came.clone(),
+                };
+                assert_eq!(RENAMED.response(name, &came), expected, "{name}: {came}");
+                let came = came.replace("https://", "//");
+                if tail.starts_with('O') {
+                    let expected = expected.replace("http://localhost", "//localhost");
+                    let expected = expected.replace("https://", "//");
+                    assert_eq!(RENAMED.response(name, &came), expected, "{name}: {came}");
+                }
+            }
+        }
+        for (value, expected) in [
+            ("HTTPS://APP.example.COM:443/A", "http://localhost:8080/A"),
+            (
+                "https://app.example.com:8443/",
+                "https://app.example.com:8443/",
+            ),
+            // With TLS this is another origin.
+            ("http://app.example.com/", "http://app.example.com/"),
+            ("//app.example.com:80/", "//app.example.com:80/"),
+            ("//app.example.com:443/", "//localhost:8080/"),
+            ("a/b", "a/b"),
+            ("?https://app.example.com/", "?https://app.example.com/"),
+        ] {
+            assert_eq!(RENAMED.response("Location", value), expected, "{value}");
+        }
+        let https = "https://localhost:8080/x";
+        assert_eq!(KEPT.response("Location", https), "http://localhost:8080/x");
+        let at_80 = Case {
+            host: "app.example.com",
+            ..KEPT
+        };
+        for (value, expected) in [
+            ("https://app.example.com/", "http://app.example.com/"),
+            ("https://app.example.com:443/", "http://app.example.com/"),
+            ("//app.example.com/", "//app.example.com/"),
+        ] {
+            assert_eq!(at_80.response("Location", value), expected, "{value}");
+        }
+        for value in ["https://app.example.com/", "http://localhost:8080/"] {
+            assert_eq!(PLAIN.response("Location", value), value);
+        }
+    }
+
+    #[test]
+    fn a_plain_upstream_that_is_told_https() {
+        let told = Case {
+            tls: false,
+            host: "front.example",
+            fields: "X-Forwarded-Proto: https\r\n",
+            ..RENAMED
+        };
+        for (value, expected) in [
+            ("https://app.example.com/", "https://front.example/"),
+            ("http://app.example.com/", "https://front.example/"),
+            ("http://app.example.com:80/", "https://front.example/"),
+            ("http://app.example.com:443/", "http://app.example.com:443/"),
+            ("//app.example.com/", "//front.example/"),
+        ] {
+            assert_eq!(told.response("Location", value), expected, "{value}");
+        }
+        // With Host kept the two are the same, and nothing is touched.
+        let kept = Case {
+            host_header: None,
+            ..told
+        };
+        for value in ["https://front.example/", "http://front.example/"] {
+            assert_eq!(kept.response("Location", value), value);
+        }
+        assert_eq!(kept.response("Alt-Svc", "h3=\":443\""), "h3=\":443\"");
+    }
+
+    #[test]
+    fn refresh() {
+        for (value, expected) in [
+            ("5", "5"),
+            ("0;url=O/x", "0;url=I/x"),
+            ("0; URL=O/x", "0; URL=I/x"),
+            ("0.5 , url = O/x", "0.5 , url = I/x"),
+            ("0; url='O/x'", "0; url='I/x'"),
+            ("0; url='O'", "0; url='I'"),
+            ("0; url=\"O/'\"x", "0; url=\"I/'\"x"),
+            ("0; O/x", "0; I/x"),
+            ("0; url", "0; url"),
+            ("0; url=/O", "0; url=/O"),
+            ("0; url=https://evil/O", "0; url=https://evil/O"),
+            ("0; url=//app.example.com/", "0; url=//localhost:8080/"),
+            ("", ""),
+        ] {
+            let came = value.replace('O', "https://app.example.com");
+            let expected = expected.replace('O', "https://app.example.com");
+            let expected = expected.replace('I', "http://localhost:8080");
+            assert_eq!(RENAMED.response("Refresh", &came), expected, "{came}");
+        }
+    }
+
+    #[test]
+    fn cookies_where_tls_is_lost() {
+        for (came, expected) in [
+            ("s=1; Domain=example.com; Secure; SameSite=None", "s=1"),
+            ("s=1", "s=1"),
+            ("s=1; Path=/; HttpOnly", "s=1; Path=/; HttpOnly"),
+            ("s=1;Secure;Path=/", "s=1;Path=/"),
+            ("s=1; SECURE ; path=/ ;", "s=1; path=/ ;"),
+            ("s=1; secure=1; Max-Age=5", "s=1; Max-Age=5"),
+            ("s=1; Secure; SameSite=Lax", "s=1; SameSite=Lax"),
+            ("s=1; Secure; samesite = none ; Partitioned", "s=1"),
+            // Without Secure a browser refuses this at home as well.
+            ("s=1; SameSite=None", "s=1; SameSite=None"),
+            ("s=1; Partitioned", "s=1; Partitioned"),
+            // Whatever the cookie, a Domain of the inner host alone goes.
+            ("s=1; Domain=.Example.com", "s=1"),
+            ("s=1; domain=APP.example.com; Path=/", "s=1; Path=/"),
+            ("s=1; Domain=other.example", "s=1; Domain=other.example"),
+            ("s=1; Domain=pp.example.com", "s=1; Domain=pp.example.com"),
+            ("s=1; Domain=", "s=1; Domain="),
+            ("s=1; Domain=localhost", "s=1; Domain=localhost"),
+            ("s=1; Secure; Domain=localhost", "s=1"),
+            ("s=1; Secure; Domain=other.example", "s=1"),
+            // A browser takes these on localhost, and only with Secure.
+            (
+                "__Secure-s=1; Secure; SameSite=None; Partitioned",
+                "__Secure-s=1; Secure; SameSite=None; Partitioned",
+            ),
+            (
+                "__secure-s=1; Secure; Domain=localhost",
+                "__secure-s=1; Secure; Domain=localhost",
+            ),
+            (
+                "__Secure-s=1; Secure; Domain=example.com",
+                "__Secure-s=1; Secure",
+            ),
+            ("__Host-s=1; Secure; Path=/", "__Host-s=1; Secure; Path=/"),
+            ("__Http-s=1; Secure", "__Http-s=1; Secure"),
+            ("__Host-Http-s=1; Secure", "__Host-Http-s=1; Secure"),
+            ("x__Host-s=1; Secure", "x__Host-s=1"),
+            // What is no attribute stays.
+            ("Secure", "Secure"),
+            ("Domain=example.com; Secure", "Domain=example.com"),
+            ("s=\"a,b\"; Secure", "s=\"a,b\""),
+            ("", ""),
+        ] {
+            assert_eq!(RENAMED.response("Set-Cookie", came), expected, "{came}");
+        }
+        // Host kept: the Domain covers both, and goes only with Secure.
+        let kept = Case {
+            host: "app.example.com",
+            ..KEPT
+        };
+        for (came, expected) in [
+            ("s=1; Domain=example.com", "s=1; Domain=example.com"),
+            ("s=1; Domain=example.com; Secure", "s=1"),
+        ] {
+            assert_eq!(kept.response("Set-Cookie", came), expected, "{came}");
+        }
+    }
+
+    #[test]
+    fn cookies_where_tls_is_kept() {
+        let front = Case {
+            host: "front.example.com",
+            fields: "X-Forwarded-Proto: https\r\n",
+            ..RENAMED
+        };
+        let came = "s=1; Domain=app.example.com; Secure; SameSite=None; Partitioned";
+        let expected = "s=1; Secure; SameSite=None; Partitioned";
+        assert_eq!(front.response("Set-Cookie", came), expected);
+        let both = "s=1; Domain=example.com; Secure";
+        assert_eq!(front.response("Set-Cookie", both), both);
+        let address = Case {
+            host_header: Some("192.0.2.1"),
+            ..RENAMED
+        };
+        for (came, expected) in [
+            ("s=1; Domain=192.0.2.1", "s=1"),
+            ("s=1; Domain=2.1", "s=1; Domain=2.1"),
+        ] {
+            assert_eq!(address.response("Set-Cookie", came), expected);
+        }
+    }
+
+    #[test]
+    fn fields_that_bind_the_inner_origin() {
+        let (alt, hsts) = ("Alt-Svc", "Strict-Transport-Security");
+        for name in [alt, hsts] {
+            assert_eq!(KEPT.response(name, "max-age=1"), "(dropped)");
+            assert_eq!(RENAMED.response(name, "max-age=1"), "(dropped)");
+            assert_eq!(PLAIN.response(name, "max-age=1"), "max-age=1");
+        }
+        let both_with_tls = Case {
+            listens_with_tls: true,
+            ..KEPT
+        };
+        assert_eq!(both_with_tls.response(alt, "clear"), "clear");
+        assert_eq!(both_with_tls.response(hsts, "max-age=1"), "(dropped)");
+    }
+
+    #[test]
+    fn policies_lose_what_asks_for_tls() {
+        for (came, expected) in [
+            ("upgrade-insecure-requests", "(dropped)"),
+            ("Upgrade-Insecure-Requests;", "(dropped)"),
+            (
+                "upgrade-insecure-requests; default-src 'self'",
+                "default-src 'self'",
+            ),
+            (
+                "default-src 'self'; upgrade-insecure-requests",
+                "default-src 'self'",
+            ),
+            ("a b;upgrade-insecure-requests;c", "a b;c"),
+            ("a ; upgrade-insecure-requests x ; c ;", "a ; c ;"),
+            ("a, upgrade-insecure-requests", "a"),
+            ("upgrade-insecure-requests, a", "a"),
+            ("a, upgrade-insecure-requests; b , c", "a, b , c"),
+            ("a,, b ;; c", "a,, b ;; c"),
+            ("x-upgrade-insecure-requests", "x-upgrade-insecure-requests"),
+            (
+                "report-uri /upgrade-insecure-requests",
+                "report-uri /upgrade-insecure-requests",
+            ),
+            ("", ""),
+        ] {
+            let got = RENAMED.response("Content-Security-Policy", came);
+            assert_eq!(got, expected, "{came}");
+        }
+        let only = "Content-Security-Policy-Report-Only";
+        let value = "upgrade-insecure-requests";
+        assert_eq!(RENAMED.response(only, value), value);
+        let front = Case {
+            fields: "X-Forwarded-Proto: https\r\n",
+            ..RENAMED
+        };
+        assert_eq!(front.response("Content-Security-Policy", value), value);
+    }
+
+    #[test]
+    fn a_proto_of_our_own_is_what_the_upstream_was_told() {
+        let edit = FieldEdit {
+            name: "X-Forwarded-Proto".to_owned(),
+            value: Some(b"https".to_vec()),
+        };
+        let rewrite = Rewrite {
+            request_fields: FieldEdits(vec![edit]),
+            ..Rewrite::default()
+        };
+        let naming = Naming {
+            outer_https: false,
+            inner_https: false,
+            believes_proto: true,
+            hides_host: false,
+            drops_hsts: false,
+            allow_hosts: Vec::new(),
+        };
+        let head = b"GET / HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
+        let (mut canonical, mut fields) = (Vec::new(), no_fields());
+        let head = RequestHead::parse(head, &mut canonical, &mut fields, &[])
+            .unwrap_or_else(|_| unreachable!());
+        let mut names = Names::default();
+        names.set(&naming, &rewrite, &head, "default.example");
+        let mut out = Vec::new();
+        names.write_request_field(&mut out, "Origin", b"http://localhost:8080");
+        assert_eq!(out, b"Origin: https://localhost:8080\r\n");
+    }
+}
