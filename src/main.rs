@@ -98,13 +98,17 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), Complaint> {
     share_out_descriptors(&mut config, raise_descriptor_limit());
 
     let mut signals = Interruptions::new()?;
-    let config = Arc::new(config);
     let addresses = listeners.addresses();
     // A unix socket is none of these.
     let own: Vec<SocketAddr> = addresses
         .iter()
         .filter_map(|address| address.parse().ok())
         .collect();
+    // An inherited socket, and one on any free port, has a port of its own.
+    if let Some(address) = own.first() {
+        config.listen.port = address.port();
+    }
+    let config = Arc::new(config);
     refuse_itself(&config, &own)?;
     let certificates = config.listen.tls.as_ref().map(Certificates::new);
     let certificates = certificates.transpose()?.map(Arc::new);
