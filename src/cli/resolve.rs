@@ -696,6 +696,11 @@ mod tests {
             (&["--nope=secret"], &[up], "--nope: no such option"),
             (&["-x"], &[up], "-x: no such option"),
             (
+                &["--tls-verfy"],
+                &[up],
+                "--tls-verfy: no such option; did you mean --tls-verify?",
+            ),
+            (
                 &["--direct=1"],
                 &[up],
                 "--direct: this option takes no value",
