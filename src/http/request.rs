@@ -53,7 +53,7 @@ impl Request {
     }
 }
 
-/// A protocol to switch to. Reads as its token in lower case.
+/// A protocol to switch to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// RFC 6455.
@@ -70,12 +70,9 @@ impl Protocol {
             Protocol::Other(token) => token,
         }
     }
-}
 
-impl std::ops::Deref for Protocol {
-    type Target = str;
-
-    fn deref(&self) -> &str {
+    /// Its token in the Upgrade field, in lower case.
+    pub fn token(&self) -> &str {
         match self {
             Protocol::WebSocket => "websocket",
             Protocol::Other(token) => token,
@@ -118,9 +115,9 @@ fn bad(reason: &'static str) -> Rejection {
     }
 }
 
-impl From<HeadError> for Option<Rejection> {
-    /// None where there is nobody left to tell.
-    fn from(error: HeadError) -> Option<Rejection> {
+impl Rejection {
+    /// Of a head that could not be read; none where the client is gone and gets no response.
+    pub fn of(error: HeadError) -> Option<Rejection> {
         let (status, reason) = match error {
             HeadError::Closed | HeadError::Truncated | HeadError::Io(_) => return None,
             HeadError::Malformed(reason) => (400, reason),
@@ -641,7 +638,10 @@ mod tests {
         };
         let get = "GET / HTTP/1.1";
         let websocket = "Connection: keep-alive, UPGRADE\r\nUpgrade: WebSocket\r\n";
-        assert_eq!(upgrade(get, websocket, &[]).as_deref(), Some("websocket"));
+        assert_eq!(
+            upgrade(get, websocket, &[]).as_ref().map(Protocol::token),
+            Some("websocket")
+        );
         for (line, fields) in [
             (get, "Connection: Upgrade\r\nUpgrade: h2c\r\n"),
             (get, "Connection: Upgrade\r\nUpgrade: websocket/13\r\n"),
@@ -669,7 +669,11 @@ mod tests {
             ] {
                 let fields = format!("{tailored}{body}");
                 let chosen = upgrade(line, &fields, &["foo/2"]);
-                assert_eq!(chosen.as_deref(), Some("foo/2"), "{line} {fields}");
+                assert_eq!(
+                    chosen.as_ref().map(Protocol::token),
+                    Some("foo/2"),
+                    "{line} {fields}"
+                );
                 assert_eq!(upgrade(line, &fields, &[]), None);
             }
         }

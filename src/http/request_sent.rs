@@ -8,7 +8,7 @@ use crate::config::{Forwarded, Rewrite};
 use crate::http::fields::{values, write_field};
 use crate::http::known::Known;
 use crate::http::naming::Names;
-use crate::http::request::{upgrades_asked, RequestHead, MAX_ELEMENTS};
+use crate::http::request::{upgrades_asked, Protocol, RequestHead, MAX_ELEMENTS};
 use crate::http::syntax::list;
 
 impl RequestHead<'_, '_> {
@@ -148,7 +148,9 @@ impl RequestHead<'_, '_> {
             (Some(protocol), _) => {
                 // As the client wrote it, and it alone.
                 let mut asked = upgrades_asked(self.fields);
-                if let Some(token) = asked.find(|t| t.eq_ignore_ascii_case(protocol.as_bytes())) {
+                if let Some(token) =
+                    asked.find(|t| t.eq_ignore_ascii_case(protocol.token().as_bytes()))
+                {
                     write_field(out, "Upgrade", token);
                 }
                 out.extend_from_slice(b"Connection: Upgrade\r\n");
@@ -161,7 +163,7 @@ impl RequestHead<'_, '_> {
         if self.request.minor == 0 || !self.options.upgrade {
             return None;
         }
-        let chosen = self.request.upgrade.as_deref().unwrap_or_default();
+        let chosen = self.request.upgrade.as_ref().map_or("", Protocol::token);
         let withheld = upgrades_asked(self.fields);
         let withheld = withheld.filter(|t| !t.eq_ignore_ascii_case(chosen.as_bytes()));
         let withheld = withheld.collect::<Vec<_>>().join(&b", "[..]);

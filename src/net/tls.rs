@@ -633,4 +633,23 @@ mod tests {
         assert_eq!(read, b"x");
         assert!(pauses >= 2 * UPDATES / MOST_STEPS as usize, "{pauses}");
     }
+
+    #[test]
+    fn openssl_speaks_plainly() {
+        for (text, words) in [
+            (
+                "error:0A000086:SSL routines:tls_post_process_server_certificate:certificate \
+                 verify failed:../ssl/statem/statem_clnt.c:1889: (self-signed certificate)",
+                "certificate verify failed (self-signed certificate)",
+            ),
+            (
+                "error:0A00010B:SSL routines:ssl3_get_record:wrong version number:\
+                 ../ssl/record/ssl3_record.c:354:",
+                "wrong version number",
+            ),
+            ("unexpected EOF", "unexpected EOF"),
+        ] {
+            assert_eq!(openssl_words(text), words);
+        }
+    }
 }

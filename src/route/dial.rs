@@ -1,13 +1,9 @@
-//! The route to the upstream, walked under one deadline: resolve, connect, the proxy's
-//! handshake, TLS. Decides the server name for TLS.
+//! The route to the upstream, walked under one deadline: the first hop, the proxy's
+//! handshake, TLS. Decides the server name for TLS. Leaves to `connect` how an address of the
+//! first hop is found and reached, and to `own` which addresses are this program's.
 
-use std::cell::{Cell, RefCell};
-use std::future::{poll_fn, Future};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::pin::Pin;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,17 +18,15 @@ use crate::error::{Error, Result, Stage};
 use crate::http::syntax::split_port;
 use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::reactor;
-use crate::net::socket::Socket;
-use crate::net::stream::{Connection, Stream};
+use crate::net::stream::Connection;
 use crate::net::tls::{openssl_words, Tls, TlsClient, Verify};
 use crate::proxy::{Proxy, Scheme};
+use crate::route::connect::{first_hop, Progress};
 use crate::route::hops::{Dial, Hops, Plan};
-use crate::route::names::{on_link, Addresses, Names};
+use crate::route::names::Names;
+use crate::route::own::Own;
 use crate::route::steps::{Step, Steps};
 use crate::route::{http_connect, socks5};
-
-/// How long an address may stay silent before the next is tried beside it (RFC 8305 §5).
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Makes connections to the upstream.
 #[derive(Clone)]
@@ -46,51 +40,6 @@ pub struct Dialer {
     only: Option<usize>,
     /// Where this program itself listens.
     own: Own,
-}
-
-/// The addresses at which this program itself listens.
-#[derive(Clone, Default)]
-pub struct Own(Arc<[SocketAddr]>);
-
-impl Own {
-    /// Those of these listeners.
-    pub fn new(addresses: &[SocketAddr]) -> Own {
-        Own(addresses.into())
-    }
-
-    /// Whether a connection to `address` would reach one of them.
-    pub fn includes(&self, address: SocketAddr) -> bool {
-        // An address of this machine is one that can be bound.
-        let is_local = |ip| UdpSocket::bind((ip, 0)).is_ok();
-        self.0.iter().any(|own| reaches(*own, address, is_local))
-    }
-
-    /// Whether a connection has reached one of them.
-    fn is_peer_of(&self, socket: &Socket) -> bool {
-        let Ok(peer) = socket.peer() else {
-            return false;
-        };
-        // The kernel gives a connection to an address of this machine the same at this end.
-        let is_local = |ip: IpAddr| {
-            ip.is_loopback()
-                || socket
-                    .local()
-                    .is_ok_and(|local| local.ip().to_canonical() == ip)
-        };
-        self.0.iter().any(|own| reaches(*own, peer, is_local))
-    }
-}
-
-/// Whether a connection to `address` reaches a listener at `own`.
-fn reaches(own: SocketAddr, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
-    let (own_ip, ip) = (own.ip().to_canonical(), address.ip().to_canonical());
-    // One of all IPv6 addresses takes IPv4 as well; the reverse is not so.
-    let takes_its_family = own_ip.is_ipv6() || ip.is_ipv4();
-    own.port() == address.port()
-        && (own_ip == ip
-            || (own_ip.is_unspecified()
-                && takes_its_family
-                && (ip.is_unspecified() || is_local(ip))))
 }
 
 impl Dialer {
@@ -473,148 +422,9 @@ fn sni_of(host: &[u8]) -> Option<&str> {
     usable.then_some(name)
 }
 
-/// Connects to the first hop, marking the stage in `progress`.
-async fn first_hop<'a>(
-    names: &Names,
-    authority: &'a Authority,
-    stage: Stage,
-    progress: &Progress<'a>,
-    steps: &Steps,
-) -> Result<Connection> {
-    progress.at.set((Stage::Resolve, authority));
-    let failed = |error| Error::io(stage, &error);
-    let addresses = match &authority.host {
-        Host::Unix(path) => {
-            steps.done(Step::Resolve);
-            progress.at.set((stage, authority));
-            let socket = Socket::connect_unix(path).await.map_err(failed)?;
-            steps.connected(None);
-            return Ok(Connection::new(Stream::Plain(socket)));
-        }
-        Host::Ip(address) => vec![SocketAddr::new(*address, authority.port)].into(),
-        Host::Zoned(address, zone) => {
-            let found = on_link(*address, zone, authority.port);
-            let unknown = || Error::new(Stage::Resolve, "dns_error", "no such network interface");
-            vec![found.ok_or_else(unknown)?].into()
-        }
-        Host::Name(name) => {
-            let found = names.resolve(name, authority.port).await;
-            found.map_err(|words| Error::new(Stage::Resolve, "dns_error", words))?
-        }
-    };
-    steps.done(Step::Resolve);
-    progress.at.set((stage, authority));
-    let socket = connect_any(addresses, names, &progress.in_flight).await;
-    let socket = socket.map_err(failed)?;
-    steps.connected(socket.peer().ok());
-    Ok(Connection::new(Stream::Plain(socket)))
-}
-
-/// How far a walk has come, should time run out.
-struct Progress<'a> {
-    at: Cell<(Stage, &'a Authority)>,
-    in_flight: InFlight,
-    /// The proxies that did not answer, and why, for the log.
-    passed_over: RefCell<String>,
-}
-
-impl<'a> Progress<'a> {
-    /// A walk begins with this hop.
-    fn begin(first_hop: &'a Authority) -> Progress<'a> {
-        Progress {
-            at: Cell::new((Stage::Resolve, first_hop)),
-            in_flight: InFlight::default(),
-            passed_over: RefCell::default(),
-        }
-    }
-}
-
-/// The addresses of the first hop that are being connected to.
-type InFlight = RefCell<Vec<SocketAddr>>;
-
-/// Connects to whichever address answers first. Each next one is tried when the last has
-/// failed or has been silent for a while, beside those still trying (RFC 8305 §5). Fails
-/// with the first failure. `names` is told of each that fails.
-async fn connect_any(
-    mut addresses: Addresses,
-    names: &Names,
-    in_flight: &InFlight,
-) -> io::Result<Socket> {
-    type Attempt = Pin<Box<dyn Future<Output = io::Result<Socket>>>>;
-    let mut attempts: Vec<(SocketAddr, Attempt)> = Vec::new();
-    let mut first_failure = None;
-    let mut pause = Timer::never();
-    let mut is_next_due = true;
-    poll_fn(|cx| loop {
-        let mut connected = None;
-        attempts.retain_mut(|(address, attempt)| match attempt.as_mut().poll(cx) {
-            Poll::Pending => true,
-            Poll::Ready(Ok(socket)) => {
-                connected = Some(socket);
-                false
-            }
-            Poll::Ready(Err(error)) => {
-                names.failed(*address);
-                in_flight.borrow_mut().retain(|one| one != address);
-                first_failure.get_or_insert(error);
-                is_next_due = true;
-                false
-            }
-        });
-        if let Some(socket) = connected {
-            // Those still trying are given up, which is no failure of theirs.
-            in_flight.borrow_mut().clear();
-            return Poll::Ready(Ok(socket));
-        }
-        is_next_due |= Pin::new(&mut pause).poll(cx).is_ready();
-        if !is_next_due {
-            return Poll::Pending;
-        }
-        match addresses.poll_next(cx) {
-            Poll::Ready(Some(address)) => {
-                attempts.push((address, Box::pin(Socket::connect(address))));
-                in_flight.borrow_mut().push(address);
-                is_next_due = false;
-                pause = match addresses.has_more() {
-                    true => Timer::after(ATTEMPT_DELAY),
-                    false => Timer::never(),
-                };
-            }
-            Poll::Ready(None) if attempts.is_empty() => {
-                let failure = first_failure.take();
-                return Poll::Ready(Err(failure.unwrap_or(io::ErrorKind::NotFound.into())));
-            }
-            Poll::Ready(None) | Poll::Pending => return Poll::Pending,
-        }
-    })
-    .await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn own_addresses() {
-        let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
-        for (own, address, expected) in [
-            ("127.0.0.1:80", "127.0.0.1:80", true),
-            ("127.0.0.1:80", "127.0.0.1:81", false),
-            ("127.0.0.1:80", "127.0.0.2:80", false),
-            ("0.0.0.0:80", "127.0.0.1:80", true),
-            ("0.0.0.0:80", "0.0.0.0:80", true),
-            ("0.0.0.0:80", "[::1]:80", false),
-            ("[::]:80", "127.0.0.1:80", true),
-            ("[::]:80", "[::1]:80", true),
-            ("[::]:80", "[::ffff:127.0.0.1]:80", true),
-            ("[::]:80", "192.0.2.1:80", false),
-            ("[::1]:80", "127.0.0.1:80", false),
-        ] {
-            let reached = reaches(at(own), at(address), |ip| ip.is_loopback());
-            assert_eq!(reached, expected, "{own} {address}");
-        }
-    }
-    use std::net::TcpListener;
 
     #[test]
     fn sni() {
@@ -631,71 +441,5 @@ mod tests {
         ] {
             assert_eq!(sni_of(host.as_bytes()), expected, "{host}");
         }
-    }
-
-    #[test]
-    fn openssl_speaks_plainly() {
-        for (text, words) in [
-            (
-                "error:0A000086:SSL routines:tls_post_process_server_certificate:certificate \
-                 verify failed:../ssl/statem/statem_clnt.c:1889: (self-signed certificate)",
-                "certificate verify failed (self-signed certificate)",
-            ),
-            (
-                "error:0A00010B:SSL routines:ssl3_get_record:wrong version number:\
-                 ../ssl/record/ssl3_record.c:354:",
-                "wrong version number",
-            ),
-            ("unexpected EOF", "unexpected EOF"),
-        ] {
-            assert_eq!(openssl_words(text), words);
-        }
-    }
-
-    async fn connect(addresses: [SocketAddr; 2]) -> io::Result<Socket> {
-        let addresses = Addresses::from(addresses.to_vec());
-        connect_any(addresses, &Names::default(), &InFlight::default()).await
-    }
-
-    #[test]
-    fn every_address_is_tried() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let good = listener.local_addr().expect("bound");
-        let dead = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let refused = dead.local_addr().expect("bound");
-        drop(dead);
-        let tried = async {
-            let connected = connect([refused, good]).await;
-            assert!(connected.is_ok());
-            let failed = connect([refused, refused]).await;
-            let kind = failed.err().map(|error| error.kind());
-            assert_eq!(kind, Some(io::ErrorKind::ConnectionRefused));
-        };
-        crate::net::reactor::block_on(tried, || None).expect("the reactor runs");
-    }
-
-    #[test]
-    fn a_silent_address_does_not_eat_the_time_of_the_next() {
-        // A listener with a full backlog answers no SYN.
-        let silent = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        rustix::net::listen(&silent, 0).expect("a smaller backlog is allowed");
-        let address = silent.local_addr().expect("bound");
-        let _full: Vec<_> = (0..2)
-            .map(|_| {
-                let socket = socket2::Socket::new(
-                    socket2::Domain::IPV4,
-                    socket2::Type::STREAM.nonblocking(),
-                    None,
-                );
-                let socket = socket.expect("a socket");
-                let _ = socket.connect(&address.into());
-                socket
-            })
-            .collect();
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let good = listener.local_addr().expect("bound");
-        let tried = connect([address, good]);
-        let connected = crate::net::reactor::block_on(tried, || None).expect("the reactor runs");
-        assert!(connected.is_ok());
     }
 }

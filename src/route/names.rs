@@ -336,16 +336,15 @@ struct Late {
     port: u16,
 }
 
-impl From<Vec<SocketAddr>> for Addresses {
-    fn from(addresses: Vec<SocketAddr>) -> Addresses {
+impl Addresses {
+    /// These, and no more to come.
+    pub fn all_of(addresses: Vec<SocketAddr>) -> Addresses {
         Addresses {
             queue: addresses.into(),
             late: None,
         }
     }
-}
 
-impl Addresses {
     /// The next address to try; pending while there is none and one may still come, and
     /// `None` when there will be no more.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<SocketAddr>> {

@@ -201,8 +201,8 @@ impl Answering<'_> {
             board.answered();
         }
         if head.status == 101 {
-            let asked = self.request.upgrade.as_deref();
-            if !asked.is_some_and(|protocol| head.switches_to(protocol)) {
+            let asked = self.request.upgrade.as_ref();
+            if !asked.is_some_and(|protocol| head.switches_to(protocol.token())) {
                 return Err(self.not_understood("101 without being asked for this protocol"));
             }
             if !self.progress.uploaded.get() {

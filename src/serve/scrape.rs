@@ -97,7 +97,7 @@ async fn answer(worker: Rc<Worker>, mut connection: Connection, pages: Pages) {
             received.consume(length);
             response.unwrap_or_else(|rejection| answer::rejected(&rejection))
         }
-        Ok(Err(error)) => match Option::<Rejection>::from(error) {
+        Ok(Err(error)) => match Rejection::of(error) {
             Some(rejection) => answer::rejected(&rejection),
             None => return,
         },

@@ -691,7 +691,7 @@ async fn has_begun(connection: &mut Connection) -> bool {
 
 /// A rejection where there is somebody left to tell.
 fn no_request(error: HeadError) -> Result<Option<Arrived>, Rejection> {
-    Option::<Rejection>::from(error).map_or(Ok(None), Err)
+    Rejection::of(error).map_or(Ok(None), Err)
 }
 
 // The portable relay is larger.

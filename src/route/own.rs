@@ -1,0 +1,77 @@
+//! The addresses at which this program itself listens, so that no route leads back to it.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use crate::net::socket::Socket;
+
+/// The addresses at which this program itself listens.
+#[derive(Clone, Default)]
+pub struct Own(Arc<[SocketAddr]>);
+
+impl Own {
+    /// Those of these listeners.
+    pub fn new(addresses: &[SocketAddr]) -> Own {
+        Own(addresses.into())
+    }
+
+    /// Whether a connection to `address` would reach one of them.
+    pub fn includes(&self, address: SocketAddr) -> bool {
+        // An address of this machine is one that can be bound.
+        let is_local = |ip| UdpSocket::bind((ip, 0)).is_ok();
+        self.0.iter().any(|own| reaches(*own, address, is_local))
+    }
+
+    /// Whether a connection has reached one of them.
+    pub(super) fn is_peer_of(&self, socket: &Socket) -> bool {
+        let Ok(peer) = socket.peer() else {
+            return false;
+        };
+        // The kernel gives a connection to an address of this machine the same at this end.
+        let is_local = |ip: IpAddr| {
+            ip.is_loopback()
+                || socket
+                    .local()
+                    .is_ok_and(|local| local.ip().to_canonical() == ip)
+        };
+        self.0.iter().any(|own| reaches(*own, peer, is_local))
+    }
+}
+
+/// Whether a connection to `address` reaches a listener at `own`.
+fn reaches(own: SocketAddr, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
+    let (own_ip, ip) = (own.ip().to_canonical(), address.ip().to_canonical());
+    // One of all IPv6 addresses takes IPv4 as well; the reverse is not so.
+    let takes_its_family = own_ip.is_ipv6() || ip.is_ipv4();
+    own.port() == address.port()
+        && (own_ip == ip
+            || (own_ip.is_unspecified()
+                && takes_its_family
+                && (ip.is_unspecified() || is_local(ip))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_addresses() {
+        let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        for (own, address, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("0.0.0.0:80", "0.0.0.0:80", true),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("[::]:80", "127.0.0.1:80", true),
+            ("[::]:80", "[::1]:80", true),
+            ("[::]:80", "[::ffff:127.0.0.1]:80", true),
+            ("[::]:80", "192.0.2.1:80", false),
+            ("[::1]:80", "127.0.0.1:80", false),
+        ] {
+            let reached = reaches(at(own), at(address), |ip| ip.is_loopback());
+            assert_eq!(reached, expected, "{own} {address}");
+        }
+    }
+}
