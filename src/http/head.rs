@@ -4,7 +4,7 @@
 use memchr::memchr;
 
 use crate::config::MAX_RESPONSE_FIELDS;
-use crate::http::syntax::{is_token, is_token_byte, trim_end};
+use crate::http::syntax::{find_near, is_token, is_token_byte, trim_end};
 
 /// Why no whole head could be read.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl Scan {
     /// extent of the head when it is whole.
     pub fn advance(&mut self, bytes: &[u8], rules: &Rules) -> Result<Option<Extent>, HeadError> {
         let mut next = self.examined;
-        while let Some(length) = find_newline(&bytes[next..]) {
+        while let Some(length) = find_near(b'\n', &bytes[next..]) {
             let newline = next + length;
             next = newline + 1;
             let line = &bytes[self.line_start..newline];
@@ -145,31 +145,6 @@ impl Scan {
     }
 }
 
-/// Where the first LF is. Lines are short: eight bytes at a time, their ends are found for less
-/// than a call of memchr costs, which takes over in long ones.
-fn find_newline(bytes: &[u8]) -> Option<usize> {
-    const SHORT: usize = 32;
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH_BITS: u64 = 0x80 * ONES;
-    const NEWLINES: u64 = b'\n' as u64 * ONES;
-    let mut at = 0;
-    while let (..SHORT, Some(eight)) = (at, bytes[at..].first_chunk::<8>()) {
-        let differing = u64::from_le_bytes(*eight) ^ NEWLINES;
-        // The lowest bit that is set is the high bit of the first byte that does not differ.
-        let found = differing.wrapping_sub(ONES) & !differing & HIGH_BITS;
-        if found != 0 {
-            return Some(at + found.trailing_zeros() as usize / 8);
-        }
-        at += 8;
-    }
-    let rest = &bytes[at..];
-    let found = match at {
-        SHORT.. => memchr(b'\n', rest),
-        _ => rest.iter().position(|&b| b == b'\n'),
-    };
-    found.map(|found| at + found)
-}
-
 /// Whether a line can be a field, or, where the reading allows it, a fold of the one in
 /// front of it.
 fn check_field_line(line: &[u8], reading: Reading, has_field: bool) -> Result<(), &'static str> {
@@ -215,21 +190,6 @@ mod tests {
 
     fn scan(bytes: &[u8], reading: Reading) -> Result<Option<Extent>, HeadError> {
         Scan::default().advance(bytes, &rules(reading))
-    }
-
-    #[test]
-    fn a_newline_is_found_wherever_it_is() {
-        // 0x0B and 0x8A differ from LF by a bit.
-        for other in [b'a', b'\r', 0, 0x0b, 0x8a, 0xff] {
-            for length in 0..80 {
-                let mut bytes = vec![other; length];
-                assert_eq!(find_newline(&bytes), None);
-                for at in (0..length).rev() {
-                    bytes[at] = b'\n';
-                    assert_eq!(find_newline(&bytes), Some(at), "{other:#x}, {length}");
-                }
-            }
-        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::http::fields::{content_length, is_chunked, values, CodingError, Field
 use crate::http::framing::Framing;
 use crate::http::head::{HeadError, Reading, Rules};
 use crate::http::known::{Known, Present};
-use crate::http::syntax::{is_host, is_token_byte, list, without_zone};
+use crate::http::syntax::{find_near, is_host, is_token_byte, list, without_zone};
 
 /// What a request head must look like that may have so many bytes.
 pub fn rules(max_bytes: usize) -> Rules {
@@ -146,7 +146,7 @@ pub fn check_start_line(line: &[u8]) -> Result<(), HeadError> {
     let [b' ', target @ ..] = rest else {
         return malformed;
     };
-    if !is_version || method.is_empty() || target.is_empty() || memchr(b' ', target).is_some() {
+    if !is_version || method.is_empty() || target.is_empty() || find_near(b' ', target).is_some() {
         return malformed;
     }
     match major {
@@ -166,7 +166,7 @@ fn words(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 /// Whether the parser takes a request line as it is: it knows two versions, and takes a
 /// target for UTF-8.
 fn is_plain_request_line(bytes: &[u8]) -> bool {
-    let line = memchr(b'\r', bytes).map_or(bytes, |end| &bytes[..end]);
+    let line = find_near(b'\r', bytes).map_or(bytes, |end| &bytes[..end]);
     (line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")) && line.is_ascii()
 }
 
@@ -309,7 +309,7 @@ fn target_of<'b>(method: &str, target: &'b [u8]) -> Result<Target<'b>, Rejection
     }
     // A fragment is the client's own (RFC 9110 §4.2.5): one that comes is a mistake, which an
     // upstream would read as one or as a part of the path.
-    if memchr(b'#', target).is_some() {
+    if find_near(b'#', target).is_some() {
         return Err(bad("a fragment in the request target"));
     }
     if target.starts_with(b"/") || (target == b"*" && method == "OPTIONS") {

@@ -20,7 +20,7 @@ use crate::http::known::{Known, Present};
 use crate::http::naming::Names;
 use crate::http::repair::canonical_head;
 use crate::http::request::Request;
-use crate::http::syntax::{list, parse_decimal, push_number, trim};
+use crate::http::syntax::{list, parse_decimal, trim};
 
 /// What a response head must look like, and how long it may be.
 pub const RULES: Rules = Rules {
@@ -229,7 +229,10 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
     pub fn write(&self, out: &mut Vec<u8>, request: &Request, close: bool, changes: Changes<'_>) {
         let Changes { via, names, edits } = changes;
         out.extend_from_slice(b"HTTP/1.1 ");
-        push_number(out, self.status.into());
+        // Three digits, which the parser has seen.
+        let digit = |value: u16| b'0' + (value % 10) as u8;
+        let status = self.status;
+        out.extend_from_slice(&[digit(status / 100), digit(status / 10), digit(status)]);
         out.push(b' ');
         out.extend_from_slice(self.reason);
         out.extend_from_slice(b"\r\n");
