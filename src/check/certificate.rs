@@ -89,7 +89,7 @@ fn ssl(
     }
     for root in &config.roots {
         let der = root.to_der().unwrap_or_default();
-        // A root that is already there is no harm.
+        // Adding a root that the store already has fails, and is ignored.
         let _ = builder.cert_store_mut().add_cert(X509::from_der(&der)?);
     }
     builder.set_verify_callback(SslVerifyMode::PEER, move |is_good, context| {

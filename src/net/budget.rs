@@ -22,21 +22,21 @@ impl Budget {
         self.spent = self.spent.saturating_add(bytes.max(LEAST));
     }
 
-    /// Whether the share of a turn is spent; if so, the next share begins. Whoever is told
-    /// so lets the others have their turn.
-    pub fn is_used_up(&mut self) -> bool {
+    /// Begins the next share if that of this turn is spent, and says so. The caller yields
+    /// then, so that the thread's other tasks run.
+    pub fn renew_if_spent(&mut self) -> bool {
         // The share is asked for only where it may be spent.
-        let is_used_up = self.spent >= SMALLEST_SHARE && self.spent >= share();
-        if is_used_up {
+        let is_spent = self.spent >= SMALLEST_SHARE && self.spent >= share();
+        if is_spent {
             self.spent = 0;
         }
-        is_used_up
+        is_spent
     }
 
     /// Waits for the next turn of the thread if the share of this one is spent.
     // Not an async fn, which would hold `self` while it waits.
     pub fn turn(&mut self) -> impl Future<Output = ()> + use<> {
-        let waits = self.is_used_up();
+        let waits = self.renew_if_spent();
         async move {
             if waits {
                 next_turn().await;

@@ -237,7 +237,8 @@ impl Socket {
         self.source.is_at_home() && !self.source.is_ready(Direction::Read)
     }
 
-    /// Nobody uses it until `attach`.
+    /// Leaves the reactor of this thread, so that another thread can take the socket. It must
+    /// not be read or written before `attach`.
     pub fn detach(&mut self) {
         self.source.detach();
     }

@@ -110,7 +110,7 @@ async fn connect_any(
             }
         });
         if let Some(socket) = connected {
-            // Those still trying are given up, which is no failure of theirs.
+            // The other attempts are dropped; their addresses do not count as failed.
             in_flight.borrow_mut().clear();
             return Poll::Ready(Ok(socket));
         }

@@ -182,10 +182,10 @@ impl Pool {
     /// A connection over which the upstream has sent nothing since its last response,
     /// made for the same server name; the thread's own first.
     ///
-    /// What an upstream says unasked is no answer to anyone (RFC 9112 §9.2). Where the thread
-    /// has looked at its sockets since that response, it would have been told; else, for a
-    /// connection of another thread, and for a request that must not be sent twice, the kernel
-    /// is asked.
+    /// Bytes that an upstream sends without a request are not a response (RFC 9112 §9.2). If
+    /// the thread has polled since the last response, the readiness of the socket is known. If
+    /// not, for a connection of another thread, and for a request that must not be sent twice,
+    /// the kernel is asked.
     pub fn take(&self, server_name: &str, may_be_sent_twice: bool) -> Option<Kept> {
         let now = now();
         let request = Wanted {

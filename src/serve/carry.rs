@@ -163,7 +163,7 @@ mod portable {
             cx: &mut Context<'_>,
             bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
-            if self.budget.is_used_up() {
+            if self.budget.renew_if_spent() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
