@@ -1,10 +1,7 @@
 //! What real clients do at an end: a tab that is closed while answers are outstanding, and a
 //! request whose connection ends after the upstream has been at work on it.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{channel, Sender};
 use std::sync::Mutex;
@@ -15,6 +12,7 @@ use libtest_mimic::Trial;
 
 use super::needs::{trial, Need};
 use super::process::*;
+use super::tab::Tab;
 use crate::support::*;
 
 pub fn trials() -> Vec<Trial> {
@@ -36,48 +34,6 @@ pub fn trials() -> Vec<Trial> {
             curl_sends_no_post_twice,
         ),
     ]
-}
-
-/// A tab of Chromium. The browser ends with the standard input of its script.
-struct Tab {
-    _browser: Guard,
-    _input: ChildStdin,
-    lines: BufReader<ChildStdout>,
-    profile: Folder,
-}
-
-impl Tab {
-    fn open(url: &str, expression: &str) -> Tab {
-        let profile = open_folder("profile");
-        let mut command = command("node");
-        command.arg(script_path("tab.mjs")).args([url, expression]);
-        command.arg(&profile.0);
-        let errors = File::create(profile.path("errors")).expect("a file");
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(errors);
-        let mut browser = Guard::spawn(&mut command);
-        let input = browser.0.stdin.take().expect("a pipe");
-        let lines = BufReader::new(browser.0.stdout.take().expect("a pipe"));
-        Tab {
-            _browser: browser,
-            _input: input,
-            lines,
-            profile,
-        }
-    }
-
-    /// What the expression became.
-    fn said(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).expect("a line of text");
-        if line.is_empty() {
-            let errors = fs::read_to_string(self.profile.path("errors"));
-            panic!("the browser said nothing: {errors:?}");
-        }
-        line.trim_end().to_owned()
-    }
 }
 
 /// The page from which the others are asked for.

@@ -11,6 +11,7 @@ mod process;
 mod proxies;
 mod secured;
 mod ssh;
+mod tab;
 mod tls_upstreams;
 mod under_another_name;
 mod uwsgi;

@@ -25,6 +25,8 @@ pub enum Need {
     Python(&'static str),
     /// The one from npm, with a node that runs it.
     Wscat,
+    /// A package from npm, in a folder of NODE_PATH.
+    Node(&'static str),
     /// A file or folder that comes with a peer.
     Path(&'static str),
     /// The right to listen on port 443.
@@ -64,6 +66,11 @@ fn look_for(need: Need) -> Option<String> {
                 (met, "wscat does not run".to_owned())
             }
         },
+        Need::Node(package) => {
+            let require = format!("require('{package}')");
+            let met = succeeds(Command::new("node").args(["-e", &require]));
+            (met, format!("{package} from npm is not in NODE_PATH"))
+        }
         Need::Path(path) => (Path::new(path).exists(), format!("{path} is missing")),
         Need::Port443 => match TcpListener::bind((address_of_our_own(), 443)) {
             Ok(_) => return None,

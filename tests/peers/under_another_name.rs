@@ -11,6 +11,7 @@ use libtest_mimic::Trial;
 use super::needs::{trial, Need};
 use super::nginx::nginx;
 use super::process::*;
+use super::tab::Tab;
 use super::websockets::MESSAGE;
 use crate::support::*;
 
@@ -34,6 +35,11 @@ pub fn trials() -> Vec<Trial> {
             "a_websocket_passes_the_check_of_its_origin",
             &chromium,
             a_websocket_passes_the_check_of_its_origin,
+        ),
+        of(
+            "socket_io_goes_from_requests_to_a_websocket",
+            &[chromium[0], chromium[1], Need::Node("socket.io")],
+            socket_io_goes_from_requests_to_a_websocket,
         ),
         of(
             "a_rebound_page_gets_no_websocket",
@@ -113,6 +119,50 @@ fn a_websocket_passes_the_check_of_its_origin() {
     let (page, socket) = (proxy.url("/"), proxy.url("/ws").replace("http:", "ws:"));
     assert_eq!(chromium(&socket, &page), "error; close 1006 false\n");
     proxy.0.log.wait_for("GET /ws -> 403");
+}
+
+/// Node's socket.io begins with GETs and POSTs that each carry an Origin, and then upgrades.
+fn socket_io_goes_from_requests_to_a_websocket() {
+    let server = Server::start("socket.io", free_address, |folder, address| {
+        let mut command = command("node");
+        command.arg(script_path("socketio.cjs"));
+        command.args([address.ip().to_string(), address.port().to_string()]);
+        command.args(with_certificate(folder));
+        command.arg(format!("https://{NAME}"));
+        command
+    });
+    let talk = "new Promise((done, failed) => {
+        const script = document.createElement('script');
+        script.src = '/socket.io/socket.io.js';
+        script.onerror = () => failed(new Error('no script'));
+        script.onload = () => {
+            const socket = io({ reconnection: false });
+            socket.on('connect_error', () => done('refused'));
+            socket.on('connect', () => {
+                const before = socket.io.engine.transport.name;
+                socket.io.engine.once('upgrade', transport =>
+                    socket.emit('say', 'hello', heard =>
+                        done([before, transport.name, heard].join('; '))));
+            });
+        };
+        document.head.append(script);
+    })";
+    for (more, expected) in [
+        (&[][..], "polling; websocket; heard hello"),
+        (&["--map=off"], "refused"),
+    ] {
+        let _turn = one_browser();
+        let proxy = Tested::start(server.address, &flags(more));
+        // A POST that carries Origin comes first: without translation it is refused.
+        let talk = match more {
+            [] => talk.to_owned(),
+            _ => talk.replace(
+                "reconnection: false",
+                "reconnection: false, transports: ['websocket']",
+            ),
+        };
+        assert_eq!(Tab::open(&proxy.url("/"), &talk).said(), expected);
+    }
 }
 
 fn a_rebound_page_gets_no_websocket() {

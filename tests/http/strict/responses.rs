@@ -862,10 +862,11 @@ pub(super) fn interim(tally: &mut Tally) {
         // Interim responses alone are no answer.
         all.push(Reply::bad(heads).then(End::Closes));
     }
-    // They have no content, whatever they say; what follows is the next head.
+    // They have no content, whatever they say; what follows is the next head. A body that was
+    // announced all the same may still come, so the connection is not used again.
     for fields in ["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"] {
         let send = format!("HTTP/1.1 103 Early Hints\r\n{fields}\r\n{last}");
-        all.push(Reply::delivered(
+        all.push(Reply::repaired(
             send,
             format!("HTTP/1.1 103 Early Hints\r\n\r\n{last}"),
         ));

@@ -1,0 +1,21 @@
+// A socket.io server over TLS at ADDRESS PORT with CERTIFICATE and KEY, which takes pages of
+// ORIGIN alone, over either transport, and sends messages back. Its page is empty.
+const { createServer } = require('node:https');
+const { readFileSync } = require('node:fs');
+const { Server } = require('socket.io');
+
+const [address, port, cert, key, origin] = process.argv.slice(2);
+const page = (request, response) => {
+  response.setHeader('Content-Type', 'text/html');
+  response.end('<!doctype html><title>page</title>');
+};
+const server = createServer({ cert: readFileSync(cert), key: readFileSync(key) }, page);
+const allowRequest = (request, done) => {
+  // A browser sends none with a GET of its own origin.
+  const { origin: sent = origin } = request.headers;
+  done(null, sent === origin);
+};
+new Server(server, { allowRequest }).on('connection', socket => {
+  socket.on('say', (text, done) => done(`heard ${text}`));
+});
+server.listen(Number(port), address);
