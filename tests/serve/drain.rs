@@ -217,7 +217,7 @@ pub fn the_service_manager_is_told() {
 }
 
 pub fn sockets_that_are_none_are_refused() {
-    let mut command = Command::new("sh");
+    let mut command = cleaned(Command::new("sh"));
     let script = "exec 3</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$PROGRAM\" -u a:1";
     let refused = command
         .args(["-c", script])
@@ -227,7 +227,7 @@ pub fn sockets_that_are_none_are_refused() {
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(
         String::from_utf8_lossy(&refused.stderr),
-        "simple-proxy: LISTEN_FDS: descriptor 3 is no listening TCP or unix socket\n"
+        "simple-proxy: LISTEN_FDS: descriptor 3 is not a listening TCP or unix socket\n"
     );
     // Meant for another process: not for us.
     let upstream = answering(|_| ok("own socket")).to_string();
