@@ -261,7 +261,9 @@ fn share_out_descriptors(config: &mut Config, descriptors: u64) {
     let idle = descriptors / 8 / config.threads;
     limits.idle_upstreams = limits.idle_upstreams.min(idle);
     limits.pipes = limits.pipes.min(idle / 2);
-    let set_aside = 64 + (limits.idle_upstreams + 2 * limits.pipes) * config.threads;
+    // Where there are few, as many as threads and listeners need.
+    let own = 64.min(descriptors / 2);
+    let set_aside = own + (limits.idle_upstreams + 2 * limits.pipes) * config.threads;
     let affordable = (descriptors.saturating_sub(set_aside) / 2).max(1);
     let limit = limits.max_connections.get_or_insert(affordable);
     if *limit > affordable {

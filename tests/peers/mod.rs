@@ -2,6 +2,7 @@
 //! `needs` says what becomes of a trial whose peers are missing; `process` runs them.
 
 mod apache;
+mod cgi;
 mod ends;
 mod nat;
 mod needs;
@@ -30,6 +31,7 @@ pub fn trials() -> Vec<Trial> {
         nginx::trials(),
         tls_upstreams::trials(),
         apache::trials(),
+        cgi::trials(),
         uwsgi::trials(),
         ways::trials(),
         secured::trials(),

@@ -19,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
         a_limit_that_the_descriptors_cannot_carry_is_lowered,
         a_loop_is_refused,
         signals_end_the_program_or_are_ignored,
+        a_terminal_that_is_closed_ends_the_program,
     ]
 }
 
@@ -283,6 +284,19 @@ pub fn a_limit_that_the_descriptors_cannot_carry_is_lowered() {
     let limit: usize = warning.rsplit(' ').next().unwrap().parse().unwrap();
     assert!((1..=128).contains(&limit), "{warning}");
     proxy.log.wait_for(&format!("connection limit: {limit}"));
+    // Where there are hardly any, several clients are served all the same.
+    let mut command = behind_shell("ulimit -n 40;", &args);
+    let proxy = Proxy::spawn(&mut command);
+    let warning = proxy.log.wait_for("--max-connections 100000 ");
+    let limit: usize = warning.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!((4..=20).contains(&limit), "{warning}");
+    let mut clients: Vec<Client> = (0..limit).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        client.send(GET);
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().status(), 502);
+    }
     let proxy = limited("2", &["--log-lang", "en"]);
     proxy.log.wait_for("connection limit: 2");
     assert!(!proxy.log.text().contains("lowered"));
@@ -338,6 +352,26 @@ pub fn signals_end_the_program_or_are_ignored() {
     let proxy = spawn(&["sh", "-c", "trap '' HUP; exec \"$0\" \"$@\""]);
     proxy.guard.signal("HUP");
     assert_eq!(proxy.terminate().code(), Some(0));
+}
+
+/// script(1) gives the program a terminal, which is gone once it is killed.
+pub fn a_terminal_that_is_closed_ends_the_program() {
+    let folder = Folder::new("terminal");
+    let log = folder.path("log");
+    let arguments = "-u 127.0.0.1:9 -b 127.0.0.1 -p 0 --log-lang en";
+    let run = format!("trap - HUP; exec {PROGRAM} {arguments} 2>{log}");
+    let mut script = cleaned(std::process::Command::new("env"));
+    script.args(["--default-signal=HUP", "script", "-qec", &run, "/dev/null"]);
+    script.stdin(std::process::Stdio::piped());
+    let terminal = Guard::spawn(script.stdout(std::process::Stdio::null()));
+    let says = |words: &str| {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        text.contains(words)
+    };
+    wait_until("it listens", || says("listening on"));
+    terminal.signal("KILL");
+    wait_until("it stops", || says("SIGHUP: no new connections"));
+    wait_until("it has ended", || says("stopped, 0 connections"));
 }
 
 /// From a client at 127.0.0.1: one proxy serves its neighbour only, the other serves it too.
