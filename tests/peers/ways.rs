@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
@@ -18,7 +19,7 @@ use super::needs::{trial, Need};
 use super::nginx::FIVE_MIB;
 use super::process::*;
 use super::proxies::Proxying;
-use super::websockets::MESSAGE;
+use super::websockets::{websocket_origin, MESSAGE};
 use crate::support::*;
 
 pub fn trials() -> Vec<Trial> {
@@ -36,6 +37,15 @@ pub fn trials() -> Vec<Trial> {
             &gunicorn,
             gunicorn_on_a_unix_socket,
         ),
+        trial(
+            "curl_and_a_websocket_over_a_unix_socket",
+            &[
+                Need::Command("curl"),
+                Need::Python("websocket"),
+                Need::Python("websockets"),
+            ],
+            curl_and_a_websocket_over_a_unix_socket,
+        ),
         trial("microsocks_before_dante_under_load", &both, || {
             one_of_two_is_ill([Proxying::Microsocks, Proxying::Dante])
         }),
@@ -43,6 +53,35 @@ pub fn trials() -> Vec<Trial> {
             one_of_two_is_ill([Proxying::Dante, Proxying::Microsocks])
         }),
     ]
+}
+
+/// Clients that reach the program by a path alone.
+fn curl_and_a_websocket_over_a_unix_socket() {
+    let origin = websocket_origin(false);
+    let folder = open_folder("listen");
+    let path = folder.path("listen.sock");
+    let mut proxy = program();
+    proxy.args([
+        "-b",
+        &format!("unix:{path}"),
+        "--direct",
+        "--log-lang",
+        "en",
+    ]);
+    proxy.args(["-u", &origin.address.to_string()]);
+    proxy.stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut proxy = Guard::spawn(&mut proxy);
+    let log = Lines::collect(proxy.0.stderr.take().expect("a pipe"));
+    log.wait_for(&format!("listening on unix:{path}"));
+    let said = curl_text(&["--unix-socket", &path, "http://app.example/x"]);
+    assert_eq!(said, "path=/x host=app.example\n");
+    let mut client = python("client.py");
+    client.args(["ws://app.example/ws", MESSAGE, &path]);
+    let said = run("client", &mut client, 2 * PATIENCE).output;
+    assert_eq!(String::from_utf8_lossy(&said), format!("{MESSAGE}\n"));
+    // It has no address.
+    let done = log.wait_for("GET /x -> 200");
+    assert!(done.contains("unix"), "{done}");
 }
 
 /// Carries every connection to a unix socket on to a TCP address, as Tor's socket is one of a
