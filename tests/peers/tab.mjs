@@ -1,6 +1,6 @@
 // Opens URL in a tab of headless Chromium and prints what EXPRESSION, or its promise, becomes
-// there. Then closes the tab; the browser stays until standard input ends. PROFILE is a
-// folder of its own.
+// there, or that it took too long. Then closes the tab; the browser stays until standard
+// input ends. PROFILE is a folder of its own.
 import { open } from './browser.mjs';
 
 const [url, expression, profile] = process.argv.slice(2);
@@ -11,6 +11,7 @@ const loaded = new Promise(done => page.listen(({ method }) => {
 await page.call('Page.enable');
 await page.call('Page.navigate', { url });
 await loaded;
-console.log(await page.evaluate(expression));
+const late = new Promise(done => setTimeout(() => done('nothing within a minute'), 60_000).unref());
+console.log(await Promise.race([page.evaluate(expression), late]));
 await page.leave();
 process.stdin.on('end', () => page.close()).resume();
