@@ -923,11 +923,12 @@ pub fn draining(signal: &str, within: Duration) {
         ("signal", Value::Text(signal)),
         ("seconds", Value::Seconds(within)),
     ];
+    let seconds = within.as_secs_f64();
     emit(
         Priority::Info,
         ("draining", &members),
-        format_args!("收到 {signal}，不再接受新连接，最多等待 {within:?}"),
-        format_args!("{signal}: no new connections, finishing what is open within {within:?}"),
+        format_args!("收到 {signal}，不再接受新连接，最多等待 {seconds} 秒"),
+        format_args!("{signal}: no new connections, finishing what is open within {seconds} s"),
     );
 }
 
