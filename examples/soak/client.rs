@@ -64,7 +64,7 @@ fn may_yet_be_counted(route: &Route) -> bool {
 
 /// An activity's place in the list, the ordinary ones more often.
 fn pick(noise: &mut Noise) -> usize {
-    const WEIGHTS: [u64; ACTIVITIES.len()] = [30, 6, 6, 15, 4, 8, 6, 2, 8, 6, 6];
+    const WEIGHTS: [u64; ACTIVITIES.len()] = [30, 6, 6, 15, 4, 8, 6, 2, 8, 6, 6, 6];
     let mut left = noise.below(WEIGHTS.iter().sum());
     for (at, weight) in WEIGHTS.iter().enumerate() {
         if left < *weight {
@@ -97,6 +97,7 @@ impl Visit<'_> {
             "slow reader" => self.slow_reader(),
             "abort" => self.abort(),
             "bad input" => self.bad_input(),
+            "login" => self.login(),
             _ => self.upstream_fault(),
         }
     }
@@ -387,6 +388,40 @@ impl Visit<'_> {
         match wire.rest() {
             Ok(rest) if !rest.is_empty() => Err(Wrong(format!("{request:?}: more answers"))),
             _ => Ok(()),
+        }
+    }
+
+    /// Logs in as NTLM does, which makes the upstream connection that of one user, while
+    /// others use the same program without a login.
+    fn login(&mut self) -> Done {
+        let user = format!("user-{}", self.noise.below(1 << 40));
+        let mut wire = self.connect()?;
+        self.ask_who(&mut wire, Some("begin"), None)?;
+        self.ask_who(&mut wire, Some(&user), Some(&user))?;
+        let mut stranger = self.connect()?;
+        self.ask_who(&mut stranger, None, None)?;
+        self.ask_who(&mut wire, None, Some(&user))
+    }
+
+    /// Asks as whom it is served: as `expected`, or as nobody by a 401.
+    fn ask_who(&self, wire: &mut Wire, says: Option<&str>, expected: Option<&str>) -> Done {
+        let login = says.map_or(String::new(), |word| {
+            format!("Authorization: NTLM {word}\r\n")
+        });
+        wire.send(format!("GET /who HTTP/1.1\r\nHost: soak.test\r\n{login}\r\n").as_bytes())?;
+        let head = wire.head()?;
+        let body = wire.body(&head)?;
+        let served = String::from_utf8_lossy(&body);
+        match (head.get(9..12), expected) {
+            (Some("401"), None) => {
+                self.tally.requests.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            (Some("200"), Some(user)) if served == user => self.expect_200(&head),
+            (Some("502"), _) => self.expect_200(&head),
+            _ => Err(Wrong(format!(
+                "served as {served:?} in place of {expected:?}: {head:?}"
+            ))),
         }
     }
 

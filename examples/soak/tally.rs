@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use crate::program::{Program, Route};
 
 /// What the clients do, each counted.
-pub const ACTIVITIES: [&str; 11] = [
+pub const ACTIVITIES: [&str; 12] = [
     "get",
     "http/1.0",
     "head",
@@ -17,6 +17,7 @@ pub const ACTIVITIES: [&str; 11] = [
     "slow reader",
     "abort",
     "bad input",
+    "login",
     "upstream fault",
 ];
 

@@ -62,6 +62,8 @@ pub fn upstream(tls: Option<SslAcceptor>, tally: &'static Tally) -> io::Result<S
 
 /// Serves one connection for as long as it lasts.
 fn serve(mut wire: Wire, tally: &Tally) -> Done {
+    // Who has logged in on this connection.
+    let mut user: Option<String> = None;
     loop {
         let head = match wire.head() {
             // Idle for longer than the pool keeps it: a leak.
@@ -90,6 +92,24 @@ fn serve(mut wire: Wire, tally: &Tally) -> Done {
                 let sum = format!("{} bytes, {:016x}", body.len(), checksum(&body));
                 let length = sum.len();
                 let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{sum}");
+                wire.send(answer.as_bytes())?;
+            }
+            ["who"] => {
+                let says = field(&head, "authorization").and_then(|f| f.strip_prefix("NTLM "));
+                let is_challenged = says == Some("begin");
+                if let Some(name) = says.filter(|_| !is_challenged) {
+                    user = Some(name.to_owned());
+                }
+                let known = user.as_deref().filter(|_| !is_challenged);
+                let answer = match known {
+                    Some(name) => {
+                        let length = name.len();
+                        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}")
+                    }
+                    None => "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: NTLM\r\n\
+                             Content-Length: 0\r\n\r\n"
+                        .to_owned(),
+                };
                 wire.send(answer.as_bytes())?;
             }
             ["ws"] => return echo(&mut wire, &head),
