@@ -12,7 +12,7 @@ use async_io::Timer;
 use pin_project_lite::pin_project;
 use slab::Slab;
 
-use crate::net::reactor::{next_turn, now};
+use crate::net::reactor::{next_look, now};
 
 /// How much later than asked a deadline may strike; keeps sweeps rare under load.
 const GRANULARITY: Duration = Duration::from_millis(20);
@@ -76,8 +76,9 @@ impl Timers {
     pub async fn sweep(&self) {
         loop {
             self.due().await;
-            // What has arrived by now comes first, should the thread have been held up.
-            next_turn().await;
+            // What has arrived by now comes first, should the thread have been held up. Another
+            // thread may have woken this task while it was still waking those that read.
+            next_look().await;
             self.strike_due(Instant::now());
         }
     }
@@ -310,6 +311,7 @@ impl Drop for Deadline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::reactor::next_turn;
     use futures_lite::future;
 
     fn with_timers<T>(work: impl AsyncFnOnce(Rc<Timers>) -> T) -> T {
