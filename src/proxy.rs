@@ -190,7 +190,7 @@ impl Proxy {
             },
             None if is_no_proxy(url) => {
                 return Err(Words::new(
-                    "for no proxy leave it out, or say --direct",
+                    "for no proxy leave it out, or use --direct",
                     "不用代理时请去掉此项，或用 --direct",
                 ))
             }
@@ -232,7 +232,7 @@ impl Proxy {
 fn unknown_scheme(scheme: &str) -> Words {
     match scheme.to_ascii_lowercase().as_str() {
         "socks4" | "socks4a" => Words::new(
-            "SOCKS4 is not spoken here; if the proxy speaks SOCKS5 too, write socks5://",
+            "SOCKS4 is not supported; if the proxy also supports SOCKS5, write socks5://",
             "不支持 SOCKS4；若代理也支持 SOCKS5，请写成 socks5://",
         ),
         _ => Words::new(
