@@ -147,15 +147,11 @@ fn known_words() -> &'static [String] {
             ":p@a",
             "a%3A:b@a",
         ];
-        for url in urls
-            .map(str::to_owned)
-            .into_iter()
-            .chain([
-                format!("{long}:p@a"),
-                format!("u:{long}@a"),
-                format!("unix:/{long}"),
-            ])
-        {
+        for url in urls.map(str::to_owned).into_iter().chain([
+            format!("{long}:p@a"),
+            format!("u:{long}@a"),
+            format!("unix:/{long}"),
+        ]) {
             let errors = [
                 Authority::parse(&url).err(),
                 Proxy::parse_socks5(&url).err(),
