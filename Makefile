@@ -68,7 +68,7 @@ test: prerequisites
 
 check: test
 
-# Mixed load and injected faults for MINUTES, then a look at what is left behind.
+# Mixed load, injected faults and attacks for MINUTES, then a look at what is left behind.
 MINUTES ?= 10
 soak: prerequisites
 	@$(CARGO) build $(optimized) --bin simple-proxy --example soak
@@ -184,7 +184,7 @@ help:
 	@echo 'all (default)   build the program'
 	@echo 'demo            show it between an upstream and a SOCKS5 proxy made for the purpose'
 	@echo 'test, check     run all tests; SIMPLE_PROXY_REQUIRE_PEERS=1 fails without the real peers'
-	@echo 'soak            mixed load with faults for MINUTES (10)'
+	@echo 'soak            mixed load with faults and attacks for MINUTES (10)'
 	@echo 'soak-hand-over  count REQUESTS (10000000) over connections that threads hand on'
 	@echo 'bench           compare with peers; QUICK=1, or BENCH with options and workloads'
 	@echo 'bench-long      count round trips over an emulated way of 100 ms, as root; LONG has options'

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::attacks::Siege;
+use crate::client::in_the_middle;
+use crate::connection::Wire;
 use crate::program::Route;
-use crate::tally::{Tally, ACTIVITIES};
+use crate::tally::{Tally, ACTIVITIES, STAGES};
 
 /// How much a program's memory may have grown since it was warm, in KiB: what a few more
 /// connections at the same moment cost.
@@ -19,10 +22,11 @@ const POOL_EXPIRY: Duration = Duration::from_secs(40);
 pub struct Checks {
     pub passed: usize,
     pub failed: usize,
+    pub skipped: usize,
 }
 
 impl Checks {
-    fn check(&mut self, holds: bool, what: &str) {
+    pub fn check(&mut self, holds: bool, what: &str) {
         if holds {
             self.passed += 1;
         } else {
@@ -36,6 +40,23 @@ impl Checks {
         for (name, count) in ACTIVITIES.iter().zip(&tally.activities) {
             let count = count.load(Relaxed);
             self.check(count > 0, &format!("{name}: {count} times (it was tried)"));
+        }
+    }
+
+    pub fn resets(&mut self, tally: &Tally) {
+        for (stage, count) in STAGES.iter().zip(&tally.resets) {
+            let count = count.load(Relaxed);
+            let what = format!("{count} connections reset within: {stage} (it was tried)");
+            self.check(count > 0, &what);
+        }
+    }
+
+    pub fn sieges(&mut self, sieges: &[Siege]) {
+        for siege in sieges {
+            let (rounds, effects) = (siege.rounds.load(Relaxed), siege.effects.load(Relaxed));
+            let name = siege.route.name;
+            let what = format!("{name}: {rounds} rounds: {effects} {}", siege.effect());
+            self.check(effects > 0, &what);
         }
     }
 
@@ -63,22 +84,29 @@ impl Checks {
         }
     }
 
-    pub fn leftovers(&mut self, routes: &[Arc<Route>], before: &[usize]) {
+    /// Sockets and threads, which are to be as few as they were before.
+    pub fn leftovers(&mut self, routes: &[Arc<Route>], before: &[(usize, usize)]) {
         let deadline = Instant::now() + POOL_EXPIRY;
         let are_back = || {
-            let now = routes.iter().map(|route| route.program.sockets());
-            now.zip(before).all(|(now, before)| now <= *before)
+            let mut all = routes.iter().zip(before);
+            all.all(|(route, &(sockets, threads))| {
+                route.program.sockets() <= sockets && route.program.threads() <= threads
+            })
         };
         while !are_back() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(100));
         }
-        for (route, before) in routes.iter().zip(before) {
-            let now = route.program.sockets();
-            let what = format!(
-                "{}: {now} sockets at the end (at most {before}, as at the start)",
-                route.name
-            );
-            self.check(now <= *before, &what);
+        for (route, &(sockets, threads)) in routes.iter().zip(before) {
+            for (now, before, kind) in [
+                (route.program.sockets(), sockets, "sockets"),
+                (route.program.threads(), threads, "threads"),
+            ] {
+                let what = format!(
+                    "{}: {now} {kind} at the end (at most {before}, as at the start)",
+                    route.name
+                );
+                self.check(now <= before, &what);
+            }
             // Pipes for bulk are kept for reuse: two ends of at most 16 in each thread.
             let pipes = route.program.pipes();
             let what = format!("{}: {pipes} pipe ends kept (at most 70)", route.name);
@@ -96,9 +124,15 @@ impl Checks {
         }
     }
 
-    pub fn exits(&mut self, routes: &[Arc<Route>]) {
+    /// Each program is told to end while clients are in the middle of something, who then
+    /// reset.
+    pub fn exits(&mut self, routes: &[Arc<Route>], seed: u64, tally: &Tally) {
         for route in routes {
-            let status = route.program.terminate();
+            let clients = in_the_middle(route, seed, tally);
+            let status = route.program.terminate(|| {
+                tally.reset_at("drain", clients.len() as u64);
+                clients.into_iter().for_each(Wire::reset);
+            });
             let what = format!("{}: SIGTERM ends it with {status} (0 is right)", route.name);
             let ended = status.starts_with("exit status");
             self.check(status == "exit status: 0", &what);

@@ -50,6 +50,18 @@ pub fn client(number: u64, seed: u64, routes: &[Arc<Route>], stop: &AtomicBool, 
     }
 }
 
+/// Connections in the middle of this and that.
+pub fn in_the_middle(route: &Route, seed: u64, tally: &Tally) -> Vec<Wire> {
+    let mut noise = Noise::new(seed);
+    let mut begun = |stage| {
+        let mut wire = route.connect().ok()?;
+        let reached = Visit::new(route, &mut noise, tally).begin(&mut wire, stage);
+        reached.ok().map(|()| wire)
+    };
+    let stages = ["head", "request", "response", "upload", "upgrade", "relay"];
+    stages.into_iter().filter_map(&mut begun).collect()
+}
+
 /// A hop counts what it broke only once both directions have ended: give it a moment.
 fn may_yet_be_counted(route: &Route) -> bool {
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -76,7 +88,7 @@ fn pick(noise: &mut Noise) -> usize {
 }
 
 /// One activity of one client.
-struct Visit<'a> {
+pub struct Visit<'a> {
     route: &'a Route,
     noise: &'a mut Noise,
     tally: &'a Tally,
@@ -84,8 +96,18 @@ struct Visit<'a> {
     line: Option<Wire>,
 }
 
-impl Visit<'_> {
-    fn run(&mut self, activity: &str) -> Done {
+impl<'a> Visit<'a> {
+    /// One of a client that has no connection yet.
+    pub fn new(route: &'a Route, noise: &'a mut Noise, tally: &'a Tally) -> Visit<'a> {
+        Visit {
+            route,
+            noise,
+            tally,
+            line: None,
+        }
+    }
+
+    pub fn run(&mut self, activity: &str) -> Done {
         match activity {
             "get" => self.get("GET"),
             "http/1.0" => self.get_1_0(),
@@ -103,9 +125,7 @@ impl Visit<'_> {
     }
 
     fn connect(&self) -> Done<Wire> {
-        // Not reaching the program itself is never what a hop does.
-        Wire::connect(self.route.program.address)
-            .map_err(|error| Wrong(format!("connect: {error}")))
+        self.route.connect()
     }
 
     /// The kept-alive connection, or a new one.
@@ -328,8 +348,23 @@ impl Visit<'_> {
     /// Leaves in the middle of something.
     fn abort(&mut self) -> Done {
         self.tally.aborts.fetch_add(1, Relaxed);
-        let target = self.target();
+        let stages = ["head", "request", "response", "upload", "upgrade", "relay"];
+        let stage = stages[self.noise.below(stages.len() as u64) as usize];
         let mut wire = self.connect()?;
+        let reached = self.begin(&mut wire, stage);
+        if self.noise.below(2) == 0 {
+            wire.reset();
+            // A hop that has died on the way ended it first.
+            if reached.is_ok() {
+                self.tally.reset_at(stage, 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gets into the middle of this, to leave there.
+    fn begin(&mut self, wire: &mut Wire, stage: &str) -> Done {
+        let target = self.target();
         let head_alone = target.request("GET").into_bytes();
         let half_upload = {
             let mut request = b"POST /abandoned HTTP/1.1\r\nHost: soak.test\r\n".to_vec();
@@ -347,26 +382,47 @@ impl Visit<'_> {
         // Whether anything fails from here on does not matter to one who leaves, nor does
         // an answer that is shorter than the wanted part of one.
         let _ = wire.socket.set_read_timeout(Some(Duration::from_secs(1)));
-        let _ = match self.noise.below(5) {
-            0 => wire.send(&head_alone[..self.noise.split(head_alone.len() - 1)]),
-            1 => wire.send(&head_alone),
-            2 => {
+        let message = frame(&[7; 50_000], Some([1, 2, 3, 4]));
+        match stage {
+            "head" => wire.send(&head_alone[..self.noise.split(head_alone.len() - 1)]),
+            "request" => wire.send(&head_alone),
+            "response" => {
                 let wanted = self.noise.split(target.size.min(100_000));
-                wire.send(&head_alone)
-                    .and_then(|()| wire.exactly(wanted).map(drop))
+                wire.send(&head_alone)?;
+                wire.exactly(wanted).map(drop)
             }
-            3 => wire.send(&half_upload),
-            _ => {
+            "upload" => wire.send(&half_upload),
+            "upgrade" => {
                 let mut upgrade = UPGRADE.as_bytes().to_vec();
-                let message = frame(&[7; 50_000], Some([1, 2, 3, 4]));
                 upgrade.extend(&message[..self.noise.split(message.len())]);
                 wire.send(&upgrade)
             }
-        };
-        if self.noise.below(2) == 0 {
-            wire.reset();
+            // Messages on their way in both directions.
+            _ => {
+                wire.send(UPGRADE.as_bytes())?;
+                wire.head()?;
+                for _ in 0..4 {
+                    wire.send(&message)?;
+                }
+                wire.exactly(self.noise.split(message.len())).map(drop)
+            }
         }
-        Ok(())
+    }
+
+    /// The upstream resets a relay behind half a message.
+    fn broken_relay(&mut self) -> Done {
+        let mut wire = self.connect()?;
+        wire.send(UPGRADE.replacen("/ws", "/ws/reset", 1).as_bytes())?;
+        let head = wire.head()?;
+        if !head.starts_with("HTTP/1.1 101 ") {
+            return self.expect_200(&head);
+        }
+        self.tally.reset_at("relay, by the upstream", 1);
+        match wire.frame() {
+            Ok(_) => Err(Wrong("a message as a whole".to_owned())),
+            Err(Cut(_)) => Ok(()),
+            Err(wrong) => Err(wrong),
+        }
     }
 
     fn bad_input(&mut self) -> Done {
@@ -426,6 +482,9 @@ impl Visit<'_> {
     }
 
     fn upstream_fault(&mut self) -> Done {
+        if self.noise.below(8) == 0 {
+            return self.broken_relay();
+        }
         let (fault, has_status) = FAULTS[self.noise.below(FAULTS.len() as u64) as usize];
         let mut wire = self.take_line()?;
         wire.send(format!("GET /fault/{fault} HTTP/1.1\r\nHost: soak.test\r\n\r\n").as_bytes())?;
@@ -470,7 +529,7 @@ impl Target {
     }
 }
 
-const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: soak.test\r\nConnection: Upgrade\r\n\
+pub const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: soak.test\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c29hayBzb2FrIHNvYWsh\r\n\r\n";
 
 /// Requests that go no further, and the status that says so. The upstream knows none of

@@ -1,15 +1,17 @@
-//! SOCKS5 and CONNECT proxies in one, which break connections now and then.
+//! SOCKS5 and CONNECT proxies in one, which break connections now and then; one that has few
+//! slots, and one that says nothing.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use crate::connection::{path, Done, Trouble::Wrong, Wire};
 use crate::noise::Noise;
 use crate::shared::read_some;
+use crate::tally::Tally;
 
 /// One hop connection in so many dies during its handshake, and one of the rest later.
 const HOP_DIES: u64 = 25;
@@ -56,6 +58,77 @@ fn hop_connection(mut wire: Wire, mut noise: Noise, injected: &AtomicU64) -> Don
     wire.send(&answer[..cut])?;
     wire.send(&answer[cut..])?;
     tunnel(wire, upstream, dies_after, injected)
+}
+
+/// Starts a proxy that allows so many connections at once and refuses the rest: by closing
+/// them, or in words. Gives its address.
+pub fn few_slots(slots: usize) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let taken = Arc::new(AtomicUsize::new(0));
+    thread::spawn(move || {
+        for (number, socket) in listener.incoming().flatten().enumerate() {
+            let taken = taken.clone();
+            thread::spawn(move || {
+                let take = |taken| (taken < slots).then_some(taken + 1);
+                let has_slot = taken.fetch_update(Relaxed, Relaxed, take).is_ok();
+                if has_slot || number % 2 == 0 {
+                    if let Ok(wire) = Wire::new(socket) {
+                        let _ = slot_connection(wire, has_slot);
+                    }
+                }
+                if has_slot {
+                    taken.fetch_sub(1, Relaxed);
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
+fn slot_connection(mut wire: Wire, has_slot: bool) -> Done {
+    let (destination, mut answer) = destination(&mut wire)?;
+    if !has_slot {
+        // A general failure (RFC 1928 §6).
+        answer[1] = 1;
+        wire.send(&answer)?;
+        return wire.rest().map(drop);
+    }
+    let upstream = Wire::connect(destination)?;
+    wire.send(&answer)?;
+    tunnel(wire, upstream, None, &AtomicU64::new(0))
+}
+
+/// The connections of a proxy that says nothing.
+#[derive(Default)]
+pub struct Silent {
+    pub accepted: AtomicU64,
+    pub ended: AtomicU64,
+}
+
+/// Starts a proxy that says nothing; gives its address and counts.
+pub fn silent(tally: &'static Tally) -> io::Result<(SocketAddr, &'static Silent)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let counts: &'static Silent = Box::leak(Box::default());
+    thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            counts.accepted.fetch_add(1, Relaxed);
+            thread::spawn(move || {
+                let said = Wire::new(socket).map(|mut wire| wire.rest());
+                match said {
+                    // The greeting of SOCKS5 has three bytes, or four with a password.
+                    Ok(Ok(said)) if said.len() > 4 => {
+                        tally.unexpected("a request to a proxy that said nothing".to_owned());
+                    }
+                    Ok(Err(Wrong(words))) => tally.unexpected(format!("silent proxy: {words}")),
+                    _ => {}
+                }
+                counts.ended.fetch_add(1, Relaxed);
+            });
+        }
+    });
+    Ok((address, counts))
 }
 
 /// Where a client wants to go, and the whole answer that takes it there.

@@ -2,16 +2,21 @@
 //! between clients and an upstream, both in here, by four routes: directly, with TLS, and
 //! through SOCKS5 and CONNECT hops that die now and then. Clients fetch, upload, upgrade,
 //! pipeline, dawdle, leave and talk nonsense, bounded in number; every answer is checked
-//! byte for byte. Only what was made to fail may fail. Afterwards nothing may be left
-//! behind: no socket, no memory, no connection cut off at the end.
+//! byte for byte. Only what was made to fail may fail. Beside them, programs of their own are
+//! attacked: a flood of idle clients at the limit, a loop, a proxy with few slots, one that says
+//! nothing, a name server that says nothing (for which namespaces are needed, or it is skipped).
+//! Afterwards nothing may be left behind: no socket, no thread, no memory, no connection cut off
+//! at the end.
 //!
 //! It prints its seed; SEED in the environment repeats it.
 
+mod attacks;
 mod checks;
 mod client;
 mod connection;
 mod handover;
 mod hop;
+mod names;
 mod noise;
 mod program;
 #[path = "../../tests/shared.rs"]
@@ -26,13 +31,18 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use attacks::{sieges, Siege};
 use checks::Checks;
 use client::client;
+use noise::Noise;
 use program::{routes, Route};
 use tally::Tally;
 
 /// Longer than anything takes on a slow machine; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The threads of lookups have ended once nobody has asked for half of this.
+const LOOKUPS_END: Duration = Duration::from_secs(1);
 
 /// Client threads.
 const CLIENTS: u64 = 32;
@@ -44,6 +54,10 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let program = args.next();
     let mut args = args.peekable();
+    if let (Some(program), Some("dead-names")) = (&program, args.peek().map(String::as_str)) {
+        let minutes = args.nth(1).and_then(|minutes| minutes.parse().ok());
+        return verdict(names::dead_names(program, minutes.unwrap_or(1.0)));
+    }
     let hands_over = args.next_if(|arg| arg == "hand-over").is_some();
     if let (Some(program), true) = (&program, hands_over) {
         let requests = args.next().and_then(|n| n.parse().ok());
@@ -97,8 +111,16 @@ fn soak(program: &str, minutes: f64, seed: u64) -> io::Result<usize> {
     for route in &routes {
         route.warm_up()?;
     }
-    let sockets_before: Vec<usize> = routes.iter().map(|route| route.fewest_sockets()).collect();
+    let sieges: Arc<[Siege]> = sieges(program, tally)?.into();
+    for siege in sieges.iter() {
+        siege.round(&mut Noise::new(seed), tally);
+    }
+    let attacked = sieges.iter().map(|siege| siege.route.clone());
+    let all: Vec<_> = routes.iter().cloned().chain(attacked).collect();
+    thread::sleep(LOOKUPS_END);
+    let before: Vec<_> = all.iter().map(|route| route.fewest()).collect();
 
+    let dead_names = names::start(program, minutes)?;
     let stop = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
@@ -106,23 +128,36 @@ fn soak(program: &str, minutes: f64, seed: u64) -> io::Result<usize> {
             thread::spawn(move || client(number, seed, &routes, &stop, tally))
         })
         .collect();
-    let memory = watch(duration, &routes, tally);
+    let attackers = (0..sieges.len()).map(|at| {
+        let (sieges, stop) = (sieges.clone(), stop.clone());
+        thread::spawn(move || sieges[at].run(seed, &stop, tally))
+    });
+    let attackers: Vec<_> = attackers.collect();
+    let memory = watch(duration, &all, tally);
     stop.store(true, Relaxed);
-    for client in clients {
-        if client.join().is_err() {
+    for thread in clients.into_iter().chain(attackers) {
+        if thread.join().is_err() {
             tally.unexpected("a client panicked".to_owned());
         }
     }
-    println!("{}", tally.line(&routes));
+    println!("{}", tally.line(&all));
 
     let mut checks = Checks::default();
     checks.activities(tally);
-    checks.errors(&routes, tally);
-    checks.leftovers(&routes, &sockets_before);
-    checks.memory(&routes, &memory);
-    checks.exits(&routes);
-    println!("{} checks passed, {} failed", checks.passed, checks.failed);
-    Ok(checks.failed)
+    checks.sieges(&sieges);
+    checks.leftovers(&all, &before);
+    checks.memory(&all, &memory);
+    checks.exits(&all, seed, tally);
+    checks.resets(tally);
+    checks.errors(&all, tally);
+    checks.dead_names(dead_names);
+    let Checks {
+        passed,
+        failed,
+        skipped,
+    } = checks;
+    println!("{passed} checks passed, {failed} failed, {skipped} skipped");
+    Ok(failed)
 }
 
 /// Prints how things stand until the time is over; gives each program's memory when it

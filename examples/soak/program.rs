@@ -1,14 +1,15 @@
 //! The program under test, and the ways through it.
 
 use std::io::{self, BufRead, BufReader, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::connection::Wire;
+use crate::attacks::until;
+use crate::connection::{Done, Trouble::Wrong, Wire};
 use crate::hop::hop;
 use crate::shared::cleaned;
 use crate::tally::Tally;
@@ -109,6 +110,10 @@ impl Program {
         self.count("pipe:")
     }
 
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.id)).map_or(0, Iterator::count)
+    }
+
     pub fn resident_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id));
         let status = status.unwrap_or_default();
@@ -123,13 +128,18 @@ impl Program {
         log.and_then(|log| log.join().ok()).unwrap_or_default()
     }
 
-    /// Its exit status behind SIGTERM, in words.
-    pub fn terminate(&self) -> String {
+    /// Its exit status behind SIGTERM, in words. What is to be done while it drains is done.
+    pub fn terminate(&self, draining: impl FnOnce()) -> String {
         use rustix::process::{kill_process, Pid, Signal};
         let mut child = self.child.lock().expect("no panic holds it");
         if let Err(error) = kill_process(Pid::from_child(&child), Signal::TERM) {
             return error.to_string();
         }
+        let accepts = || TcpStream::connect(self.address).is_ok();
+        if until("it no longer accepts", || !accepts()).is_err() {
+            return "it goes on accepting".to_owned();
+        }
+        draining();
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             match child.try_wait() {
@@ -162,6 +172,21 @@ pub struct Route {
 }
 
 impl Route {
+    /// One on which no hop breaks anything.
+    pub fn unbroken(name: &'static str, program: Program) -> Route {
+        Route {
+            name,
+            program,
+            injected: Box::leak(Box::default()),
+            failed: AtomicU64::new(0),
+        }
+    }
+
+    pub fn connect(&self) -> Done<Wire> {
+        // Not reaching the program itself is never what a hop does.
+        Wire::connect(self.program.address).map_err(|error| Wrong(format!("connect: {error}")))
+    }
+
     /// One request, so that what is opened once is open.
     pub fn warm_up(&self) -> io::Result<()> {
         let mut wire = Wire::connect(self.program.address)?;
@@ -181,13 +206,14 @@ impl Route {
         )))
     }
 
-    /// How many sockets are open once the first request is over.
-    pub fn fewest_sockets(&self) -> usize {
+    /// How many sockets and threads there are once the first requests are over.
+    pub fn fewest(&self) -> (usize, usize) {
         let looks = (0..10).map(|_| {
             thread::sleep(Duration::from_millis(20));
-            self.program.sockets()
+            (self.program.sockets(), self.program.threads())
         });
-        looks.min().unwrap_or(0)
+        let fewest = |a: (usize, usize), b: (usize, usize)| (a.0.min(b.0), a.1.min(b.1));
+        looks.reduce(fewest).unwrap_or_default()
     }
 }
 

@@ -21,9 +21,23 @@ pub const ACTIVITIES: [&str; 12] = [
     "upstream fault",
 ];
 
+/// Where a connection is reset, each counted: by its client, where nothing else is said.
+pub const STAGES: [&str; 9] = [
+    "head",
+    "dial",
+    "request",
+    "upload",
+    "response",
+    "upgrade",
+    "relay",
+    "relay, by the upstream",
+    "drain",
+];
+
 #[derive(Default)]
 pub struct Tally {
     pub activities: [AtomicU64; ACTIVITIES.len()],
+    pub resets: [AtomicU64; STAGES.len()],
     pub requests: AtomicU64,
     pub bytes: AtomicU64,
     pub upstream_faults: AtomicU64,
@@ -41,6 +55,11 @@ impl Tally {
             println!("UNEXPECTED {what}");
             examples.push(what);
         }
+    }
+
+    pub fn reset_at(&self, stage: &str, count: u64) {
+        let at = STAGES.iter().position(|name| *name == stage);
+        self.resets[at.expect("a known name")].fetch_add(count, Relaxed);
     }
 
     fn activity(&self, name: &str) -> u64 {

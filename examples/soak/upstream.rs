@@ -113,6 +113,14 @@ fn serve(mut wire: Wire, tally: &Tally) -> Done {
                 wire.send(answer.as_bytes())?;
             }
             ["ws"] => return echo(&mut wire, &head),
+            ["ws", "reset"] => {
+                tally.upstream_faults.fetch_add(1, Relaxed);
+                let message = frame(&[7; 5_000], None);
+                wire.send(SWITCHING)?;
+                wire.send(&message[..3_000])?;
+                wire.reset();
+                return Ok(());
+            }
             // A client that leaves within its upload must never look like one that is done.
             ["abandoned"] => {
                 wire.body(&head)?;
@@ -148,13 +156,14 @@ fn answer(wire: &mut Wire, head: &str, framing: &str, seed: u64, size: usize) ->
     wire.send(&out[cut..])
 }
 
+const SWITCHING: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+
 fn echo(wire: &mut Wire, head: &str) -> Done {
     if field(head, "upgrade") != Some("websocket") {
         return Err(Wrong(format!("no upgrade: {head:?}")));
     }
-    let switching =
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
-    wire.send(switching.as_bytes())?;
+    wire.send(SWITCHING)?;
     while let Some(payload) = wire.frame()? {
         wire.send(&frame(&payload, None))?;
     }
