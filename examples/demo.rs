@@ -22,7 +22,7 @@ use openssl::{sha::sha1, x509::X509};
 use rustix::process::{kill_process, Pid};
 use simple_proxy::both;
 use simple_proxy::cli::manner::Manner;
-use simple_proxy::language::{Text, Words};
+use simple_proxy::language::Words;
 use smol::net::{TcpListener, TcpStream};
 use smol::process::{Child, ChildStderr, Command};
 
@@ -59,9 +59,9 @@ static JOINED: AtomicUsize = AtomicUsize::new(0);
 type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// The language of the person who looks on, as help and `--check` choose it.
-fn say(words: impl Into<Words>) -> String {
+fn say(words: Words) -> String {
     let language = Manner::of(&[], |name| std::env::var_os(name)).language;
-    words.into().say(language).to_owned()
+    words.say(language).to_owned()
 }
 
 /// Writes a line on standard output. Nobody may be listening.
@@ -120,7 +120,7 @@ async fn checks(program: &OsStr) -> Outcome<Proxy> {
 
     say!(
         "== {}",
-        say(Text::new(
+        say(Words::new(
             "To an upstream with TLS, through a SOCKS5 proxy",
             "经 SOCKS5 代理到使用 TLS 的上游"
         ))
@@ -132,7 +132,7 @@ async fn checks(program: &OsStr) -> Outcome<Proxy> {
 
     say!(
         "\n== {}",
-        say(Text::new(
+        say(Words::new(
             "To an upstream without TLS, directly",
             "直连不使用 TLS 的上游"
         ))
@@ -151,7 +151,7 @@ async fn checks(program: &OsStr) -> Outcome<Proxy> {
 
     say!(
         "\n{}",
-        say(Text::new("Every answer was right.", "所有响应均正确。"))
+        say(Words::new("Every answer was right.", "所有响应均正确。"))
     );
     Ok(chain)
 }
@@ -227,7 +227,10 @@ impl Proxy {
 
     /// Fetches the page and compares it.
     async fn http(&mut self) -> Outcome {
-        say!("-- {}", say(Text::new("An HTTP request", "一个 HTTP 请求")));
+        say!(
+            "-- {}",
+            say(Words::new("An HTTP request", "一个 HTTP 请求"))
+        );
         let (mut client, head) = self.request("/", "").await?;
         expect("the status", head.lines().next(), Some("HTTP/1.1 200 OK"))?;
         let wanted = PAGE.replace("{host}", "demo.example");
@@ -244,7 +247,7 @@ impl Proxy {
 
     /// Opens a WebSocket, exchanges a message and closes it.
     async fn websocket(&mut self) -> Outcome {
-        say!("-- {}", say(Text::new("A WebSocket", "一个 WebSocket")));
+        say!("-- {}", say(Words::new("A WebSocket", "一个 WebSocket")));
         // The key and its answer are those of RFC 6455 §1.3.
         let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";

@@ -17,21 +17,18 @@ pub struct Complaint {
 
 impl Complaint {
     /// About a source that is written the same in both languages, such as a flag.
-    pub fn new(source: impl Into<String>, problem: impl Into<Words>) -> Complaint {
+    pub fn new(source: impl Into<String>, problem: Words) -> Complaint {
         Complaint::about(Words::same(source), problem)
     }
 
     /// About a source with a name in each language.
-    pub fn about(source: impl Into<Words>, problem: impl Into<Words>) -> Complaint {
-        Complaint {
-            source: source.into(),
-            problem: problem.into(),
-        }
+    pub fn about(source: Words, problem: Words) -> Complaint {
+        Complaint { source, problem }
     }
 
     /// About a source that the operating system refused. The cause is a technical phrase,
     /// which stays English.
-    pub fn io(source: impl Into<Words>, error: &std::io::Error) -> Complaint {
+    pub fn io(source: Words, error: &std::io::Error) -> Complaint {
         Complaint::about(source, Words::same(describe(error)))
     }
 

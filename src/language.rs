@@ -32,11 +32,10 @@ impl Text {
             Language::English => self.english,
         }
     }
-}
 
-impl From<Text> for Words {
-    fn from(text: Text) -> Words {
-        Words::new(text.english, text.chinese)
+    /// The same among texts that are put together.
+    pub const fn words(self) -> Words {
+        Words::new(self.english, self.chinese)
     }
 }
 

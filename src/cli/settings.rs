@@ -250,7 +250,7 @@ pub(crate) fn list(settings: &Settings, given: &[Vec<Given>]) -> Vec<Setting> {
     let rows = rows.map(|((flag, shown), given)| Setting {
         name: flag.name(),
         value: shown.unwrap_or_else(|| match &flag.default {
-            Default::Words(words) => (*words).into(),
+            Default::Words(words) => words.words(),
             Default::Value(text) => Words::same(*text),
             Default::Required => Words::same(""),
         }),

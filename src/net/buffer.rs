@@ -160,18 +160,9 @@ impl Outgoing {
                 .unwrap_or_default(),
         )
     }
-}
 
-impl std::ops::Deref for Outgoing {
-    type Target = Vec<u8>;
-
-    fn deref(&self) -> &Vec<u8> {
-        &self.0
-    }
-}
-
-impl std::ops::DerefMut for Outgoing {
-    fn deref_mut(&mut self) -> &mut Vec<u8> {
+    /// The bytes, to be added to and taken away.
+    pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.0
     }
 }

@@ -71,13 +71,12 @@ impl Listener {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(Option<SocketAddr>);
 
-impl From<SocketAddr> for Peer {
-    fn from(address: SocketAddr) -> Peer {
+impl Peer {
+    /// A client with an address.
+    pub fn at(address: SocketAddr) -> Peer {
         Peer(Some(address))
     }
-}
 
-impl Peer {
     /// The same in the address's own family: an IPv4 client of a dual-stack socket is one of
     /// IPv4.
     pub fn canonical(self) -> Peer {

@@ -230,9 +230,10 @@ impl Connection {
         self.received.is_empty() && self.stream.known_quiet()
     }
 
-    /// Whether a connection on which nothing was sent yet is still good: the peer has neither
-    /// ended it nor said anything but what belongs to TLS itself, such as tickets. Reads those.
-    pub fn is_unused(&self) -> bool {
+    /// Reads what belongs to TLS itself, such as tickets, on a connection on which nothing was
+    /// sent yet. False when the peer has ended it or sent anything else, so that it is no
+    /// longer good.
+    pub fn read_unused(&self) -> bool {
         match &self.stream {
             Stream::Plain(socket) => socket.asked_quiet(),
             Stream::Tls(_) => {

@@ -145,7 +145,7 @@ mod tests {
         let address: std::net::SocketAddr = "192.0.2.7:4711".parse().unwrap();
         let client = Client {
             connection: 1,
-            address: Peer::from(address),
+            address: Peer::at(address),
         };
         let mut line = String::new();
         access.push(&mut line, &client, status, bytes);

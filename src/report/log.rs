@@ -466,8 +466,8 @@ pub fn request(client: &Client, method: &str, path: &[u8], host: &[u8]) {
     );
 }
 
-/// Whether a line that is said once a minute at most is due; it then counts as said.
-fn is_due(last: &Mutex<Option<Instant>>) -> bool {
+/// Takes the one line of a minute; false where it was taken less than a minute ago.
+fn take_line_of_minute(last: &Mutex<Option<Instant>>) -> bool {
     const PAUSE: Duration = Duration::from_secs(60);
     // A thread that panicked has left nothing half done here.
     let mut last = last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -482,7 +482,7 @@ fn is_due(last: &Mutex<Option<Instant>>) -> bool {
 /// untranslated. Said once a minute at most.
 pub fn origin_not_translated(client: &Client, host: &[u8]) {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
-    if !is_due(&LAST) {
+    if !take_line_of_minute(&LAST) {
         return;
     }
     let [connection, address] = client.members();

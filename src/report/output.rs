@@ -181,7 +181,7 @@ impl Pending {
         while written < self.lines.len() {
             let rest = &self.lines.as_bytes()[written..];
             let piece = &rest[..whole_lines(rest)];
-            if !writable(descriptor, patience) {
+            if !wait_writable(descriptor, patience) {
                 break;
             }
             match rustix::io::write(descriptor, piece) {
@@ -234,7 +234,8 @@ fn whole_lines(lines: &[u8]) -> usize {
     newline.map_or(WRITE_AT_ONCE, |at| at + 1)
 }
 
-fn writable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
+/// Waits until something can be written, for at most `patience`; false when the time is over.
+fn wait_writable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(descriptor, PollFlags::OUT)];
     let timeout = Timespec {
         tv_sec: patience.as_secs() as i64,

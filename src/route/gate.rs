@@ -145,7 +145,10 @@ impl Turn {
             .is_none_or(|first| first.number >= self.number);
         if is_first
             && state.has_room()
-            && self.refused.as_mut().is_none_or(|r| r.is_over(&state, cx))
+            && self
+                .refused
+                .as_mut()
+                .is_none_or(|r| r.poll_over(&state, cx).is_ready())
         {
             state.in_flight += 1;
             if std::mem::take(&mut self.is_queued) {
@@ -170,9 +173,10 @@ impl Turn {
         Poll::Pending
     }
 
-    /// The hop has refused. Gives whether it is worth asking again: while other dials are in
-    /// flight or connections are open, or were until just now, whose end may make room.
-    pub fn refused(&mut self, permit: Permit) -> bool {
+    /// Notes that the hop has refused, and gives whether it is worth asking again: while other
+    /// dials are in flight or connections are open, or were until just now, whose end may make
+    /// room.
+    pub fn note_refusal(&mut self, permit: Permit) -> bool {
         let freed = {
             let mut state = self.gate.state();
             let others = state.in_flight - 1;
@@ -204,8 +208,12 @@ fn is_recent(closed_at: Instant) -> bool {
 }
 
 impl Refused {
-    fn is_over(&mut self, state: &State, cx: &mut Context<'_>) -> bool {
-        state.freed > self.freed || Pin::new(&mut self.pause).poll(cx).is_ready()
+    /// Waits until something has become free, or the pause has passed.
+    fn poll_over(&mut self, state: &State, cx: &mut Context<'_>) -> Poll<()> {
+        match state.freed > self.freed {
+            true => Poll::Ready(()),
+            false => Pin::new(&mut self.pause).poll(cx).map(drop),
+        }
     }
 }
 
@@ -277,7 +285,7 @@ mod tests {
         let gate = Arc::new(Gate::default());
         let mut turn = gate.arrive();
         let permit = passes(&mut turn).expect("nobody is there");
-        assert!(!turn.refused(permit));
+        assert!(!turn.note_refusal(permit));
     }
 
     #[test]
@@ -286,7 +294,7 @@ mod tests {
         let mut turns: Vec<_> = (0..8).map(|_| gate.arrive()).collect();
         let mut permits: Vec<_> = turns.iter_mut().filter_map(passes).collect();
         // The first to come is refused: four may be in flight, seven are.
-        assert!(turns[0].refused(permits.remove(0)));
+        assert!(turns[0].note_refusal(permits.remove(0)));
         assert!(passes(&mut turns[0]).is_none());
         let mut late = gate.arrive();
         assert!(passes(&mut late).is_none());
@@ -300,7 +308,7 @@ mod tests {
         assert!(!gate.has_queue());
         // While a connection is open, a refusal waits for its end.
         drop((permits, second));
-        assert!(turns[0].refused(first));
+        assert!(turns[0].note_refusal(first));
         assert!(passes(&mut turns[0]).is_none());
         drop(open);
         assert!(passes(&mut turns[0]).is_some());
@@ -312,7 +320,7 @@ mod tests {
         let mut turns: Vec<_> = (0..4).map(|_| gate.arrive()).collect();
         let mut permits: Vec<_> = turns.iter_mut().filter_map(passes).collect();
         let mut refused = turns.remove(0);
-        assert!(refused.refused(permits.remove(0)));
+        assert!(refused.note_refusal(permits.remove(0)));
         let mut late = gate.arrive();
         assert!(passes(&mut refused).is_none() && passes(&mut late).is_none());
         drop((permits, refused));
@@ -325,7 +333,7 @@ mod tests {
         let open = passes(&mut gate.arrive()).expect("free").succeeded();
         let mut turn = gate.arrive();
         let permit = passes(&mut turn).expect("free");
-        assert!(turn.refused(permit));
+        assert!(turn.note_refusal(permit));
         assert!(passes(&mut turn).is_none());
         gate.given_back();
         let (_, waited) = block_on(turn.come());

@@ -209,7 +209,7 @@ impl Pool {
         loop {
             let (candidate, is_told) = self.own().with(|idle| {
                 // Nearly always it is the last one, of which the thread has been told.
-                let is_it = |last: &Idle| last.looks < looks && wanted.is_met_by(last);
+                let is_it = |last: &Idle| last.looks < looks && wanted.judge(last);
                 if wanted.may_be_sent_twice && idle.last().is_some_and(is_it) {
                     return idle.pop().map(|last| (last, true));
                 }
@@ -218,7 +218,7 @@ impl Pool {
                     true => idle.partition_point(|idle| idle.looks < looks),
                     false => 0,
                 };
-                let fits = |idle: &Idle| wanted.is_met_by(idle);
+                let fits = |idle: &Idle| wanted.judge(idle);
                 let untold = || idle[told..].iter().rposition(fits).map(|at| told + at);
                 let at = idle[..told].iter().rposition(fits).or_else(untold)?;
                 Some((idle.remove(at), at < told))
@@ -233,7 +233,7 @@ impl Pool {
     fn take_from_others(&self, wanted: &Wanted<'_>) -> Option<Kept> {
         for shelf in self.shelves.stocked(self.own) {
             let pick = |idle: &mut Vec<Idle>| {
-                let at = idle.iter().rposition(|idle| wanted.is_met_by(idle))?;
+                let at = idle.iter().rposition(|idle| wanted.judge(idle))?;
                 Some(idle.remove(at))
             };
             while let Some(candidate) = shelf.with(pick) {
@@ -328,7 +328,7 @@ impl Pool {
     fn sweep_once(&self, now: Instant) {
         let habits = self.habits();
         let _closed: Vec<Idle> = self.own().with(|idle| {
-            let is_over = |idle: &mut Idle| {
+            let note_if_over = |idle: &mut Idle| {
                 let rest = idle.rest(now);
                 let connection = &idle.connection;
                 if !connection.known_quiet() && !connection.asked_quiet() {
@@ -344,7 +344,7 @@ impl Pool {
             let mut over = Vec::new();
             let mut at = 0;
             while at < idle.len() {
-                match is_over(&mut idle[at]) {
+                match note_if_over(&mut idle[at]) {
                     true => over.push(idle.remove(at)),
                     false => at += 1,
                 }
@@ -372,7 +372,9 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn is_met_by(&self, idle: &Idle) -> bool {
+    /// Judges whether a kept connection may serve the request, and notes what is learnt of the
+    /// upstream's habits by it.
+    fn judge(&self, idle: &Idle) -> bool {
         if *idle.server_name != *self.server_name || idle.until <= self.now {
             return false;
         }

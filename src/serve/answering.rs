@@ -94,7 +94,8 @@ enum Next {
 impl Answering<'_> {
     /// Reads heads until a final one, then delivers its body.
     pub async fn run(self, received: &mut Buffer) -> Result<Answer, Failure> {
-        let mut out = Outgoing::new();
+        let mut storage = Outgoing::new();
+        let out = storage.bytes_mut();
         let mut was_faulty = false;
         let mut budget = Budget::default();
         loop {
@@ -118,7 +119,7 @@ impl Answering<'_> {
             let next = response::read(head, extent.has_bare_lf, self.request, |mut head| {
                 head.end_is_doubtful = self.is_unverified();
                 was_faulty |= head.was_faulty;
-                self.take_head(&head, &mut out)
+                self.take_head(&head, out)
             });
             received.consume(extent.length);
             match next.map_err(|problem| self.not_understood(&problem))?? {
@@ -131,7 +132,7 @@ impl Answering<'_> {
                         return Err(self.not_understood("interim responses without end"));
                     }
                     if !out.is_empty() {
-                        self.deliver(&mut out).await?;
+                        self.deliver(out).await?;
                         // A final response of our own may still follow.
                         self.progress.delivered.set(false);
                     }
@@ -139,7 +140,7 @@ impl Answering<'_> {
                     budget.turn().await;
                 }
                 Next::Switch => {
-                    self.deliver(&mut out).await?;
+                    self.deliver(out).await?;
                     return Ok(Answer::Switched);
                 }
                 Next::Body {
@@ -150,7 +151,7 @@ impl Answering<'_> {
                     promised,
                     downstream_persistent,
                 } => {
-                    let copied = self.body(received, framing, downstream_framing, &mut out);
+                    let copied = self.body(received, framing, downstream_framing, out);
                     let copied = copied.await?;
                     if copied.ended_unannounced {
                         log::ended_unannounced(self.subject);
@@ -177,7 +178,7 @@ impl Answering<'_> {
     }
 
     /// Writes what the client gets of one head to `out`.
-    fn take_head(&self, head: &ResponseHead<'_, '_>, out: &mut Outgoing) -> Result<Next, Failure> {
+    fn take_head(&self, head: &ResponseHead<'_, '_>, out: &mut Vec<u8>) -> Result<Next, Failure> {
         let rewrite = &self.worker.config.rewrite;
         let edits = &rewrite.response_fields;
         let changes = Changes {
@@ -240,7 +241,7 @@ impl Answering<'_> {
         authenticates && self.client_waits.get() && self.downstream.asked_quiet()
     }
 
-    async fn deliver(&self, out: &mut Outgoing) -> Result<(), Failure> {
+    async fn deliver(&self, out: &mut Vec<u8>) -> Result<(), Failure> {
         self.progress.delivered.set(true);
         let written = self.downstream.write_all(out).await;
         out.clear();
@@ -252,7 +253,7 @@ impl Answering<'_> {
         received: &mut Buffer,
         framing: Framing,
         downstream_framing: Framing,
-        out: &mut Outgoing,
+        out: &mut Vec<u8>,
     ) -> Result<Copied, Failure> {
         let timeout = self.worker.config.limits.response_timeout;
         let source = Source {

@@ -14,7 +14,6 @@ use crate::http::framing::Framing;
 use crate::http::head::Reading;
 use crate::http::naming::Names;
 use crate::http::request::{Rejection, Request};
-use crate::net::buffer::Outgoing;
 use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::reactor::now;
 use crate::net::socket::Socket;
@@ -76,7 +75,7 @@ pub struct Exchange<'a> {
     /// What is known of the request.
     pub request: &'a Request,
     /// Its head as it goes upstream.
-    pub head: &'a mut Outgoing,
+    pub head: &'a mut Vec<u8>,
     /// The name that TLS is made for.
     pub server_name: &'a str,
     /// The client's connection has served a request before: it may repeat this one on

@@ -91,7 +91,7 @@ pub fn listeners(listen: &Listen, threads: usize) -> Result<Listeners, Complaint
                 };
                 match error.kind() {
                     io::ErrorKind::PermissionDenied if port < 1024 => {
-                        Complaint::about(source, PRIVILEGED)
+                        Complaint::about(source, PRIVILEGED.words())
                     }
                     _ => Complaint::io(source, &error),
                 }

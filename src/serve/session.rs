@@ -266,7 +266,7 @@ impl Session {
             let exchange = Exchange {
                 worker: &self.worker,
                 request: &request,
-                head: &mut head,
+                head: head.bytes_mut(),
                 server_name: &self.server_name,
                 is_reused,
                 request_read: &request_read,
@@ -354,7 +354,7 @@ impl Session {
             Ok(Ok(1..)) => {}
             Ok(_) => return None,
             Err(TimedOut) => {
-                if !(self.deadline.gave_way() && has_begun(&mut connection).await) {
+                if !(self.deadline.gave_way() && read_missed(&mut connection).await) {
                     return None;
                 }
             }
@@ -419,7 +419,7 @@ impl Session {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return no_request(error),
                 Err(TimedOut) => {
-                    if !(self.deadline.gave_way() && has_begun(connection).await) {
+                    if !(self.deadline.gave_way() && read_missed(connection).await) {
                         return Ok(None);
                     }
                 }
@@ -530,7 +530,14 @@ impl Session {
         };
         let mut out = Outgoing::new();
         let (client, https) = (self.client.address.ip(), config.listen.is_tls());
-        head.write(&mut out, &config.rewrite, client, https, authority, names);
+        head.write(
+            out.bytes_mut(),
+            &config.rewrite,
+            client,
+            https,
+            authority,
+            names,
+        );
         Ok(Arrived::Forward(head.request, out))
     }
 
@@ -683,8 +690,8 @@ fn is_without_tls(bytes: &[u8]) -> bool {
     )
 }
 
-/// Whether a client has sent something that the thread was not told of yet.
-async fn has_begun(connection: &mut Connection) -> bool {
+/// Reads what a client has sent and the thread was not told of yet. False when there is nothing.
+async fn read_missed(connection: &mut Connection) -> bool {
     connection.stream.with_socket(Socket::look_again);
     matches!(poll_once(connection.fill()).await, Some(Ok(1..)))
 }

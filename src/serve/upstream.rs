@@ -77,7 +77,7 @@ impl Wanted<'_> {
         let fits = |age| self.may_be_sent_twice || habits.is_short(age);
         let take = || self.worker.spares.take(self.server_name, now(), fits);
         while let Some((spare, age)) = take() {
-            if let Some(connection) = spare.attach().ok().filter(Connection::is_unused) {
+            if let Some(connection) = spare.attach().ok().filter(Connection::read_unused) {
                 log::spare_taken(self.subject, age);
                 return Some(Obtained {
                     connection,
@@ -144,7 +144,7 @@ impl Wanted<'_> {
                 self.close(oldest, left().min(GOODBYE)).await;
                 continue;
             }
-            if !error.is_refusal_for_load() || !turn.refused(permit) {
+            if !error.is_refusal_for_load() || !turn.note_refusal(permit) {
                 return Err(error);
             }
             refusal = Some(error);
