@@ -38,9 +38,15 @@ pub async fn maintain(worker: Rc<Worker>) {
                 renews,
             } => (server_name, renews),
         };
-        match dial(&worker, &server_name, &deadline, renews).await {
-            Ok(()) => pause = None,
-            Err(error) => {
+        let dialled = async { Some(dial(&worker, &server_name, &deadline, renews).await) };
+        let stopped = async {
+            has_stopped(&worker).await;
+            None
+        };
+        match future::or(dialled, stopped).await {
+            None => return,
+            Some(Ok(())) => pause = None,
+            Some(Err(error)) => {
                 let length = pause.map_or(FIRST_PAUSE, |pause| (2 * pause).min(LONGEST_PAUSE));
                 log::spare_failed(&error, length);
                 pause = Some(length);
@@ -59,6 +65,13 @@ async fn rest(worker: &Worker, length: Duration) {
     let until = Instant::now() + length;
     while Instant::now() < until && !worker.spares.has_stopped() {
         changed_or(worker, Timer::at(until)).await;
+    }
+}
+
+/// Waits until the process drains.
+async fn has_stopped(worker: &Worker) {
+    while !worker.spares.has_stopped() {
+        poll_fn(|cx| worker.spares.poll_changed(cx)).await;
     }
 }
 
