@@ -72,7 +72,7 @@ impl Authority {
     }
 
     /// Whether it means something on this machine only, so that no proxy can go there.
-    pub fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         matches!(self.host, Host::Unix(_) | Host::Zoned(..))
     }
 
@@ -189,7 +189,7 @@ impl Host {
 }
 
 /// Whether `name` can be looked up and sent as SNI: letters, digits, `-`, `_` and dots.
-pub fn is_dns_name(name: &str) -> bool {
+pub(crate) fn is_dns_name(name: &str) -> bool {
     let bytes = name.strip_suffix('.').unwrap_or(name);
     !bytes.is_empty()
         && bytes.len() <= 253
@@ -202,7 +202,7 @@ pub fn is_dns_name(name: &str) -> bool {
 }
 
 /// A port of ASCII digits only.
-pub fn parse_port(digits: &str) -> Option<u16> {
+pub(crate) fn parse_port(digits: &str) -> Option<u16> {
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     plain.then(|| digits.parse().ok()).flatten()
 }

@@ -22,7 +22,7 @@ impl Complaint {
     }
 
     /// About a source with a name in each language.
-    pub fn about(source: Words, problem: Words) -> Complaint {
+    pub(crate) fn about(source: Words, problem: Words) -> Complaint {
         Complaint { source, problem }
     }
 
@@ -33,7 +33,7 @@ impl Complaint {
     }
 
     /// `SOURCE: problem`
-    pub fn say(&self, language: Language) -> String {
+    pub(crate) fn say(&self, language: Language) -> String {
         let [source, problem] = [&self.source, &self.problem].map(|words| words.say(language));
         format!("{source}: {problem}")
     }

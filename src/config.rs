@@ -55,14 +55,14 @@ pub struct Config {
 impl Config {
     /// Whether requests go upstream with something that may open doors there: the value of
     /// a field of ours, or a client certificate.
-    pub fn adds_a_credential(&self) -> bool {
+    pub(crate) fn adds_a_credential(&self) -> bool {
         self.rewrite.request_fields.sets_a_value() || self.identity.is_some()
     }
 
     /// The upstream's authority, without the port that its scheme implies: Host where no
     /// other is given. Without a zone, which is this machine's (RFC 6874 §1), and `localhost`
     /// for a unix socket.
-    pub fn default_host(&self) -> String {
+    pub(crate) fn default_host(&self) -> String {
         let Authority { host, port } = &self.upstream;
         let host = match host {
             Host::Name(name) => name.clone(),
@@ -121,7 +121,7 @@ impl fmt::Display for Bind {
 
 impl Listen {
     /// Whether clients speak TLS to us.
-    pub fn is_tls(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
 }
@@ -139,7 +139,7 @@ pub enum Route {
 
 impl Route {
     /// The proxies, first to last; none on the direct route.
-    pub fn proxies(&self) -> &[Proxy] {
+    pub(crate) fn proxies(&self) -> &[Proxy] {
         match self {
             Route::Direct => &[],
             Route::Socks5(proxies) | Route::Connect(proxies) => proxies.as_slice(),
@@ -182,7 +182,7 @@ pub enum TlsVersion {
 
 impl TlsVersion {
     /// Every version, and how it is written.
-    pub const ALL: [(TlsVersion, &'static str); 4] = [
+    pub(crate) const ALL: [(TlsVersion, &'static str); 4] = [
         (TlsVersion::V1_0, "1.0"),
         (TlsVersion::V1_1, "1.1"),
         (TlsVersion::V1_2, "1.2"),
@@ -216,7 +216,7 @@ pub struct Rewrite {
 impl Rewrite {
     /// Whether a client's field of that name gives way to one of ours, or goes. Its twins
     /// with `_`, which CGI and WSGI take for the same, go as well.
-    pub fn gives_way(&self, name: &str) -> bool {
+    pub(crate) fn gives_way(&self, name: &str) -> bool {
         const FORWARDED: [&str; 3] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
         let is_forwarded = |name: &str| FORWARDED.iter().any(|known| is_twin(known, name));
         let gives_way = match self.forwarded {
@@ -293,7 +293,7 @@ pub const MAX_TRAILER_BYTES: usize = 32 * 1024;
 
 /// The most pipes that one thread has in use: enough for both directions of 64 streams. One
 /// that must copy gets less than those that splice.
-pub const MAX_PIPES: usize = 128;
+pub(crate) const MAX_PIPES: usize = 128;
 
 /// What is logged, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -330,7 +330,7 @@ pub enum Verbosity {
 
 impl Route {
     /// The proxies on the way, as they are shown, if there are any.
-    pub fn shown_proxies(&self) -> Option<&Proxies> {
+    pub(crate) fn shown_proxies(&self) -> Option<&Proxies> {
         match self {
             Route::Direct => None,
             Route::Socks5(proxies) | Route::Connect(proxies) => Some(proxies),
@@ -338,7 +338,7 @@ impl Route {
     }
 
     /// The route for people in either language, a password hidden.
-    pub fn words(&self) -> Words {
+    pub(crate) fn words(&self) -> Words {
         match self {
             Route::Direct => Words::new("direct", "直连"),
             route => Words::same(route.to_string()),

@@ -8,7 +8,7 @@ use crate::config::{Config, Route};
 use crate::language::Text;
 
 /// The result of walking the route or of one exchange over it.
-pub type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// How far a request had come when it failed, as the log names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in the order of the way.
-    pub const ALL: [Stage; 7] = [
+    pub(crate) const ALL: [Stage; 7] = [
         Stage::Resolve,
         Stage::Connect,
         Stage::ProxyConnect,
@@ -42,7 +42,7 @@ impl Stage {
     ];
 
     /// The stage's name in the log and in answers to clients.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Stage::Resolve => "resolve",
             Stage::Connect => "connect",
@@ -75,7 +75,7 @@ pub struct Error {
 
 impl Error {
     /// A failure of the given stage with a cause in words.
-    pub fn new(stage: Stage, token: &'static str, cause: impl Into<String>) -> Error {
+    pub(crate) fn new(stage: Stage, token: &'static str, cause: impl Into<String>) -> Error {
         Error {
             stage,
             cause: cause.into(),
@@ -87,14 +87,14 @@ impl Error {
     }
 
     /// A failure of the given stage that the operating system reported.
-    pub fn io(stage: Stage, error: &io::Error) -> Error {
+    pub(crate) fn io(stage: Stage, error: &io::Error) -> Error {
         let mut failure = Error::new(stage, io_token(stage, error), describe(error));
         failure.timed_out = error.kind() == io::ErrorKind::TimedOut;
         failure
     }
 
     /// The given stage took longer than `after`.
-    pub fn timed_out(stage: Stage, after: std::time::Duration) -> Error {
+    pub(crate) fn timed_out(stage: Stage, after: std::time::Duration) -> Error {
         let token = match stage {
             Stage::Response => "http_response_timeout",
             Stage::Resolve => "dns_timeout",
@@ -106,7 +106,7 @@ impl Error {
     }
 
     /// Whether a hop has refused: with fewer connections open to it, it may not.
-    pub fn is_refusal(&self) -> bool {
+    pub(crate) fn is_refusal(&self) -> bool {
         let hops = [
             Stage::Connect,
             Stage::ProxyConnect,
@@ -119,20 +119,20 @@ impl Error {
     /// Whether it has refused as one that has too much to do, rather than for what it was
     /// asked: by closing or in general words. A refused port or an address that cannot be
     /// reached stays so.
-    pub fn is_refusal_for_load(&self) -> bool {
+    pub(crate) fn is_refusal_for_load(&self) -> bool {
         let for_load = ["connection_terminated", "destination_unavailable"];
         self.is_refusal() && for_load.contains(&self.token)
     }
 
     /// The cause, and what the proxy said, for the log.
-    pub fn in_full(&self) -> String {
+    pub(crate) fn in_full(&self) -> String {
         format!("{} {}", self.cause, self.said)
             .trim_end()
             .to_owned()
     }
 
     /// The same failure, naming the peer at fault.
-    pub fn at(mut self, address: impl fmt::Display) -> Error {
+    pub(crate) fn at(mut self, address: impl fmt::Display) -> Error {
         if self.address.is_empty() {
             self.address = address.to_string();
         }
@@ -140,7 +140,7 @@ impl Error {
     }
 
     /// What to try, for the person who reads it.
-    pub fn advice(&self, config: &Config) -> Text {
+    pub(crate) fn advice(&self, config: &Config) -> Text {
         let direct = config.route == Route::Direct;
         let certificate = self.token == "tls_certificate_error";
         match self.stage {
@@ -190,7 +190,7 @@ impl Error {
     }
 
     /// The status that a client gets for this failure (RFC 9110 §15.6.3, §15.6.5).
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         if self.timed_out {
             504
         } else {
@@ -208,7 +208,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// Whether a peer merely closed: an ordinary end, however abrupt.
-pub fn is_close(error: &io::Error) -> bool {
+pub(crate) fn is_close(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(
         error.kind(),
@@ -217,7 +217,7 @@ pub fn is_close(error: &io::Error) -> bool {
 }
 
 /// An I/O error in lower-case words, without the operating system's number.
-pub fn describe(error: &io::Error) -> String {
+pub(crate) fn describe(error: &io::Error) -> String {
     use io::ErrorKind::*;
     let words = match error.kind() {
         ConnectionRefused => "connection refused",

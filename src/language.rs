@@ -21,7 +21,7 @@ pub struct Text {
 
 impl Text {
     /// English, then Chinese.
-    pub const fn new(english: &'static str, chinese: &'static str) -> Text {
+    pub(crate) const fn new(english: &'static str, chinese: &'static str) -> Text {
         Text { english, chinese }
     }
 
@@ -34,7 +34,7 @@ impl Text {
     }
 
     /// The same among texts that are put together.
-    pub const fn words(self) -> Words {
+    pub(crate) const fn words(self) -> Words {
         Words::new(self.english, self.chinese)
     }
 }
@@ -64,7 +64,7 @@ impl Words {
     }
 
     /// A value or a technical phrase, which reads the same in both languages.
-    pub fn same(text: impl Into<String>) -> Words {
+    pub(crate) fn same(text: impl Into<String>) -> Words {
         let text = text.into();
         Words::made(text.clone(), text)
     }

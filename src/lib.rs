@@ -17,13 +17,13 @@
 //! | `net` | bytes: readiness, sockets, TLS, buffers, deadlines |
 //! | `config`, `authority`, `network`, `proxy`, `complaint`, `edits`, `error`, `language`, `text`, `date` | plain data that all rooms know |
 //!
-//! This library exists for the program, its tests and its benchmarks; it is no
-//! published API.
+//! This library exists for the program, its tests, benchmarks, examples and fuzz targets; it is
+//! no published API. What none of them needs is `pub(crate)`, or in a module that is.
 
 pub mod check;
 pub mod cli;
 pub mod http;
-pub mod net;
+pub(crate) mod net;
 pub mod report;
 pub mod route;
 pub mod serve;
@@ -31,11 +31,11 @@ pub mod serve;
 pub mod authority;
 pub mod complaint;
 pub mod config;
-pub mod date;
-pub mod edits;
+pub(crate) mod date;
+pub(crate) mod edits;
 pub mod error;
-pub mod identity;
+pub(crate) mod identity;
 pub mod language;
-pub mod network;
+pub(crate) mod network;
 pub mod proxy;
 pub mod text;

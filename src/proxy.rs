@@ -75,19 +75,19 @@ impl Scheme {
 
 impl Proxies {
     /// Parses URLs of SOCKS5 proxies.
-    pub fn parse_socks5(urls: &str) -> Result<Proxies, Words> {
+    pub(crate) fn parse_socks5(urls: &str) -> Result<Proxies, Words> {
         let proxies: Result<_, _> = split(urls).map(Proxy::parse_socks5).collect();
         Ok(Proxies(proxies?))
     }
 
     /// Parses URLs of HTTP proxies.
-    pub fn parse_http(urls: &str) -> Result<Proxies, Words> {
+    pub(crate) fn parse_http(urls: &str) -> Result<Proxies, Words> {
         let proxies: Result<_, _> = split(urls).map(Proxy::parse_http).collect();
         Ok(Proxies(proxies?))
     }
 
     /// The proxies, first to last.
-    pub fn as_slice(&self) -> &[Proxy] {
+    pub(crate) fn as_slice(&self) -> &[Proxy] {
         &self.0
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt::{self, Write as _};
 
 /// The longest such text in one line; the rest is cut.
-pub const LONGEST_TEXT: usize = 2000;
+pub(crate) const LONGEST_TEXT: usize = 2000;
 
 /// Bytes that a peer chose: control characters and what is not UTF-8 appear as `\xNN`, and
 /// very long text is cut.
@@ -40,7 +40,7 @@ impl fmt::Display for Escaped<'_> {
 }
 
 /// Controls, and the characters that break or reorder a line on a terminal.
-pub fn is_unsafe_in_a_line(c: char) -> bool {
+pub(crate) fn is_unsafe_in_a_line(c: char) -> bool {
     c.is_control()
         || matches!(
             c,
@@ -50,13 +50,18 @@ pub fn is_unsafe_in_a_line(c: char) -> bool {
 }
 
 /// The columns of a terminal that no line for people exceeds.
-pub const COLUMNS: usize = 80;
+pub(crate) const COLUMNS: usize = 80;
 
 /// Writes words in lines of at most [`COLUMNS`], where they let it, and ends the last one.
 /// The first line goes on at column `start`, the others begin at `indent`. Between Chinese
 /// characters a line may end without a blank. A word with a no-break space in it, which is
 /// written as a blank, is never broken.
-pub fn wrap(out: &mut impl fmt::Write, text: &str, start: usize, indent: usize) -> fmt::Result {
+pub(crate) fn wrap(
+    out: &mut impl fmt::Write,
+    text: &str,
+    start: usize,
+    indent: usize,
+) -> fmt::Result {
     let mut column = start;
     let mut is_first = true;
     for word in text.split(' ') {

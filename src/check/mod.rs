@@ -4,10 +4,10 @@
 //! and the words of log lines to `report`. May use every room below it but `serve`:
 //! `report`, `route`, `cli`, `http`, `net`.
 
-pub mod certificate;
-pub mod names;
-pub mod report;
-pub mod walk;
+mod certificate;
+mod names;
+mod report;
+mod walk;
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -100,7 +100,7 @@ pub enum Group {
 
 impl Group {
     /// Every group, in the order of the help.
-    pub const ALL: [Group; 7] = [
+    pub(crate) const ALL: [Group; 7] = [
         Group::Addresses,
         Group::Route,
         Group::Tls,
@@ -111,7 +111,7 @@ impl Group {
     ];
 
     /// The heading.
-    pub fn title(self) -> Text {
+    pub(crate) fn title(self) -> Text {
         match self {
             Group::Addresses => Text::new("Addresses", "地址"),
             Group::Route => Text::new("Route to the upstream", "到上游的路由"),
@@ -140,7 +140,7 @@ impl Flag {
     };
 
     /// Whether a value stands in the next word.
-    pub fn takes_value(&self) -> bool {
+    pub(crate) fn takes_value(&self) -> bool {
         matches!(self.kind, Kind::Single | Kind::Repeatable)
     }
 

@@ -5,13 +5,13 @@
 //! person is spoken to, and the settings as they are shown. `flags` is the table that all of these come from.
 //! Leaves what they mean to `config.rs`. May use `http` (syntax) and `net`.
 
-pub mod args;
+mod args;
 pub mod flags;
-pub mod help;
+mod help;
 pub mod manner;
 mod nearest;
 pub mod resolve;
 pub mod settings;
-pub mod upstream;
-pub mod values;
-pub mod variables;
+mod upstream;
+mod values;
+mod variables;

@@ -237,7 +237,7 @@ pub struct Setting {
 
 impl Setting {
     /// The flag or variable that it came from, or the word for the default.
-    pub fn source(&self, language: Language) -> &'static str {
+    pub(crate) fn source(&self, language: Language) -> &'static str {
         let default = Text::new("default", "默认");
         self.source.unwrap_or(default.say(language))
     }

@@ -173,7 +173,7 @@ pub async fn copy(
     }
 }
 
-/// A body with so much left is bulk.
+/// A body with at least so many bytes left is spliced.
 #[cfg(not(portable))]
 const SPLICED: u64 = 256 * 1024;
 

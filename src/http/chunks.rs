@@ -71,7 +71,7 @@ pub struct Step {
 /// The longest chunk extensions of one chunk, in bytes.
 const MAX_EXTENSION: u16 = 1024;
 
-/// More hex digits than 2^64 - 1 has.
+/// The hex digits of 2^64 - 1. A size with more is refused, be they zeros.
 const MAX_SIZE_DIGITS: u8 = 16;
 
 impl Decoder {
@@ -109,7 +109,7 @@ impl Decoder {
 
     /// How many bytes of a `Length` body are left.
     #[cfg(not(portable))]
-    pub fn length_left(&self) -> Option<u64> {
+    pub(crate) fn length_left(&self) -> Option<u64> {
         match self.state {
             State::Length(left) => Some(left),
             _ => None,
@@ -118,7 +118,7 @@ impl Decoder {
 
     /// Counts bytes of a `Length` body that went another way.
     #[cfg(not(portable))]
-    pub fn skip(&mut self, count: u64) {
+    pub(crate) fn skip(&mut self, count: u64) {
         if let State::Length(left) = self.state {
             self.state = match left - count {
                 0 => State::Done,

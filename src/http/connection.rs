@@ -48,12 +48,12 @@ impl ConnectionOptions {
     }
 
     /// Whether the field goes no further than this hop.
-    pub fn drop_field(&self, name: &str) -> bool {
-        self.drop_known(Known::of(name.as_bytes()), name)
+    pub fn drops(&self, name: &str) -> bool {
+        self.drops_known(Known::of(name.as_bytes()), name)
     }
 
     /// The same of a field whose name has been told apart.
-    pub fn drop_known(&self, known: Option<Known>, name: &str) -> bool {
+    pub fn drops_known(&self, known: Option<Known>, name: &str) -> bool {
         known.is_some_and(Known::is_for_one_hop)
             || (!self.named.is_empty() && self.names(name.as_bytes()))
     }
@@ -67,13 +67,7 @@ impl ConnectionOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn field<'b>(name: &'b str, value: &'b str) -> Header<'b> {
-        Header {
-            name,
-            value: value.as_bytes(),
-        }
-    }
+    use crate::http::fields::tests::field;
 
     #[test]
     fn connection_options_drop_what_they_name_but_never_framing() {
@@ -94,7 +88,7 @@ mod tests {
             ("TE", true),
             ("Trailer", false),
         ] {
-            assert_eq!(options.drop_field(name), dropped, "{name}");
+            assert_eq!(options.drops(name), dropped, "{name}");
         }
         let many = "a,".repeat(MAX_CONNECTION_OPTIONS);
         assert!(ConnectionOptions::of(&[field("Connection", &many)]).is_ok());

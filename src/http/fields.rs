@@ -9,7 +9,7 @@ use crate::config::{MAX_FIELDS, MAX_RESPONSE_FIELDS};
 use crate::http::syntax::{is_token, parse_decimal, trim};
 
 /// Room for the fields of one request head.
-pub type Fields<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
+pub(crate) type Fields<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
 
 /// Fresh room for fields.
 pub fn no_fields<'b>() -> Fields<'b> {
@@ -17,15 +17,15 @@ pub fn no_fields<'b>() -> Fields<'b> {
 }
 
 /// Room for the fields of one response head.
-pub type ResponseFields<'b> = [MaybeUninit<Header<'b>>; MAX_RESPONSE_FIELDS];
+pub(crate) type ResponseFields<'b> = [MaybeUninit<Header<'b>>; MAX_RESPONSE_FIELDS];
 
 /// Fresh room for the fields of a response.
-pub fn no_response_fields<'b>() -> ResponseFields<'b> {
+pub(crate) fn no_response_fields<'b>() -> ResponseFields<'b> {
     [const { MaybeUninit::uninit() }; MAX_RESPONSE_FIELDS]
 }
 
 /// The values of every field of that name, in order.
-pub fn values<'f, 'b>(
+pub(crate) fn values<'f, 'b>(
     fields: &'f [Header<'b>],
     name: &'f str,
 ) -> impl Iterator<Item = &'b [u8]> + use<'f, 'b> {
@@ -36,7 +36,7 @@ pub fn values<'f, 'b>(
 }
 
 /// The Content-Length of a head (RFC 9112 §6.3): plain digits, and repeated fields agree.
-pub fn content_length(fields: &[Header<'_>]) -> Result<Option<u64>, &'static str> {
+pub(crate) fn content_length(fields: &[Header<'_>]) -> Result<Option<u64>, &'static str> {
     let mut length = None;
     for value in values(fields, "content-length") {
         let parsed = parse_decimal(value).ok_or("Content-Length is not a number")?;
@@ -59,7 +59,7 @@ pub enum CodingError {
 
 impl CodingError {
     /// In words.
-    pub fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             CodingError::Malformed => "Transfer-Encoding is not a single chunked",
             CodingError::Unknown => "only the transfer coding chunked is understood here",
@@ -69,7 +69,7 @@ impl CodingError {
 
 /// Whether the head's Transfer-Encoding is a single final `chunked`; any other is refused
 /// (RFC 9112 §6.1).
-pub fn is_chunked(fields: &[Header<'_>]) -> Result<bool, CodingError> {
+pub(crate) fn is_chunked(fields: &[Header<'_>]) -> Result<bool, CodingError> {
     let mut codings = values(fields, "transfer-encoding");
     match (codings.next(), codings.next()) {
         (None, _) => Ok(false),
@@ -108,7 +108,7 @@ fn coding_error(fields: &[Header<'_>]) -> CodingError {
 }
 
 /// Appends one field line.
-pub fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub(crate) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -116,10 +116,11 @@ pub fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn field<'b>(name: &'b str, value: &'b str) -> Header<'b> {
+    /// A field, as a head gives it.
+    pub(in crate::http) fn field<'b>(name: &'b str, value: &'b str) -> Header<'b> {
         Header {
             name,
             value: value.as_bytes(),

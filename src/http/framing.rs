@@ -19,7 +19,7 @@ pub enum Framing {
 impl Framing {
     /// Appends the field that announces this framing, under the name the peer used where
     /// it fits.
-    pub fn write_field(self, out: &mut Vec<u8>, name: &str) {
+    pub(crate) fn write_field(self, out: &mut Vec<u8>, name: &str) {
         match self {
             Framing::None | Framing::UntilClose => {}
             Framing::Length(length) => {

@@ -26,7 +26,7 @@ pub enum HeadError {
 }
 
 /// Checks a start line, without its line end, as soon as it is there.
-pub type CheckStartLine = fn(&[u8]) -> Result<(), HeadError>;
+pub(crate) type CheckStartLine = fn(&[u8]) -> Result<(), HeadError>;
 
 /// How exact the sender of a message must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,23 +4,23 @@
 //! to others whom a message comes from and where it goes. May use `net`, to read a head and
 //! copy a body.
 
-pub mod authentication;
-pub mod body;
+mod authentication;
+pub(crate) mod body;
 pub mod chunks;
-pub mod connection;
+mod connection;
 #[cfg(test)]
 mod cost;
 pub mod fields;
 pub mod framing;
-pub mod guard;
+pub(crate) mod guard;
 pub mod head;
-pub mod known;
-pub mod naming;
-pub mod origin;
-pub mod read;
-pub mod repair;
+mod known;
+pub(crate) mod naming;
+pub(crate) mod origin;
+pub(crate) mod read;
+pub(crate) mod repair;
 pub mod request;
-pub mod request_sent;
+mod request_sent;
 pub mod response;
-pub mod syntax;
-pub mod trailers;
+pub(crate) mod syntax;
+mod trailers;

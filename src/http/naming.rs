@@ -99,7 +99,7 @@ impl Names {
         self.inner
             .set(inner_https, head.host_sent(rewrite, authority));
         self.inner_is_plain = !naming.inner_https;
-        self.differ = !self.outer.is(&self.inner);
+        self.differ = !self.outer.is_same_as(&self.inner);
         // Without --host-header the upstream sees the client's Host, and decides itself.
         self.safe = !naming.hides_host || is_safe(named, &naming.allow_hosts);
     }

@@ -55,7 +55,7 @@ impl Origin {
     }
 
     /// Whether both are the same origin: a port that is not given is the scheme's own.
-    pub(super) fn is(&self, other: &Origin) -> bool {
+    pub(super) fn is_same_as(&self, other: &Origin) -> bool {
         let default = default_port(self.https);
         self.https == other.https
             && self.port.unwrap_or(default) == other.port.unwrap_or(default)

@@ -31,7 +31,7 @@ pub async fn read_head(
                     false => Err(HeadError::TooLarge),
                 };
             }
-            // Only a head that is large on purpose comes to this.
+            // Grows nothing unless the head fills a large buffer.
             received.grow_when_full();
         }
         budget.turn().await;

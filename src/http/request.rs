@@ -48,7 +48,7 @@ pub struct Request {
 
 impl Request {
     /// Whether bytes of a body, or of its framing, follow the head.
-    pub fn has_body(&self) -> bool {
+    pub(crate) fn has_body(&self) -> bool {
         !matches!(self.framing, Framing::None | Framing::Length(0))
     }
 }
@@ -64,7 +64,7 @@ pub enum Protocol {
 
 impl Protocol {
     /// What the log calls it.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Protocol::WebSocket => "WebSocket",
             Protocol::Other(token) => token,
@@ -117,7 +117,7 @@ fn bad(reason: &'static str) -> Rejection {
 
 impl Rejection {
     /// Of a head that could not be read; none where the client is gone and gets no response.
-    pub fn of(error: HeadError) -> Option<Rejection> {
+    pub(crate) fn of(error: HeadError) -> Option<Rejection> {
         let (status, reason) = match error {
             HeadError::Closed | HeadError::Truncated | HeadError::Io(_) => return None,
             HeadError::Malformed(reason) => (400, reason),
@@ -131,7 +131,7 @@ impl Rejection {
 
 /// Checks a request line as soon as it is there, so that other protocols are refused
 /// without waiting for a head that will never end.
-pub fn check_start_line(line: &[u8]) -> Result<(), HeadError> {
+pub(crate) fn check_start_line(line: &[u8]) -> Result<(), HeadError> {
     if line.is_empty() {
         return Ok(());
     }
@@ -264,7 +264,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
                 // One that is for this hop only is not sent on, and nobody answers it.
                 expects_continue: minor == 1
                     && present.has(Known::Expect)
-                    && !options.drop_field("expect")
+                    && !options.drops("expect")
                     && values(fields, "expect")
                         .any(|value| value.eq_ignore_ascii_case(b"100-continue")),
                 is_idempotent: matches!(
@@ -285,7 +285,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
     }
 
     /// The fields, as they came.
-    pub fn fields(&self) -> &'f [Header<'b>] {
+    pub(crate) fn fields(&self) -> &'f [Header<'b>] {
         self.fields
     }
 }

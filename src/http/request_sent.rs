@@ -31,7 +31,7 @@ impl RequestHead<'_, '_> {
         let own = Some(scheme_of(https));
         let sent = values(self.fields, NAME)
             .next()
-            .filter(|_| !self.options.drop_field(NAME));
+            .filter(|_| !self.options.drops(NAME));
         match rewrite.forwarded {
             Forwarded::Off => sent,
             Forwarded::Replace => own,
@@ -71,7 +71,7 @@ impl RequestHead<'_, '_> {
                     }
                 }
                 Some(Known::Expect) if self.request.minor == 0 => {}
-                _ if self.options.drop_known(known, name) || rewrite.gives_way(name) => {}
+                _ if self.options.drops_known(known, name) || rewrite.gives_way(name) => {}
                 _ => match names {
                     Some(names) => names.write_request_field(out, name, field.value),
                     None => write_field(out, name, field.value),
@@ -99,7 +99,7 @@ impl RequestHead<'_, '_> {
         let appends = rewrite.forwarded == Forwarded::Append;
         // What a front has said, where it is believed.
         let came = |name: &'static str| {
-            let passes = appends && !self.options.drop_field(name);
+            let passes = appends && !self.options.drops(name);
             values(self.fields, name).filter(move |_| passes)
         };
         let is_ours = |name: &str| !rewrite.request_fields.replaces(name);

@@ -61,7 +61,7 @@ pub struct Changes<'a> {
 }
 
 /// Checks a status line as soon as it is there.
-pub fn check_start_line(line: &[u8]) -> Result<(), HeadError> {
+pub(crate) fn check_start_line(line: &[u8]) -> Result<(), HeadError> {
     match line {
         [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9', b' ', ..] => Ok(()),
         [b'H', b'T', b'T', b'P', b'/', ..] => Err(HeadError::Version),
@@ -167,12 +167,12 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
     }
 
     /// The reason phrase.
-    pub fn reason(&self) -> &'b [u8] {
+    pub(crate) fn reason(&self) -> &'b [u8] {
         self.reason
     }
 
     /// The fields, as they came.
-    pub fn fields(&self) -> &'f [Header<'b>] {
+    pub(crate) fn fields(&self) -> &'f [Header<'b>] {
         self.fields
     }
 
@@ -193,7 +193,7 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
     }
 
     /// Whether it asks for authentication that holds for the connection (RFC 4559 §4).
-    pub fn offers_connection_scheme(&self) -> bool {
+    pub(crate) fn offers_connection_scheme(&self) -> bool {
         self.status == 401
             && self.present.has(Known::WwwAuthenticate)
             && names_connection_scheme(self.fields, "www-authenticate")
@@ -201,7 +201,7 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
 
     /// For how long the upstream says that it keeps the connection (`Keep-Alive: timeout=T`,
     /// in whole seconds; RFC 2068 §19.7.1.1, and every server since).
-    pub fn promised_rest(&self) -> Option<Duration> {
+    pub(crate) fn promised_rest(&self) -> Option<Duration> {
         if !self.present.has(Known::KeepAlive) {
             return None;
         }
@@ -249,7 +249,7 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
                         announced.write_field(out, name);
                     }
                 }
-                _ if self.options.drop_known(known, name) || is_edited(name) => {}
+                _ if self.options.drops_known(known, name) || is_edited(name) => {}
                 _ => {
                     has_date |= known == Some(Known::Date);
                     match names {
@@ -304,7 +304,7 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
 }
 
 /// Appends what the client must know of the connection's future.
-pub fn write_connection(out: &mut Vec<u8>, request: &Request, close: bool) {
+pub(crate) fn write_connection(out: &mut Vec<u8>, request: &Request, close: bool) {
     if close {
         out.extend_from_slice(b"Connection: close\r\n");
     } else if request.minor == 0 {

@@ -76,8 +76,9 @@ impl Timers {
     pub async fn sweep(&self) {
         loop {
             self.due().await;
-            // What has arrived by now comes first, should the thread have been held up. Another
-            // thread may have woken this task while it was still waking those that read.
+            // Should the thread have been held up, the sockets that have become ready meanwhile
+            // are served before a deadline strikes: their tasks may disarm it. Another thread
+            // may have woken this task while it was still waking those that read.
             next_look().await;
             self.strike_due(Instant::now());
         }
@@ -219,7 +220,7 @@ impl Deadline {
 
     /// Never strikes until it is armed again.
     pub fn disarm(&self) {
-        // Who waited is likely to wait again: the waker stays.
+        // The waker stays registered: the same task is likely to wait again.
         self.timers.entries.borrow_mut()[self.key].set(None);
     }
 

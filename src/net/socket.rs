@@ -1,5 +1,6 @@
-//! One non-blocking stream socket, TCP or unix: what is there is taken at once, and a wait follows only
-//! when the kernel has nothing, or when a short read has just said so.
+//! One non-blocking stream socket, TCP or unix: an operation is attempted first, and the socket
+//! is waited for only when the kernel has answered EAGAIN, or a short read has shown that it
+//! would.
 
 use std::cell::Cell;
 use std::fmt;
@@ -25,7 +26,7 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_interval(Duration::from_secs(10))
     .with_retries(6);
 
-/// How long a full backlog of a unix socket is given.
+/// How long to wait before connecting again to a unix socket whose backlog was full.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 
 /// How much may wait unsent in a socket: a small message behind bulk on a slow way would
@@ -109,7 +110,8 @@ impl fmt::Display for PeerHost {
     }
 }
 
-/// The formatter takes five times as long, and each line of the log names a client.
+/// Writes an address in a fifth of the time that the formatter takes: each line of the log
+/// names a client.
 fn write_ipv4(f: &mut fmt::Formatter<'_>, address: Ipv4Addr) -> fmt::Result {
     let mut text = [b'.'; 15];
     let mut length = 0;
@@ -145,7 +147,8 @@ pub fn is_momentary(error: &io::Error) -> bool {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // An inherited one stays open in other threads: the kernel would go on telling.
+        // An inherited listener stays open in other threads, so that closing this descriptor
+        // does not end its registration with epoll.
         self.0.deregister();
     }
 }
@@ -252,7 +255,8 @@ impl Socket {
         self.attempt(Direction::Write, || self.stream().write(buf))
     }
 
-    /// Writes what fits, behind which more follows at once: the kernel may wait for that.
+    /// Writes what fits of bytes that are followed by more at once: the kernel may wait for
+    /// those before it sends (MSG_MORE).
     pub fn try_write_part(&self, buf: &[u8]) -> io::Result<usize> {
         self.attempt(Direction::Write, || calls::send_part(self.stream(), buf))
     }
@@ -318,7 +322,7 @@ impl Socket {
         self.attempt(Direction::Write, || splice(pipe, self.stream(), most))
     }
 
-    /// Waits until an attempt makes sense.
+    /// Waits until the socket is known to be ready.
     pub async fn ready(&self, direction: Direction) {
         poll_fn(|cx| self.poll_ready(direction, cx)).await;
     }
@@ -328,7 +332,7 @@ impl Socket {
         self.source.poll_ready(direction, cx)
     }
 
-    /// Whether the peer was taking bytes when it was last tried.
+    /// Whether the socket is known to be ready for a write: the last one did not block.
     pub fn is_writable(&self) -> bool {
         self.source.is_ready(Direction::Write)
     }
@@ -350,8 +354,9 @@ impl Socket {
         self.source.is_broken()
     }
 
-    /// Breaks the connection once something that was sent is not acknowledged for so long;
-    /// none waits as long as the system does. Elsewhere than on Linux it does nothing.
+    /// Breaks the connection once something that was sent is not acknowledged for so long
+    /// (TCP_USER_TIMEOUT); none waits as long as the system does. Does nothing elsewhere than on
+    /// Linux.
     pub fn set_user_timeout(&self, after: Option<Duration>) {
         #[cfg(target_os = "linux")]
         let _ = SockRef::from(self.stream()).set_tcp_user_timeout(after);

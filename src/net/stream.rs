@@ -40,7 +40,7 @@ impl Stream {
         }
     }
 
-    /// Writes what fits, behind which more follows at once.
+    /// Writes what fits of bytes that are followed by more at once.
     pub fn try_write_part(&self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.try_write_part(buf),
@@ -115,7 +115,7 @@ impl Stream {
     /// The same, as a poll.
     pub fn poll_shutdown_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Stream::Tls(tls) = self {
-            // A peer that is gone needs no goodbye.
+            // Where close_notify cannot be sent, the peer is gone or will see FIN alone.
             let _ = ready!(self.poll_io(cx, || tls.borrow_mut().shutdown()));
         }
         Poll::Ready(self.with_socket(Socket::shutdown_write))
@@ -202,7 +202,7 @@ pub struct Connection {
     pub stream: Stream,
     /// Bytes received and not yet used.
     pub received: Buffer,
-    /// Told when the connection is closed.
+    /// Counts the connection as open until it is dropped.
     pub counted: Option<Box<Counted>>,
     /// What is known of the socket's readiness belongs to one thread, so that a connection
     /// leaves it only as a `Detached`.
@@ -223,11 +223,6 @@ impl Connection {
     /// Whether everything that the peer has sent was used; asks the kernel.
     pub fn asked_quiet(&self) -> bool {
         self.received.is_empty() && self.stream.asked_quiet()
-    }
-
-    /// The same as far as the thread was told at its last look, without asking.
-    pub fn known_quiet(&self) -> bool {
-        self.received.is_empty() && self.stream.known_quiet()
     }
 
     /// Reads what belongs to TLS itself, such as tickets, on a connection on which nothing was
@@ -305,7 +300,7 @@ impl Detached {
 
 /// Reads more bytes from `stream` into `received`; 0 at the end. Holds no storage while
 /// it waits with nothing unused. `received` must have room.
-// As in the relay: an async fn would hold each argument twice.
+// Not an async fn, whose future would hold each argument twice.
 pub fn fill<'a>(
     stream: &'a Stream,
     received: &'a mut Buffer,

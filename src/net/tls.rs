@@ -43,16 +43,16 @@ pub enum Verify {
     Nothing,
 }
 
-/// What a TLS client shows, and what it demands.
+/// The certificate that a TLS client presents, and what it requires of the peer.
 #[derive(Clone, Copy)]
 pub struct TlsClient<'a> {
     /// What the peer's certificate must satisfy.
     pub verify: Verify,
     /// Roots to trust beside the system's.
     pub roots: &'a [Certificate],
-    /// What is shown to a peer that asks.
+    /// The certificate that is presented to a peer that asks for one.
     pub identity: Option<&'a Identity>,
-    /// The oldest version that is spoken.
+    /// The oldest version that is offered.
     pub oldest: TlsVersion,
 }
 
@@ -129,8 +129,8 @@ pub fn openssl_words(text: &str) -> String {
     }
 }
 
-/// Makes TLS servers of connections: what clients are shown, and what they must speak. Cheap
-/// to clone.
+/// The server's side of TLS: the certificate that clients get, and the versions and cipher
+/// suites that they must support. Cheap to clone.
 #[derive(Clone)]
 pub struct Acceptor {
     // native_tls' acceptor refuses TLS 1.3.
@@ -168,7 +168,7 @@ impl Acceptor {
     }
 
     /// Performs the handshake, each of its steps in turn with those of other handshakes.
-    /// Bytes already received are the client's first. Fails with words.
+    /// Bytes already received are the client's first. Fails with the reason in words.
     pub async fn accept(
         &self,
         connection: Connection,

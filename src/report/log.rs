@@ -201,7 +201,7 @@ pub struct Subject {
 
 impl Subject {
     /// For the requests of one client.
-    pub fn new(client: Rc<Client>) -> Subject {
+    pub(crate) fn new(client: Rc<Client>) -> Subject {
         Subject {
             client,
             method: Vec::new(),
@@ -213,7 +213,7 @@ impl Subject {
 
     /// Remembers method and path, no more of either than a line shows, and the time; the
     /// query stays out of the log.
-    pub fn set(&mut self, method: &str, path: &[u8]) {
+    pub(crate) fn set(&mut self, method: &str, path: &[u8]) {
         self.start = now();
         for (kept, text) in [
             (&mut self.method, method.as_bytes()),
@@ -226,35 +226,35 @@ impl Subject {
     }
 
     /// What the access log says of the request, where one is kept.
-    pub fn access(&mut self) -> &mut Option<Box<Access>> {
+    pub(crate) fn access(&mut self) -> &mut Option<Box<Access>> {
         &mut self.access
     }
 
     /// What the access log will say of the upgrade that the request became.
-    pub fn into_access(self) -> Option<Box<Access>> {
+    pub(crate) fn into_access(self) -> Option<Box<Access>> {
         self.access
     }
 
     /// Writes the request's line into the access log, where one is kept: it was answered by
     /// so many bytes of body.
-    pub fn answered(&mut self, status: u16, bytes: u64) {
+    pub(crate) fn answered(&mut self, status: u16, bytes: u64) {
         if let Some(access) = &mut self.access {
             access.answered(&self.client, status, bytes);
         }
     }
 
     /// The method.
-    pub fn method(&self) -> &[u8] {
+    pub(crate) fn method(&self) -> &[u8] {
         &self.method
     }
 
     /// The path, without query.
-    pub fn path(&self) -> &[u8] {
+    pub(crate) fn path(&self) -> &[u8] {
         &self.path
     }
 
     /// How long ago the request's head was there.
-    pub fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         now().saturating_duration_since(self.start)
     }
 
@@ -404,13 +404,13 @@ fn certificate(event: &str, identity: &Identity, [chinese, english]: [&str; 2]) 
 }
 
 /// The files hold another certificate, which new connections are shown.
-pub fn certificate_renewed(identity: &Identity) {
+pub(crate) fn certificate_renewed(identity: &Identity) {
     let words = ["服务器证书已更新", "server certificate renewed"];
     certificate("certificate_renewed", identity, words);
 }
 
 /// The files were read again, and hold what they held.
-pub fn certificate_unchanged() {
+pub(crate) fn certificate_unchanged() {
     emit(
         Priority::Info,
         ("certificate_unchanged", &[]),
@@ -420,7 +420,7 @@ pub fn certificate_unchanged() {
 }
 
 /// The files hold no certificate and key that can be used; the old ones stay in use.
-pub fn certificate_kept(file: &str, problem: &Words) {
+pub(crate) fn certificate_kept(file: &str, problem: &Words) {
     let (english, chinese) = (
         problem.say(Language::English),
         problem.say(Language::Chinese),
@@ -442,7 +442,7 @@ pub fn certificate_kept(file: &str, problem: &Words) {
 }
 
 /// A request head has arrived.
-pub fn request(client: &Client, method: &str, path: &[u8], host: &[u8]) {
+pub(crate) fn request(client: &Client, method: &str, path: &[u8], host: &[u8]) {
     // The two lines of every request cost nothing where they are not wanted.
     if !tells_requests() {
         return;
@@ -480,7 +480,7 @@ fn take_line_of_minute(last: &Mutex<Option<Instant>>) -> bool {
 
 /// A request names its own origin under a Host that may have been rebound, and goes on
 /// untranslated. Said once a minute at most.
-pub fn origin_not_translated(client: &Client, host: &[u8]) {
+pub(crate) fn origin_not_translated(client: &Client, host: &[u8]) {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     if !take_line_of_minute(&LAST) {
         return;
@@ -502,7 +502,7 @@ pub fn origin_not_translated(client: &Client, host: &[u8]) {
 }
 
 /// The request asks for upgrades to `protocols`, which go no further.
-pub fn upgrade_withheld(client: &Client, protocols: &[u8]) {
+pub(crate) fn upgrade_withheld(client: &Client, protocols: &[u8]) {
     let [connection, address] = client.members();
     let members = [connection, address, ("protocols", Value::Bytes(protocols))];
     let protocols = Escaped(protocols);
@@ -515,7 +515,7 @@ pub fn upgrade_withheld(client: &Client, protocols: &[u8]) {
 }
 
 /// The request asks for an upgrade to `protocol`.
-pub fn upgrade_request(client: &Client, protocol: &str, path: &[u8], host: &[u8]) {
+pub(crate) fn upgrade_request(client: &Client, protocol: &str, path: &[u8], host: &[u8]) {
     if !tells_requests() {
         return;
     }
@@ -538,7 +538,7 @@ pub fn upgrade_request(client: &Client, protocol: &str, path: &[u8], host: &[u8]
 }
 
 /// The upstream has switched protocols and the relay begins.
-pub fn upgraded(client: &Client, protocol: &str) {
+pub(crate) fn upgraded(client: &Client, protocol: &str) {
     if !tells_requests() {
         return;
     }
@@ -553,7 +553,7 @@ pub fn upgraded(client: &Client, protocol: &str) {
 }
 
 /// The relay is over, after so long, and carried so many bytes each way.
-pub fn upgrade_closed(
+pub(crate) fn upgrade_closed(
     client: &Client,
     protocol: &str,
     after: Duration,
@@ -592,7 +592,7 @@ pub fn upgrade_closed(
 }
 
 /// A response was delivered whole; `bytes` of body.
-pub fn request_done(subject: &Subject, status: u16, bytes: u64) {
+pub(crate) fn request_done(subject: &Subject, status: u16, bytes: u64) {
     if !tells_requests() {
         return;
     }
@@ -622,7 +622,7 @@ pub fn request_done(subject: &Subject, status: u16, bytes: u64) {
 }
 
 /// The upstream gave no usable response; the client got `status`.
-pub fn request_failed(subject: &Subject, status: u16, error: &Error) {
+pub(crate) fn request_failed(subject: &Subject, status: u16, error: &Error) {
     let elapsed = subject.elapsed();
     let took = Took(elapsed, &subject.client);
     let (stage, address, cause) = (error.stage.name(), &error.address, &error.in_full());
@@ -647,7 +647,7 @@ pub fn request_failed(subject: &Subject, status: u16, error: &Error) {
 }
 
 /// An exchange ended before its response did.
-pub fn request_aborted(subject: &Subject, cause: &str) {
+pub(crate) fn request_aborted(subject: &Subject, cause: &str) {
     let elapsed = subject.elapsed();
     let took = Took(elapsed, &subject.client);
     let [connection, client, method, path] = subject.members();
@@ -668,7 +668,7 @@ pub fn request_aborted(subject: &Subject, cause: &str) {
 }
 
 /// A client sent something that is not a request we forward.
-pub fn request_rejected(client: &Client, status: u16, reason: &str) {
+pub(crate) fn request_rejected(client: &Client, status: u16, reason: &str) {
     let [connection, address] = client.members();
     let members = [
         connection,
@@ -686,7 +686,7 @@ pub fn request_rejected(client: &Client, status: u16, reason: &str) {
 }
 
 /// A client's connection was accepted.
-pub fn connection_opened(client: &Client) {
+pub(crate) fn connection_opened(client: &Client) {
     let members = client.members();
     let Client {
         connection,
@@ -701,7 +701,7 @@ pub fn connection_opened(client: &Client) {
 }
 
 /// A client's TLS handshake has failed, or has not ended in time.
-pub fn handshake_failed(client: &Client, cause: &str) {
+pub(crate) fn handshake_failed(client: &Client, cause: &str) {
     let [connection, address] = client.members();
     let members = [connection, address, ("cause", Value::Text(cause))];
     let connection = client.connection;
@@ -714,7 +714,7 @@ pub fn handshake_failed(client: &Client, cause: &str) {
 }
 
 /// A client's connection is over.
-pub fn connection_closed(client: &Client, after: Duration) {
+pub(crate) fn connection_closed(client: &Client, after: Duration) {
     let seconds = after.as_secs_f64();
     let [connection, address] = client.members();
     let members = [connection, address, ("seconds", Value::Seconds(after))];
@@ -728,7 +728,7 @@ pub fn connection_closed(client: &Client, after: Duration) {
 }
 
 /// The connection's end has delimited a response in TLS, without close_notify.
-pub fn ended_unannounced(subject: &Subject) {
+pub(crate) fn ended_unannounced(subject: &Subject) {
     if !enabled(Priority::Debug) {
         return;
     }
@@ -746,7 +746,7 @@ pub fn ended_unannounced(subject: &Subject) {
 }
 
 /// An upstream connection was dialled for a request, in these steps.
-pub fn dialled(subject: &Subject, steps: &Steps) {
+pub(crate) fn dialled(subject: &Subject, steps: &Steps) {
     if !enabled(Priority::Debug) {
         return;
     }
@@ -773,7 +773,7 @@ pub fn dialled(subject: &Subject, steps: &Steps) {
 }
 
 /// A spare upstream connection was dialled, in place of one that had become old or not.
-pub fn spare_dialled(steps: &Steps, renews: bool) {
+pub(crate) fn spare_dialled(steps: &Steps, renews: bool) {
     let total = steps.total();
     let members = [
         ("renewal", Value::Flag(renews)),
@@ -793,7 +793,7 @@ pub fn spare_dialled(steps: &Steps, renews: bool) {
 }
 
 /// A spare upstream connection could not be had; the next attempt follows a pause.
-pub fn spare_failed(error: &Error, pause: Duration) {
+pub(crate) fn spare_failed(error: &Error, pause: Duration) {
     let cause = error.in_full();
     let (stage, seconds) = (error.stage.name(), pause.as_secs_f64());
     let members = [
@@ -812,7 +812,7 @@ pub fn spare_failed(error: &Error, pause: Duration) {
 }
 
 /// A request took a spare upstream connection.
-pub fn spare_taken(subject: &Subject, age: Duration) {
+pub(crate) fn spare_taken(subject: &Subject, age: Duration) {
     if !enabled(Priority::Debug) {
         return;
     }
@@ -831,7 +831,7 @@ pub fn spare_taken(subject: &Subject, age: Duration) {
 }
 
 /// Milliseconds, with one decimal.
-pub fn millis(time: Duration) -> impl Display {
+pub(crate) fn millis(time: Duration) -> impl Display {
     struct Millis(f64);
     impl Display for Millis {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -842,7 +842,7 @@ pub fn millis(time: Duration) -> impl Display {
 }
 
 /// A client's address is not one that is served.
-pub fn client_not_allowed(client: Peer) {
+pub(crate) fn client_not_allowed(client: Peer) {
     emit(
         Priority::Debug,
         ("client_not_allowed", &[("client", Value::Shown(&client))]),
@@ -852,7 +852,7 @@ pub fn client_not_allowed(client: Peer) {
 }
 
 /// Accepting pauses: descriptors or memory have run out.
-pub fn accept_paused(cause: &str) {
+pub(crate) fn accept_paused(cause: &str) {
     emit(
         Priority::Error,
         ("accept_paused", &[("cause", Value::Text(cause))]),
@@ -877,7 +877,7 @@ pub fn connection_limit(limit: usize, was_asked_for: bool) {
 }
 
 /// As many clients are served as may be; others wait.
-pub fn limit_reached(limit: usize) {
+pub(crate) fn limit_reached(limit: usize) {
     let members = [("limit", Value::Number(limit as u64))];
     emit(
         Priority::Warning,
@@ -908,7 +908,7 @@ pub fn limit_lowered(asked: usize, limit: usize, descriptors: usize) {
 }
 
 /// A thread cannot serve at all.
-pub fn thread_failed(cause: &str) {
+pub(crate) fn thread_failed(cause: &str) {
     emit(
         Priority::Error,
         ("thread_failed", &[("cause", Value::Text(cause))]),
@@ -918,7 +918,7 @@ pub fn thread_failed(cause: &str) {
 }
 
 /// A signal asked the program to end.
-pub fn draining(signal: &str, within: Duration) {
+pub(crate) fn draining(signal: &str, within: Duration) {
     let members = [
         ("signal", Value::Text(signal)),
         ("seconds", Value::Seconds(within)),
@@ -943,7 +943,7 @@ pub fn hangup_ignored() {
 }
 
 /// The program ends; so many connections were cut off.
-pub fn stopped(cut_off: usize) {
+pub(crate) fn stopped(cut_off: usize) {
     emit(
         Priority::Info,
         ("stopped", &[("cut_off", Value::Number(cut_off as u64))]),
@@ -953,7 +953,7 @@ pub fn stopped(cut_off: usize) {
 }
 
 /// The service manager could not be told.
-pub fn not_notified(cause: &str) {
+pub(crate) fn not_notified(cause: &str) {
     emit(
         Priority::Warning,
         ("not_notified", &[("cause", Value::Text(cause))]),

@@ -5,10 +5,10 @@
 //! Leaves to others when something happens. May use `route` (the steps of a dial), `cli`,
 //! `http`, `net`.
 
-pub mod combined;
+pub(crate) mod combined;
 pub mod complain;
-pub mod json;
+pub(crate) mod json;
 pub mod log;
-pub mod metrics;
-pub mod output;
+pub(crate) mod metrics;
+mod output;
 pub mod status;

@@ -92,7 +92,7 @@ impl Board {
     }
 
     /// An upstream connection was made, in these steps.
-    pub fn dialled(&self, steps: &Steps) {
+    pub(crate) fn dialled(&self, steps: &Steps) {
         let now = Some(Instant::now());
         let (last, first): (Vec<_>, Vec<_>) = steps
             .taken()
@@ -107,13 +107,13 @@ impl Board {
     }
 
     /// The upstream has answered a request.
-    pub fn answered(&self) {
+    pub(crate) fn answered(&self) {
         let millis = self.started.elapsed().as_millis() as u64;
         self.answered.store(millis.max(1), Relaxed);
     }
 
     /// The upstream, or the way to it, has failed a request.
-    pub fn failed(&self, request: &Failed<'_>, error: &Error) {
+    pub(crate) fn failed(&self, request: &Failed<'_>, error: &Error) {
         let now = Some(Instant::now());
         let mut time = String::new();
         date::stamp(&mut time);
@@ -146,7 +146,7 @@ impl Board {
     }
 
     /// All of it, with what was counted, as one JSON object.
-    pub fn json(&self, registry: &Registry, draining: bool) -> String {
+    pub(crate) fn json(&self, registry: &Registry, draining: bool) -> String {
         let known = self.known();
         let totals = registry.totals();
         let number = Value::Number;

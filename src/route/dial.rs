@@ -81,7 +81,7 @@ impl Dialer {
     }
 
     /// A dialer that goes through one of the proxies alone, by its number from 0.
-    pub fn only(&self, proxy: usize) -> Dialer {
+    pub(crate) fn only(&self, proxy: usize) -> Dialer {
         Dialer {
             only: Some(proxy),
             ..self.clone()
@@ -89,7 +89,7 @@ impl Dialer {
     }
 
     /// How the proxies are doing.
-    pub fn hops(&self) -> &Arc<Hops> {
+    pub(crate) fn hops(&self) -> &Arc<Hops> {
         &self.hops
     }
 
@@ -102,7 +102,7 @@ impl Dialer {
     /// Appends the name for SNI, and for verification, to `name`: the configured one; the
     /// upstream's own; for an upstream that is an address, the name in the Host that is
     /// sent there. An address stands for no SNI. Empty without TLS.
-    pub fn server_name(&self, host: &[u8], name: &mut String) {
+    pub(crate) fn server_name(&self, host: &[u8], name: &mut String) {
         let Some(tls) = &self.config.tls else { return };
         let configured_host = self.config.rewrite.host.as_deref();
         let host = configured_host.map_or(host, str::as_bytes);
@@ -118,7 +118,7 @@ impl Dialer {
 
     /// Connects to the upstream along the route, marking `steps` on the way. Never tries
     /// another route.
-    pub async fn dial(
+    pub(crate) async fn dial(
         &self,
         server_name: &str,
         deadline: &Deadline,
@@ -130,7 +130,7 @@ impl Dialer {
     }
 
     /// Does the same where only a part of the time is left.
-    pub async fn dial_within(
+    pub(crate) async fn dial_within(
         &self,
         left: Duration,
         server_name: &str,
@@ -142,7 +142,7 @@ impl Dialer {
     }
 
     /// The time for the whole dial was over before the dial began.
-    pub fn no_time_left(&self) -> Error {
+    pub(crate) fn no_time_left(&self) -> Error {
         let stage = match self.config.route {
             Route::Direct => Stage::Connect,
             Route::Socks5(_) | Route::Connect(_) => Stage::ProxyConnect,
@@ -151,7 +151,7 @@ impl Dialer {
     }
 
     /// Does the same but for TLS with the upstream.
-    pub async fn reach(&self, deadline: &Deadline, steps: &Steps) -> Result<Connection> {
+    pub(crate) async fn reach(&self, deadline: &Deadline, steps: &Steps) -> Result<Connection> {
         let timeout = self.config.limits.connect_timeout;
         self.dial_as_far(None, timeout, deadline, steps).await
     }

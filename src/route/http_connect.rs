@@ -26,7 +26,7 @@ const USER_AGENT: &str = concat!("simple-proxy/", env!("CARGO_PKG_VERSION"));
 
 /// Asks the proxy at the other end of `connection` for a tunnel to `upstream`. What the
 /// proxy sent behind its answer stays in `connection`: it belongs to the upstream.
-pub async fn connect(
+pub(crate) async fn connect(
     connection: &mut Connection,
     upstream: &Authority,
     credentials: Option<&Credentials>,

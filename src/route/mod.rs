@@ -4,15 +4,15 @@
 //! Owns which hop is asked for what, under one deadline. Leaves what is sent over the
 //! connection to `serve`. May use `cli`, `http`, `net`.
 
-pub mod connect;
+mod connect;
 pub mod dial;
-pub mod gate;
-pub mod habits;
-pub mod hops;
+mod gate;
+mod habits;
+pub(crate) mod hops;
 pub mod http_connect;
-pub mod names;
+mod names;
 pub mod own;
-pub mod pool;
-pub mod socks5;
-pub mod spares;
-pub mod steps;
+pub(crate) mod pool;
+mod socks5;
+pub(crate) mod spares;
+pub(crate) mod steps;

@@ -535,7 +535,7 @@ mod tests {
             let again = async {
                 let (connection, _upstream) = connection();
                 next_turn().await;
-                connection.known_quiet()
+                connection.stream.known_quiet()
             };
             block_on(again, || None).expect("the reactor runs")
         });

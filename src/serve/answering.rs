@@ -106,7 +106,8 @@ impl Answering<'_> {
                     Ok(_) => self
                         .upstream
                         .with_socket(|socket| socket.set_user_timeout(None)),
-                    // What the way has forgotten is not kept waiting for an end.
+                    // A device on the path has forgotten the connection: a FIN would stay
+                    // unacknowledged, so that the kernel would keep the socket for long.
                     Err(_) => self.upstream.with_socket(Socket::abort_on_close),
                 }
             }

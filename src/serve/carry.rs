@@ -135,7 +135,7 @@ mod portable {
     use crate::net::buffer::Buffer;
     use crate::net::stream::Stream;
 
-    /// The plain way, wherever there is nothing better.
+    /// Copies by `futures_lite::io::copy`, on systems without splice.
     pub async fn carry(
         from: &Stream,
         received: &mut Buffer,
@@ -151,7 +151,7 @@ mod portable {
         copy(from, sink).await.map(drop)
     }
 
-    /// An outlet that lets others have their turn: `copy` does not by itself.
+    /// An outlet that yields when its budget is spent, which `copy` does not by itself.
     struct InTurn<'a, 's> {
         sink: &'a mut Outlet<'s>,
         budget: Budget,
@@ -197,7 +197,7 @@ mod pooled {
     use crate::net::splice::{transfer, Failure, Stop};
     use crate::net::stream::{fill, Stream};
 
-    /// So many full reads on end are bulk.
+    /// After so many full reads in a row, bytes are spliced.
     const BULK: usize = 2;
 
     /// Copies through a buffer that is held only while bytes move, and hands over to

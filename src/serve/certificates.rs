@@ -68,7 +68,7 @@ impl Certificates {
     }
 
     /// What a new connection gets.
-    pub fn acceptor(&self) -> Acceptor {
+    pub(crate) fn acceptor(&self) -> Acceptor {
         self.current().0.clone()
     }
 

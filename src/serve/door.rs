@@ -153,11 +153,6 @@ impl Door {
         Door::new(usize::MAX >> 4, 1).remove(0).0
     }
 
-    /// How many clients may be served at once.
-    pub fn limit(&self) -> usize {
-        self.shared.limit
-    }
-
     /// Whether a client waits for a slot.
     pub fn is_waited_at(&self) -> bool {
         self.shared.waiting.load(Relaxed) > 0
@@ -216,7 +211,8 @@ impl Door {
     /// Makes room when other threads ask for it. Runs for as long as the thread.
     pub async fn answer(self, asks: Receiver<Ask>, timers: &Timers) {
         while let Ok(Ask { room, asked }) = asks.recv().await {
-            // What has arrived by now comes first, should the thread have been held up.
+            // Should the thread have been held up, what has arrived meanwhile is read first: its
+            // connection no longer waits in vain.
             next_turn().await;
             if !timers.make_room(room) {
                 let asked = asked + 1;
@@ -249,7 +245,8 @@ pub async fn making_room<T>(
         return place;
     }
     loop {
-        // What has arrived by now comes first, should the thread have been held up.
+        // Should the thread have been held up, what has arrived meanwhile is read first: its
+        // connection no longer waits in vain.
         next_turn().await;
         let pause = match make_room() {
             true => AFTER_SUCCESS,

@@ -255,7 +255,8 @@ impl Exchange<'_> {
         };
         self.request_read.set(progress.uploaded.get());
         if progress.ended.get() && !matches!(exchanged, Ok(Ok(_))) {
-            // The upstream was told that the client has left, and has made of it what it would.
+            // The upstream has seen the end of our side, because the client has left, and has
+            // not answered.
             let left = "client: closed before the end of its response".to_owned();
             return Err(match progress.delivered.get() {
                 true => Failure::Cut(left),

@@ -131,7 +131,8 @@ pub async fn while_present<T>(
         match end {
             End::Reset => Err(reset()),
             End::Closed => {
-                // Hardly anybody upgrades only to read.
+                // A client that has ended its side can send nothing over the upgraded
+                // connection, so that it is given less time.
                 let patience = if upgrades { SILENCE } else { DIAL };
                 let deadline = Deadline::new(&worker.timers);
                 match deadline.limit(patience, broken).await {
@@ -227,7 +228,7 @@ impl Parties<'_> {
     /// upload that waits for the upstream to take more sees nothing.
     pub fn poll_stuck(&self, cx: &mut Context<'_>) -> Poll<Failure> {
         if self.upstream.with_socket(Socket::is_writable) {
-            // The upload waits for the client, and is told of everything from it.
+            // The upload is waiting to read from the client, and so sees its end itself.
             return Poll::Pending;
         }
         let broken = self.client.with_socket(|socket| socket.poll_broken(cx));
@@ -240,8 +241,8 @@ impl Parties<'_> {
             let patience = match stage {
                 Stage::Waiting => SILENCE,
                 Stage::Ending => {
-                    // An upstream that is gone needs no end. One that reads nothing keeps
-                    // close_notify waiting, and its time runs all the same.
+                    // A failure means that the upstream is gone already. One that reads nothing
+                    // keeps close_notify pending, and the deadline strikes all the same.
                     if self.upstream.poll_shutdown_write(cx).is_ready() {
                         *stage = Stage::Abandoned;
                     }

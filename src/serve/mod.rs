@@ -7,23 +7,23 @@
 //! upstream to `route` and the syntax of messages to `http`. May use every room below it:
 //! `report`, `route`, `cli`, `http`, `net`.
 
-pub mod answer;
-pub mod answering;
-pub mod bound;
-pub mod carry;
+mod answer;
+mod answering;
+mod bound;
+mod carry;
 pub mod certificates;
-pub mod contain;
-pub mod door;
-pub mod forward;
-pub mod leaving;
-pub mod linger;
+mod contain;
+mod door;
+mod forward;
+mod leaving;
+mod linger;
 pub mod listen;
 pub mod notify;
-pub mod relay;
+mod relay;
 pub mod scrape;
 pub mod server;
-pub mod session;
-pub mod spares;
-pub mod status;
-pub mod upstream;
-pub mod worker;
+mod session;
+mod spares;
+mod status;
+mod upstream;
+mod worker;

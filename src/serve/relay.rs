@@ -87,7 +87,7 @@ pub async fn relay(
                 let up = Box::pin(finish(worker, &movement, up, FINISH_TOTAL)).await;
                 matches!(up, Some(Err(Side::Client)))
             }
-            // A reset ends both at once; so does a relay at rest.
+            // A reset ends both directions at once; so does the tunnel timeout.
             Ok(End::Up(Err(side)) | End::Down(Err(side)) | End::Reset(side)) => {
                 side == Side::Client
             }
@@ -142,7 +142,8 @@ fn first<'d, D: Future<Output = Result<(), Side>>>(
 /// nobody else would notice.
 fn poll_stuck(cx: &mut Context<'_>, from: &Stream, to: &Stream, reset: End) -> Poll<End> {
     if to.with_socket(Socket::is_writable) {
-        // The one who finds that it is not polls this again.
+        // It becomes so only by a write of the race that would block; the race is polled by the
+        // same task just before this, which therefore needs no waker.
         return Poll::Pending;
     }
     let hung_up = from.with_socket(|socket| socket.poll_hung_up(cx));
@@ -171,7 +172,7 @@ fn direction<'a, 's>(
             Err(_) => return Err(source),
             Ok(()) => {}
         }
-        // A sink that is gone needs no end.
+        // Where this fails, the sink is gone, and nothing is left to be ended.
         let _ = sink.stream.shutdown_write().await;
         Ok(())
     }

@@ -50,7 +50,7 @@ pub enum Pages {
 }
 
 /// Answers whoever comes, one request each, for as long as the thread.
-pub async fn serve(
+pub(crate) async fn serve(
     executor: Weak<LocalExecutor<'static>>,
     worker: Rc<Worker>,
     listener: Listener,

@@ -39,10 +39,10 @@ use crate::serve::worker::Worker;
 /// How long accepting pauses when descriptors or memory have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Clients accepted on end before others get their turn.
+/// Clients accepted in a row before other tasks run.
 const IN_A_ROW: usize = 64;
 
-/// Tasks run on end before the thread looks at its sockets.
+/// Tasks run in a row before the thread looks at its sockets.
 const TASKS_IN_A_ROW: usize = 200;
 
 /// How much longer than the drain timeout the threads may take to end.
@@ -267,7 +267,8 @@ fn serve(
         executor.spawn(spares::maintain(worker.clone())).detach();
     }
     for (listener, pages) in sockets.watched {
-        // A task that kept its executor would keep it, and all that is in it, for ever.
+        // A task that held its executor by an Rc would form a cycle, so that neither would ever
+        // be dropped.
         let scraping = scrape::serve(Rc::downgrade(&executor), worker.clone(), listener, pages);
         executor.spawn(scraping).detach();
     }
@@ -303,7 +304,8 @@ fn serve(
     shared
         .cut_off
         .fetch_add(open.count.get(), Ordering::Relaxed);
-    // What is cut off has last words, too.
+    // Dropping the executor runs the destructors of the open connections; they log, so flush
+    // after it.
     drop(executor);
     log::flush_waiting();
 }
@@ -383,8 +385,8 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts until the channel closes, and then those whom the kernel has already
-    /// greeted: closing the socket would reset them.
+    /// Accepts until the channel closes, and then the connections that the kernel has already
+    /// completed and queued: closing the socket would reset them.
     async fn accept_all(self: Rc<Acceptor>, listener: Listener, draining: Receiver<()>) {
         let drained = async {
             // Nothing is ever sent: an error is the channel closing.

@@ -72,7 +72,7 @@ pub fn serve<T>(
         _ticket: ticket,
     };
     async move {
-        // Dropped last, as all that the block only borrows.
+        // Named here, so that the block captures it, and drops it after its own variables.
         let _until_the_end = &closing;
         let mut session = session;
         if let Some(mut tunnel) = session.as_mut().await {
@@ -215,7 +215,8 @@ impl Session {
                     if !self.send(&connection, &response).await {
                         return None;
                     }
-                    // It never had to wait for anybody.
+                    // Nothing here has waited: without a pause a client that asks without end
+                    // would keep the thread for itself.
                     next_turn().await;
                     if close {
                         self.leave(connection).await;
@@ -236,7 +237,8 @@ impl Session {
                     if !self.send(&connection, &response).await {
                         return None;
                     }
-                    // It never had to wait for anybody.
+                    // Nothing here has waited: without a pause a client that asks without end
+                    // would keep the thread for itself.
                     next_turn().await;
                     if close {
                         self.bound = None;

@@ -26,8 +26,8 @@ const BATCH: usize = 256;
 const ALL_SHARES: usize = 8 * 1024 * 1024;
 const LARGEST_SHARE: usize = 1024 * 1024;
 
-/// What every socket is watched for. Urgent data is dropped where a read meets it; to know of
-/// it tells that a short read was not all there is.
+/// What every socket is watched for. A read ends before urgent data (tcp(7)), so that after
+/// PRI a short read does not mean that nothing more has arrived.
 const WATCHED: EventFlags = EventFlags::IN
     .union(EventFlags::PRI)
     .union(EventFlags::RDHUP)
@@ -46,9 +46,9 @@ struct Reactor {
     registered: Cell<u32>,
     /// Tasks that let the others have their turn.
     deferred: RefCell<Vec<Waker>>,
-    /// How often the kernel had no more to tell than it was asked for.
+    /// How many waits gave fewer events than there was room for, so that none was left.
     looks: Cell<u64>,
-    /// How many had something to do in this turn.
+    /// How many events and deferred tasks this turn began with.
     crowd: Cell<usize>,
     alarm: Arc<Alarm>,
     /// Who is told that a detached source has become readable.
@@ -159,7 +159,7 @@ impl Wake for Alarm {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.rung.swap(true, SeqCst) && self.waiting.load(SeqCst) {
-            // Full is as good as written.
+            // EAGAIN means that the counter is at its limit: the eventfd is readable already.
             let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
         }
     }
@@ -327,8 +327,8 @@ pub fn now() -> Instant {
     })
 }
 
-/// How many bytes one who never has to wait may move before it lets the others have their
-/// turn: fewer, the more of them there are.
+/// How many bytes a task that never has to wait may move before it yields to the others of its
+/// thread: fewer, the more of them there are.
 pub fn share() -> usize {
     REACTOR.with(|reactor| {
         let crowd = reactor.as_ref().map_or(1, |reactor| reactor.crowd.get());
@@ -477,7 +477,7 @@ impl<T: AsFd> Source<T> {
         })
     }
 
-    /// Whether an attempt makes sense.
+    /// Whether the socket is known to be ready.
     pub fn is_ready(&self, direction: Direction) -> bool {
         self.with(|state| state.of(direction).ready)
     }
@@ -500,7 +500,7 @@ impl<T: AsFd> Source<T> {
         });
         if watch {
             let flags = WATCHED | EventFlags::OUT;
-            // Tells at once if there is room by now.
+            // epoll reports an edge at once if the socket is writable by now.
             let _ = with_reactor(|reactor| {
                 let name = self.name();
                 Ok(epoll::modify(
@@ -513,7 +513,7 @@ impl<T: AsFd> Source<T> {
         }
     }
 
-    /// Waits until an attempt makes sense.
+    /// Waits until the socket is known to be ready.
     pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
         self.with(|state| {
             if state.of(direction).ready {
@@ -550,7 +550,7 @@ impl<T: AsFd> Source<T> {
         })
     }
 
-    /// Tells no more of a socket that stays open elsewhere.
+    /// Ends the registration of a socket that stays open in other threads.
     pub fn deregister(&self) {
         let _ = with_reactor(|reactor| Ok(epoll::delete(&reactor.home.epoll, &self.socket)?));
     }
@@ -558,7 +558,7 @@ impl<T: AsFd> Source<T> {
 
 impl<T> Drop for Source<T> {
     fn drop(&mut self) {
-        // The kernel forgets a socket when it is closed.
+        // Closing the socket ends its registration with epoll (epoll(7)).
         let here = REACTOR.try_with(|reactor| match reactor {
             Ok(reactor) if Arc::ptr_eq(&reactor.home, &self.home) => {
                 reactor.sources.borrow_mut().remove(self.key as usize);

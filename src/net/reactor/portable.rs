@@ -31,8 +31,8 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// How many bytes one who never has to wait may move before it lets the others have their
-/// turn.
+/// How many bytes a task that never has to wait may move before it yields to the others of its
+/// thread.
 pub fn share() -> usize {
     256 * 1024
 }
@@ -134,7 +134,7 @@ impl<T: AsFd> Source<T> {
         }
     }
 
-    /// Whether an attempt makes sense.
+    /// Whether the socket is known to be ready.
     pub fn is_ready(&self, direction: Direction) -> bool {
         self.flag(direction).get()
     }
@@ -154,10 +154,10 @@ impl<T: AsFd> Source<T> {
         self.flag(direction).set(false);
     }
 
-    /// Waits until an attempt makes sense.
+    /// Waits until the socket is known to be ready.
     pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_ready(direction) {
-            // A failed wait is told by the attempt that follows.
+            // Where the wait fails, the operation that follows fails with the reason.
             let _ = ready!(match direction {
                 Direction::Read => self.inner.poll_readable(cx),
                 Direction::Write => self.inner.poll_writable(cx),
