@@ -15,6 +15,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
@@ -100,6 +101,19 @@ impl State {
         if !self.waiting.iter().any(|one| one.will_wake(cx.waker())) {
             self.waiting.push(cx.waker().clone());
         }
+    }
+
+    /// A family's answer has come.
+    fn take(&mut self, family: usize, answer: Answer) {
+        match &answer {
+            Ok(addresses) => {
+                self.remembered[family] = Some((Instant::now(), addresses.clone()));
+            }
+            Err(Failure::None(_)) => self.remembered[family] = None,
+            Err(Failure::Broken(_)) => {}
+        }
+        self.answers[family] = Some((Instant::now(), answer));
+        self.waiting.drain(..).for_each(Waker::wake);
     }
 
     fn remembered(&self, family: usize) -> &[SocketAddr] {
@@ -237,7 +251,8 @@ impl Names {
     }
 
     /// Begins a lookup unless one is under way; gives when it began. One family's lookup
-    /// blocks one thread of the pool, which ends when it has been idle for half a second.
+    /// blocks a thread of its own, which ends with it: those of the `blocking` crate's pool
+    /// never do.
     fn look_up(&self, name: &str, known: &Arc<Name>) -> Instant {
         let mut state = known.state();
         if let (true, Some(began)) = (state.is_under_way(), state.began) {
@@ -249,20 +264,16 @@ impl Names {
         drop(state);
         for (n, family) in Family::ALL.into_iter().enumerate() {
             let (shared, known, name) = (self.0.clone(), known.clone(), name.to_owned());
-            smol::unblock(move || {
+            let given = known.clone();
+            let thread = thread::Builder::new().name("resolver".to_owned());
+            let started = thread.spawn(move || {
                 let answer = (shared.lookup)(&name, family);
-                let mut state = known.state();
-                match &answer {
-                    Ok(addresses) => {
-                        state.remembered[n] = Some((Instant::now(), addresses.clone()));
-                    }
-                    Err(Failure::None(_)) => state.remembered[n] = None,
-                    Err(Failure::Broken(_)) => {}
-                }
-                state.answers[n] = Some((Instant::now(), answer));
-                state.waiting.drain(..).for_each(Waker::wake);
-            })
-            .detach();
+                given.state().take(n, answer);
+            });
+            if let Err(error) = started {
+                let words = format!("cannot start a thread: {error}");
+                known.state().take(n, Err(Failure::Broken(words)));
+            }
         }
         began
     }
@@ -437,7 +448,6 @@ fn resolver_words(error: &io::Error) -> String {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::{channel, Receiver, Sender};
-    use std::thread;
 
     use super::*;
     use crate::net::reactor::block_on;

@@ -13,6 +13,7 @@ use crate::support::*;
 pub fn trials() -> Vec<Trial> {
     trials![
         direct_and_dual_stack,
+        lookups_leave_no_threads,
         socks5_sends_addresses_as_addresses_and_names_as_names,
         socks5_answers_that_curl_takes_are_taken,
         connect_sends_host_and_basic,
@@ -25,6 +26,21 @@ pub fn trials() -> Vec<Trial> {
         tls_verification,
         http_1_1_is_negotiated,
     ]
+}
+
+/// Two threads of a pool stayed for good behind the first lookup.
+pub fn lookups_leave_no_threads() {
+    let upstream = answering(|_| ok("fine"));
+    let name = format!("localhost:{}", upstream.port());
+    let args = ["-u", &name, "--upstream-idle", "0", "--threads", "1"];
+    let proxy = Proxy::start(&[&args[..], &["--health-path", "/healthz"]].concat());
+    // Its thread has started.
+    assert_eq!(proxy.get("/healthz").status(), 200);
+    let before = proxy.threads();
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/").status(), 200);
+    }
+    wait_until("they end", || proxy.threads() <= before);
 }
 
 /// A place for scripts to report what they saw.
