@@ -223,16 +223,21 @@ impl Door {
 
     /// Says that the limit is reached, unless that was said a moment ago.
     fn tell_reached(&self) {
-        let mut told = self
-            .shared
-            .told
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
-            *told = Some(Instant::now());
+        let told = self.shared.told.lock();
+        let mut told = told.unwrap_or_else(PoisonError::into_inner);
+        if is_due(&mut told, Instant::now()) {
             log::limit_reached(self.shared.limit);
         }
     }
+}
+
+/// Whether what was told at that time, if ever, is to be told now, which is then noted.
+fn is_due(told: &mut Option<Instant>, now: Instant) -> bool {
+    let due = told.is_none_or(|told| now.saturating_duration_since(told) >= TOLD_EVERY);
+    if due {
+        *told = Some(now);
+    }
+    due
 }
 
 /// Waits for a place, and while there is none lets `make_room` look for one that gives way.
@@ -276,5 +281,21 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_the_limit_is_reached_is_told_once_a_minute_at_most() {
+        let start = Instant::now();
+        let mut told = None;
+        // Reached in each of these seconds.
+        let told_at: Vec<u64> = (0..=150)
+            .filter(|&second| is_due(&mut told, start + Duration::from_secs(second)))
+            .collect();
+        assert_eq!(told_at, [0, 60, 120]);
     }
 }
