@@ -1,4 +1,4 @@
-//! Apache as an upstream that authenticates connections, by NTLM.
+//! Upstreams that authenticate connections, by NTLM: Apache, and express-ntlm.
 
 use libtest_mimic::Trial;
 
@@ -20,18 +20,44 @@ pub fn trials() -> Vec<Trial> {
         Need::Path(NTLM_MECHANISM),
         Need::Python("requests_ntlm"),
     ];
-    vec![trial(
-        "apache_ntlm_users_are_nobody_else",
-        &needs,
-        apache_ntlm_users_are_nobody_else,
-    )]
+    let express = [
+        Need::Command("node"),
+        Need::Node("express-ntlm"),
+        Need::Python("requests_ntlm"),
+    ];
+    vec![
+        trial(
+            "apache_ntlm_users_are_nobody_else",
+            &needs,
+            apache_ntlm_users_are_nobody_else,
+        ),
+        trial(
+            "express_ntlm_users_are_nobody_else",
+            &express,
+            express_ntlm_users_are_nobody_else,
+        ),
+    ]
 }
 
 /// Six clients log in again and again, side by side with strangers, on two threads.
 fn apache_ntlm_users_are_nobody_else() {
-    let apache = apache_with_ntlm();
+    users_are_nobody_else(&apache_with_ntlm());
+}
+
+/// The same with express-ntlm, which knows a connection rather than a session of GSSAPI.
+fn express_ntlm_users_are_nobody_else() {
+    let express = Server::start("express-ntlm", free_address, |_, address| {
+        let mut command = command("node");
+        command.arg(script_path("ntlm.cjs"));
+        command.args([address.ip().to_string(), address.port().to_string()]);
+        command
+    });
+    users_are_nobody_else(&express);
+}
+
+fn users_are_nobody_else(upstream: &Server) {
     let flags = ["--direct", "--threads", "2"].map(str::to_owned);
-    let proxy = Tested::start(apache.address, &flags);
+    let proxy = Tested::start(upstream.address, &flags);
     let url = proxy.url("/page");
     let finished = run("logins", python("logins.py").arg(url), PATIENCE * 2);
     let output = String::from_utf8_lossy(&finished.output);
