@@ -89,6 +89,12 @@ bench: prerequisites
 bench-long: prerequisites
 	@$(CARGO) bench $(CARGOFLAGS) $(features) $(remap) --bench long -- $(LONG)
 
+# Attacks, measured on this program, BEFORE (another build of it), nginx, HAProxy and Caddy: the
+# table in SECURITY.md.
+attacks: prerequisites
+	@$(CARGO) build $(optimized) --bin simple-proxy
+	@benches/attacks.py "$(program)" $(if $(BEFORE),--old "$(BEFORE)")
+
 # Coverage-guided fuzzing on the stable toolchain: fuzz/README.md.
 fuzz: prerequisites
 	@fuzz/run
@@ -188,6 +194,7 @@ help:
 	@echo 'soak-hand-over  count REQUESTS (10000000) over connections that threads hand on'
 	@echo 'bench           compare with peers; QUICK=1, or BENCH with options and workloads'
 	@echo 'bench-long      count round trips over an emulated way of 100 ms, as root; LONG has options'
+	@echo 'attacks         measure attacks on the program and its peers; BEFORE is another build'
 	@echo 'fuzz            fuzz for 30 s a target, or SECONDS_EACH'
 	@echo 'completions     write contrib/completions anew after a change of flags'
 	@echo 'pictures        make the pictures of the README anew'
@@ -202,5 +209,5 @@ help:
 	@echo 'CARGO_TARGET_DIR, PKG_CONFIG, VENDORED=1 (OpenSSL from source), STATIC=1 (a static'
 	@echo 'program, with musl and OpenSSL from source).'
 
-.PHONY: all demo test check soak soak-hand-over bench bench-long fuzz completions pictures installdirs \
-  install install-strip uninstall dist clean prerequisites help
+.PHONY: all demo test check soak soak-hand-over bench bench-long attacks fuzz completions pictures \
+  installdirs install install-strip uninstall dist clean prerequisites help

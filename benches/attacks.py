@@ -1,0 +1,740 @@
+#!/usr/bin/env python3
+"""Attacks on the program and on what people use in its place; prints a table in Markdown.
+
+benches/attacks.py PROGRAM [--old PROGRAM] [--only WORDS]: PROGRAM is "now", that of --old is
+"before". nginx, HAProxy and Caddy are attacked where they are installed, each with one thread,
+kept upstream connections and heads of 64 KiB allowed. Everything is on loopback. An attack that
+one of them has no setting for is a dash. CPU is that of the attacked process, of the scheduler's
+account; where it is compared, the least of several runs counts.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+# What takes longer is not waited for.
+PATIENCE = 20
+LIMIT = 64
+GET = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
+UPGRADE = (b"GET /ws HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+           b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+SWITCHING = (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+             b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+DASH = "—"
+
+folder = Path(tempfile.mkdtemp(prefix="simple-proxy-attacks-"))
+
+
+# ---- Both ends of connections.
+
+class Ended(Exception):
+    """A connection ended where more was expected."""
+
+
+class Wire:
+    """One end of a connection, with what was read too far."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.ahead = b""
+        sock.settimeout(PATIENCE)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def more(self):
+        data = self.sock.recv(65536)
+        if not data:
+            raise Ended("the connection ended")
+        self.ahead += data
+
+    def until(self, end):
+        while end not in self.ahead:
+            self.more()
+        found, self.ahead = self.ahead.split(end, 1)
+        return found + end
+
+    def exactly(self, count):
+        while len(self.ahead) < count:
+            self.more()
+        found, self.ahead = self.ahead[:count], self.ahead[count:]
+        return found
+
+    def response(self):
+        """The status, the head and the body."""
+        head = self.until(b"\r\n\r\n")
+        length = field(head, b"content-length")
+        if length is not None:
+            body = self.exactly(int(length))
+        elif field(head, b"transfer-encoding"):
+            body = b""
+            while size := int(self.until(b"\r\n"), 16):
+                body += self.exactly(size + 2)[:-2]
+            self.until(b"\r\n")
+        else:
+            body = b""
+        return int(head[9:12]), head, body
+
+    def rest(self):
+        with contextlib.suppress(Ended):
+            while True:
+                self.more()
+        return self.ahead
+
+    def reset(self):
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def close(self):
+        self.sock.close()
+
+
+def field(head, name):
+    found = re.search(rb"(?im)^" + name + rb":[ \t]*(.*?)[ \t]*\r$", head)
+    return found and found[1]
+
+
+def serve(script, tls=None):
+    """Runs the script for each connection, in a thread; gives the address."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+
+    def one(sock):
+        with contextlib.suppress(OSError, Ended, ValueError):
+            script(Wire(tls.wrap_socket(sock, server_side=True) if tls else sock))
+        with contextlib.suppress(OSError):
+            sock.close()
+
+    def accept():
+        while True:
+            sock, _ = listener.accept()
+            threading.Thread(target=one, args=(sock,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return listener.getsockname()[1]
+
+
+def answering(wire):
+    """An upstream that answers each request in two bytes, whatever it is."""
+    while True:
+        wire.until(b"\r\n\r\n")
+        wire.send(OK)
+
+
+def acceptor():
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    if not key.exists():
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj",
+                        "/CN=a.example", "-keyout", key, "-out", certificate], check=True,
+                       stderr=subprocess.DEVNULL)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+# ---- Those who are attacked.
+
+class Running:
+    """A process that listens on a port."""
+
+    def __init__(self, command, port=None, extra=None):
+        self.log = tempfile.TemporaryFile(dir=folder)
+        limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "GOMAXPROCS": "1"}
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log,
+                                        stderr=self.log, preexec_fn=limit, env=environment)
+        self.pid = self.process.pid
+        self.port = port
+        self.metrics = None
+        deadline = time.monotonic() + PATIENCE
+        while not self.listens():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise RuntimeError(f"{command[0]} does not start: {self.said()}")
+            time.sleep(0.02)
+
+    def said(self):
+        return os.pread(self.log.fileno(), 1 << 16, 0).decode(errors="replace")
+
+    def listens(self):
+        ports = re.findall(r"127\.0\.0\.1:(\d+)", self.said())
+        if self.port is None and ports:
+            self.port = int(ports[0])
+        metrics = re.search(r"http://127\.0\.0\.1:(\d+)/metrics", self.said())
+        self.metrics = metrics and int(metrics[1])
+        with contextlib.suppress(OSError, TypeError):
+            socket.create_connection(("127.0.0.1", self.port)).close()
+            return True
+        return False
+
+    def connect(self, port=None):
+        return Wire(socket.create_connection(("127.0.0.1", port or self.port), timeout=PATIENCE))
+
+    def cpu(self):
+        """Seconds of CPU so far."""
+        total = 0
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                total += int((task / "schedstat").read_text().split()[0])
+        return total / 1e9
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
+
+class SimpleProxy:
+    is_ours = True
+
+    def __init__(self, path):
+        self.path = path
+
+    def start(self, upstream, tls=False, limit=None, port=None, extra=()):
+        command = [self.path, "-b", "127.0.0.1", "-p", str(port or 0), "--threads", "1", "-u",
+                   upstream if isinstance(upstream, str) else f"127.0.0.1:{upstream}"]
+        if tls:
+            command += ["--tls", "on"]
+        if limit:
+            command += ["--max-connections", str(limit)]
+        return Running(command + list(extra), port)
+
+
+class Nginx:
+    is_ours = False
+
+    def start(self, upstream, tls=False, limit=None, port=None, extra=()):
+        port = port or free_port()
+        scheme = "https" if tls else "http"
+        conf = folder / f"nginx-{port}.conf"
+        user = "user root;" if os.geteuid() == 0 else ""
+        # Connections to the upstream count too.
+        conf.write_text(f"""daemon off; master_process off; {user} pid {folder}/nginx-{port}.pid;
+error_log stderr crit; events {{ worker_connections {limit or 1000}; }}
+http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
+  fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  large_client_header_buffers 4 64k; keepalive_requests 1000000;
+  map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+  upstream up {{ server 127.0.0.1:{upstream}; keepalive 32; }}
+  server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {scheme}://up;
+    proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_read_timeout 300s;
+    proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; }} }} }}
+""")
+        return Running([shutil.which("nginx") or "/usr/sbin/nginx", "-e", "stderr", "-c", str(conf)],
+                       port)
+
+
+class HAProxy:
+    is_ours = False
+
+    def start(self, upstream, tls=False, limit=None, port=None, extra=()):
+        port = port or free_port()
+        conf = folder / f"haproxy-{port}.cfg"
+        secure = " ssl verify none" if tls else ""
+        conf.write_text(f"""global
+  nbthread 1
+  tune.bufsize 65536
+  tune.http.maxhdr 256
+  maxconn {limit or 400}
+defaults
+  mode http
+  timeout connect 10s
+  timeout client 75s
+  timeout server 300s
+  timeout http-request 30s
+  timeout http-keep-alive 75s
+frontend f
+  bind 127.0.0.1:{port}
+  default_backend b
+backend b
+  http-reuse safe
+  server s 127.0.0.1:{upstream}{secure}
+""")
+        command = shutil.which("haproxy") or "/usr/sbin/haproxy"
+        return Running([command, "-db", "-q", "-f", str(conf)], port)
+
+
+class Caddy:
+    is_ours = False
+
+    def start(self, upstream, tls=False, limit=None, port=None, extra=()):
+        if limit:
+            raise NotImplementedError("it has no limit")
+        port = port or free_port()
+        conf = folder / f"caddy-{port}"
+        secure = "tls\n tls_insecure_skip_verify" if tls else ""
+        conf.write_text(f"""{{
+  admin off
+  auto_https off
+}}
+http://127.0.0.1:{port}, http://a.example:{port} {{
+  bind 127.0.0.1
+  reverse_proxy 127.0.0.1:{upstream} {{
+    transport http {{
+      {secure}
+    }}
+  }}
+}}
+""")
+        return Running(["caddy", "run", "--adapter", "caddyfile", "--config", str(conf)], port)
+
+
+# ---- The attacks: each takes one who is attacked and gives what it cost, in words.
+
+def seconds(taken):
+    if taken is None:
+        return f"over {PATIENCE} s"
+    return f"{taken:.1f} s" if taken >= 0.1 else f"{max(1, round(taken * 1000))} ms"
+
+
+def timed(action):
+    """How long an action takes, or None where it takes too long."""
+    began = time.monotonic()
+    try:
+        action()
+    except (TimeoutError, socket.timeout):
+        return None
+    return time.monotonic() - began
+
+
+def identity(peer):
+    """Strangers behind one who has logged in by NTLM on a kept upstream connection."""
+    def upstream(wire):
+        user = b""
+        while True:
+            said = field(wire.until(b"\r\n\r\n"), b"authorization") or b""
+            if said == b"NTLM alice":
+                user = b"alice"
+            if user:
+                wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nalice")
+            else:
+                challenge = b"NTLM challenge" if said else b"NTLM"
+                wire.send(b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: " + challenge
+                          + b"\r\nContent-Length: 0\r\n\r\n")
+
+    with peer.start(serve(upstream)) as running:
+        alice = running.connect()
+        for step in (b"begin", b"alice"):
+            alice.send(GET[:-2] + b"Authorization: NTLM " + step + b"\r\n\r\n")
+            status, _, _ = alice.response()
+        works = status == 200
+        served = 0
+        for _ in range(20):
+            stranger = running.connect()
+            stranger.send(GET)
+            served += stranger.response()[0] == 200
+            stranger.close()
+        return f"{served} of 20" + ("" if works else ", login fails")
+
+
+def head_cost(running, head):
+    """Microseconds of CPU for one head, the least of five runs; and the status."""
+    wire = running.connect()
+    costs = []
+    for _ in range(5):
+        before = running.cpu()
+        for _ in range(60):
+            wire.send(head)
+            status, _, _ = wire.response()
+            if status != 200:
+                return None, status
+        costs.append((running.cpu() - before) / 60 * 1e6)
+    return min(costs), 200
+
+
+def heads(value_of):
+    def attack(peer):
+        """A head of 32 KB that is costly to interpret, beside a harmless one of its size."""
+        start = b"GET / HTTP/1.1\r\nHost: a.example\r\n"
+        short = b"".join(b"f%d: b\r\n" % n for n in range(120))
+        name, value = value_of
+        worst = start + short + name + b": " + value + b"\r\n\r\n"
+        harmless = start + short + b"X-Other-Na: " + b"x" * (len(name) + len(value) - 10) + b"\r\n\r\n"
+        with peer.start(serve(answering)) as running:
+            costs = []
+            for head in (worst, harmless):
+                cost, status = head_cost(running, head)
+                if cost is None:
+                    return f"refused ({status})"
+                costs.append(cost)
+        return f"{costs[0]:.0f} µs, {costs[0] / costs[1]:.1f} times"
+    return attack
+
+
+def idle(silent):
+    def attack(peer):
+        """Idle clients take every slot: how long a new one waits."""
+        with peer.start(serve(answering), limit=LIMIT) as running:
+            held = []
+            for _ in range(LIMIT):
+                wire = running.connect()
+                if not silent:
+                    wire.send(GET)
+                    with contextlib.suppress(OSError, Ended):
+                        wire.response()
+                held.append(wire)
+
+            def new():
+                end = time.monotonic() + PATIENCE
+                while time.monotonic() < end:
+                    # One that is closed upon tries again.
+                    with contextlib.suppress(ConnectionError, Ended):
+                        wire = running.connect()
+                        wire.send(GET)
+                        assert wire.response()[0] == 200
+                        return
+                    time.sleep(0.05)
+                raise TimeoutError
+
+            return seconds(timed(new))
+    return attack
+
+
+def busy(peer):
+    """More busy clients than slots: requests that met a closed connection."""
+    with peer.start(serve(answering), limit=LIMIT) as running:
+        end = time.monotonic() + 4
+        done, failed = [0] * 100, [0] * 100
+
+        def client(number):
+            wire = None
+            while time.monotonic() < end:
+                done[number] += 1
+                try:
+                    wire = wire or running.connect()
+                    wire.send(GET)
+                    status, head, _ = wire.response()
+                    failed[number] += status != 200
+                    if (field(head, b"connection") or b"").lower() == b"close":
+                        wire = None
+                except (OSError, Ended):
+                    failed[number] += 1
+                    wire = None
+                time.sleep(0.02)
+
+        threads = [threading.Thread(target=client, args=(n,)) for n in range(100)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return f"{sum(failed) / sum(done):.0%} of {sum(done)}"
+
+
+def leaves(begun):
+    def attack(peer):
+        """A client leaves while the upstream is silent: when the upstream sees it."""
+        arrived, noticed = threading.Event(), threading.Event()
+
+        def upstream(wire):
+            wire.until(b"\r\n\r\n")
+            wire.send(begun)
+            arrived.set()
+            wire.sock.settimeout(None)
+            with contextlib.suppress(OSError):
+                wire.rest()
+            noticed.set()
+
+        with peer.start(serve(upstream)) as running:
+            wire = running.connect()
+            wire.send(GET)
+            arrived.wait(PATIENCE)
+            if begun:
+                wire.until(b"\r\n\r\n")
+            wire.close()
+            began = time.monotonic()
+            return seconds(time.monotonic() - began if noticed.wait(PATIENCE) else None)
+    return attack
+
+
+def given_up(peer):
+    """100 clients give up on a SOCKS proxy that says nothing: descriptors 2 s later."""
+    if not peer.is_ours:
+        raise NotImplementedError
+    proxy = serve(lambda wire: wire.rest())
+    extra = ["-s", f"socks5://127.0.0.1:{proxy}"]
+    with peer.start(9, extra=extra) as running:
+        before = running.descriptors()
+        clients = [running.connect() for _ in range(100)]
+        for wire in clients:
+            wire.send(GET)
+        deadline = time.monotonic() + PATIENCE
+        while running.descriptors() < before + 200 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for wire in clients:
+            wire.close()
+        time.sleep(2)
+        return str(max(0, running.descriptors() - before))
+
+
+def gone_in_dial(peer):
+    """A client resets while its POST is dialled for: whether the upstream gets it."""
+    if not peer.is_ours:
+        raise NotImplementedError
+    got = []
+    dialled = threading.Event()
+
+    def upstream(wire):
+        got.append(wire.until(b"\r\n\r\n"))
+
+    origin = serve(upstream)
+
+    def proxy(wire):
+        wire.exactly(wire.exactly(2)[1])
+        wire.send(b"\5\0")
+        wire.exactly(10)
+        dialled.set()
+        time.sleep(0.9)
+        to = Wire(socket.create_connection(("127.0.0.1", origin)))
+        wire.send(b"\5\0\0\1\0\0\0\0\0\0")
+        while True:
+            wire.more()
+            to.send(wire.exactly(len(wire.ahead)))
+
+    extra = ["-s", f"socks5://127.0.0.1:{serve(proxy)}"]
+    with peer.start(origin, extra=extra) as running:
+        wire = running.connect()
+        wire.send(b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi")
+        dialled.wait(PATIENCE)
+        wire.reset()
+        time.sleep(3)
+        return "sent" if got else "never sent"
+
+
+def tunnel(peer):
+    """A client resets a WebSocket that gets a frame all the time: when the upstream sees it."""
+    noticed = threading.Event()
+
+    def upstream(wire):
+        wire.until(b"\r\n\r\n")
+        wire.send(SWITCHING)
+        try:
+            while True:
+                wire.send(b"\x82\x04frame"[:6])
+                time.sleep(0.0001)
+        except OSError:
+            noticed.set()
+
+    with peer.start(serve(upstream)) as running:
+        wire = running.connect()
+        wire.send(UPGRADE)
+        wire.until(b"\r\n\r\n")
+        wire.exactly(600)
+        wire.reset()
+        began = time.monotonic()
+        return seconds(time.monotonic() - began if noticed.wait(PATIENCE) else None)
+
+
+def tls_flood(peer):
+    """8 clients reset below a flood over TLS, on one thread: the longest wait of another."""
+    def upstream(wire):
+        while True:
+            head = wire.until(b"\r\n\r\n")
+            if not field(head, b"upgrade"):
+                wire.send(OK)
+                continue
+            wire.send(SWITCHING)
+            flood = bytes(256 * 1024)
+            while True:
+                wire.send(flood)
+
+    with peer.start(serve(upstream, acceptor()), tls=True) as running:
+        other = running.connect()
+        other.send(GET)
+        other.response()
+        clients = [running.connect() for _ in range(8)]
+        for wire in clients:
+            wire.send(UPGRADE)
+            wire.until(b"\r\n\r\n")
+        time.sleep(0.5)
+        for wire in clients:
+            wire.reset()
+        longest, end = 0, time.monotonic() + 3
+        while time.monotonic() < end:
+            other.send(GET)
+            taken = timed(other.response)
+            if taken is None:
+                return seconds(None)
+            longest = max(longest, taken)
+        return seconds(longest)
+
+
+def loop(peer):
+    """The upstream is the proxy itself."""
+    port = free_port()
+    upstream = f"localhost:{port}" if peer.is_ours else port
+    with peer.start(upstream, port=port) as running:
+        wire = running.connect()
+        answer = []
+
+        def ask():
+            wire.send(GET)
+            answer.append(wire.response()[0])
+
+        taken = timed(ask)
+        held = running.descriptors()
+        return f"{answer[0]} after {seconds(taken)}" if answer else f"none, {held} descriptors"
+
+
+def metrics(peer):
+    """16 silent connections to the port of the metrics: how long the 17th waits."""
+    if not peer.is_ours:
+        raise NotImplementedError
+    with peer.start(serve(answering), extra=["--metrics-listen", "127.0.0.1:0"]) as running:
+        silent = [running.connect(running.metrics) for _ in range(16)]
+
+        def read():
+            wire = running.connect(running.metrics)
+            wire.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert wire.response()[0] == 200
+
+        time.sleep(0.2)
+        taken = timed(read)
+        del silent
+        return seconds(taken)
+
+
+def small_chunks(version):
+    def attack(peer):
+        """A body in chunks of one byte: CPU of a byte."""
+        size = 300_000
+        body = b"1\r\nx\r\n" * size + b"0\r\n\r\n"
+
+        def upstream(wire):
+            while True:
+                wire.until(b"\r\n\r\n")
+                wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+
+        with peer.start(serve(upstream)) as running:
+            costs = []
+            for _ in range(5):
+                wire = running.connect()
+                before = running.cpu()
+                wire.send(GET[:-2].replace(b"1.1", version) + b"Connection: close\r\n\r\n")
+                got = wire.rest()
+                if len(got) < size:
+                    return "fails"
+                costs.append((running.cpu() - before) / size * 1e9)
+                wire.close()
+        return f"{min(costs):.0f} ns"
+    return attack
+
+
+def uploads(peer):
+    """An upload in chunks of one byte, each with an extension: CPU of a byte of the body."""
+    size = 20_000
+    body = b"1;" + b"e" * 60 + b"\r\nx\r\n"
+    request = (b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n"
+               + body * size + b"0\r\n\r\n")
+
+    def upstream(wire):
+        while True:
+            head = wire.until(b"\r\n\r\n")
+            length = field(head, b"content-length")
+            if length:
+                wire.exactly(int(length))
+            else:
+                while size := int(wire.until(b"\r\n").split(b";")[0], 16):
+                    wire.exactly(size + 2)
+                wire.until(b"\r\n")
+            wire.send(OK)
+
+    with peer.start(serve(upstream)) as running:
+        costs = []
+        for _ in range(3):
+            wire = running.connect()
+            before = running.cpu()
+            wire.send(request)
+            status, _, _ = wire.response()
+            if status != 200:
+                return f"refused ({status})"
+            costs.append((running.cpu() - before) / size * 1e9)
+            wire.close()
+    return f"{min(costs):.0f} ns"
+
+
+ATTACKS = [
+    ("A client logs in by NTLM; strangers who are then served as that user", identity),
+    ("Head of 32 KB, `Connection` with 31,000 commas: CPU, and compared with a harmless head",
+     heads((b"Connection", b"zz" + b"," * 31_000))),
+    ("The same with 31,000 blanks", heads((b"Connection", b"zz" + b" " * 31_000 + b"y"))),
+    ("Chunks of one byte, HTTP/1.1 client: CPU for each byte", small_chunks(b"1.1")),
+    ("The same, HTTP/1.0 client", small_chunks(b"1.0")),
+    ("Upload of one-byte chunks with extensions of 60 bytes: CPU for each byte", uploads),
+    (f"{LIMIT} clients idle after an answer, {LIMIT} allowed: wait of a new client", idle(False)),
+    (f"{LIMIT} silent clients, {LIMIT} allowed: wait of a new client", idle(True)),
+    (f"100 busy clients, {LIMIT} allowed: requests that failed", busy),
+    ("A client leaves, its upstream says nothing: until the upstream sees it", leaves(b"")),
+    ("The same within a response that stands still",
+     leaves(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")),
+    ("A client resets a WebSocket that receives frames: until the upstream sees it", tunnel),
+    ("8 clients reset under floods over TLS, one thread: longest wait of another client", tls_flood),
+    ("100 clients give up on a silent SOCKS proxy: descriptors held 2 s later", given_up),
+    ("A client resets while its POST is dialled for", gone_in_dial),
+    ("The upstream is the proxy itself: the answer", loop),
+    ("16 silent connections to the metrics: wait of the next reader", metrics),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("program")
+    parser.add_argument("--old", help="another build, in the column before")
+    parser.add_argument("--only", default="", help="attacks whose description has these words")
+    given = parser.parse_args()
+    peers = {}
+    if given.old:
+        peers["before"] = SimpleProxy(given.old)
+    peers["now"] = SimpleProxy(given.program)
+    for peer in (Nginx(), HAProxy(), Caddy()):
+        name = type(peer).__name__
+        if shutil.which(name.lower(), path=os.environ["PATH"] + ":/usr/sbin"):
+            peers["nginx" if name == "Nginx" else name] = peer
+        else:
+            print(f"{name} is not installed and is left out", file=sys.stderr)
+    print("| attack | " + " | ".join(peers) + " |")
+    print("| --- |" + " --- |" * len(peers), flush=True)
+    for words, attack in ATTACKS:
+        if given.only not in words:
+            continue
+        cells = []
+        for name, peer in peers.items():
+            try:
+                cells.append(attack(peer))
+            except NotImplementedError:
+                cells.append(DASH)
+            except Exception as error:  # One that cannot be measured must not end the rest.
+                print(f"{words}: {name}: {error!r}", file=sys.stderr)
+                cells.append("not measured")
+        print("| " + " | ".join([words, *cells]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
