@@ -1,6 +1,7 @@
 //! Who may dial now. Dials are not bounded until a hop refuses one while others are in
 //! flight; then half as many may be, and one more for each that succeeds. The rest queue,
-//! those that were refused among them, first come first served.
+//! those that were refused among them, first come first served. A refusal makes all of them
+//! pause, not only whom it met: else who was refused often would hold up those behind it.
 
 use std::collections::VecDeque;
 use std::future::{poll_fn, Future};
@@ -14,11 +15,11 @@ use async_io::Timer;
 
 use crate::net::stream::Counted;
 
-/// How long one that was refused waits before it asks again, if nothing becomes free before:
-/// at first, and after it has doubled for some times.
+/// How long nobody dials behind a refusal, if nothing becomes free before: at first, and after
+/// it has doubled for some times.
 // Unit tests do not wait for time to pass.
 const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 60_000 } else { 50 });
-const LONGEST_PAUSE: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 1 });
+const LONGEST_PAUSE: Duration = Duration::from_secs(if cfg!(test) { 120 } else { 1 });
 
 /// How long a hop may take to notice that a connection has been closed: until then it may
 /// refuse another.
@@ -44,6 +45,8 @@ struct State {
     /// How often something has become free: a dial or a connection has ended, or one has been
     /// given back.
     freed: u64,
+    /// What the last refusal has left behind; none once a dial has succeeded.
+    pause: Option<Pause>,
     arrived: u64,
     /// In order of arrival.
     queue: VecDeque<Queued>,
@@ -52,6 +55,15 @@ struct State {
 struct Queued {
     number: u64,
     waker: Option<Waker>,
+}
+
+/// The hop has refused.
+struct Pause {
+    /// Over when something has become free since this count,
+    freed: u64,
+    /// or at this time.
+    until: Instant,
+    length: Duration,
 }
 
 impl State {
@@ -69,6 +81,17 @@ impl State {
     fn freed(&mut self) {
         self.freed += 1;
         self.wake_first();
+    }
+
+    /// Waits for the end of a pause. Whoever is first in the queue does, with a timer of its own.
+    fn poll_pause(&self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.pause {
+            Some(pause) if pause.freed == self.freed && pause.until > Instant::now() => {
+                *timer = Timer::at(pause.until);
+                Pin::new(timer).poll(cx).map(drop)
+            }
+            _ => Poll::Ready(()),
+        }
     }
 }
 
@@ -100,7 +123,7 @@ impl Gate {
             gate: self.clone(),
             number,
             is_queued: false,
-            refused: None,
+            pause: Timer::never(),
         }
     }
 }
@@ -110,17 +133,8 @@ pub struct Turn {
     gate: Arc<Gate>,
     number: u64,
     is_queued: bool,
-    /// When it was refused.
-    refused: Option<Refused>,
-}
-
-/// What one that was refused waits for.
-struct Refused {
-    /// Something has become free since this count.
-    freed: u64,
-    /// Or some time has passed.
+    /// Wakes whoever is first at the end of a pause.
     pause: Timer,
-    length: Duration,
 }
 
 impl Turn {
@@ -128,28 +142,26 @@ impl Turn {
     /// been given back meanwhile.
     pub async fn come(&mut self) -> (Permit, bool) {
         let mut waited = false;
-        poll_fn(|cx| {
-            let permit = self.poll_come(cx);
-            waited |= permit.is_pending();
-            permit
+        let began = poll_fn(|cx| {
+            let began = self.poll_come(cx);
+            waited |= began.is_pending();
+            began
         })
         .await;
-        (Permit(Some(self.gate.clone())), waited)
+        let permit = Permit {
+            gate: Some(self.gate.clone()),
+            began,
+        };
+        (permit, waited)
     }
 
-    fn poll_come(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_come(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
         let mut state = self.gate.state();
         let is_first = state
             .queue
             .front()
             .is_none_or(|first| first.number >= self.number);
-        if is_first
-            && state.has_room()
-            && self
-                .refused
-                .as_mut()
-                .is_none_or(|r| r.poll_over(&state, cx).is_ready())
-        {
+        if is_first && state.has_room() && state.poll_pause(&mut self.pause, cx).is_ready() {
             state.in_flight += 1;
             if std::mem::take(&mut self.is_queued) {
                 state.queue.pop_front();
@@ -157,7 +169,7 @@ impl Turn {
             // There may be room for the next as well.
             state.wake_first();
             self.gate.queues.store(!state.queue.is_empty(), Relaxed);
-            return Poll::Ready(());
+            return Poll::Ready(Instant::now());
         }
         let behind = state.queue.partition_point(|q| q.number < self.number);
         let waker = Some(cx.waker().clone());
@@ -176,45 +188,38 @@ impl Turn {
     /// Notes that the hop has refused, and gives whether it is worth asking again: while other
     /// dials are in flight or connections are open, or were until just now, whose end may make
     /// room.
-    pub fn note_refusal(&mut self, permit: Permit) -> bool {
-        let freed = {
-            let mut state = self.gate.state();
-            let others = state.in_flight - 1;
-            let open = state.open > 0 || state.closed_at.is_some_and(is_recent);
-            if others == 0 && !open {
-                return false;
-            }
-            if others > 0 {
-                state.limit = Some((state.in_flight / 2).max(1));
-            }
-            state.freed
+    pub fn note_refusal(&self, mut permit: Permit) -> bool {
+        let mut state = self.gate.state();
+        let others = state.in_flight - 1;
+        let open = state.open > 0 || state.closed_at.is_some_and(is_recent);
+        if others == 0 && !open {
+            drop(state);
+            return false;
+        }
+        if others > 0 {
+            state.limit = Some((state.in_flight / 2).max(1));
+        }
+        let length = match &state.pause {
+            None => FIRST_PAUSE,
+            // The hop was asked before that pause was over, and has told nothing new.
+            Some(pause) if permit.began < pause.until => pause.length,
+            Some(pause) => (2 * pause.length).min(LONGEST_PAUSE),
         };
-        let length = self.refused.as_ref().map_or(FIRST_PAUSE, |refused| {
-            (2 * refused.length).min(LONGEST_PAUSE)
-        });
-        self.refused = Some(Refused {
-            // The end of this dial itself makes no room.
-            freed: freed + 1,
-            pause: Timer::after(length),
+        state.pause = Some(Pause {
+            freed: state.freed,
+            until: Instant::now() + length,
             length,
         });
-        drop(permit);
+        // The end of this dial makes no room at the hop.
+        permit.gate = None;
+        state.in_flight -= 1;
+        state.wake_first();
         true
     }
 }
 
 fn is_recent(closed_at: Instant) -> bool {
     closed_at.elapsed() < NOTICED_AFTER
-}
-
-impl Refused {
-    /// Waits until something has become free, or the pause has passed.
-    fn poll_over(&mut self, state: &State, cx: &mut Context<'_>) -> Poll<()> {
-        match state.freed > self.freed {
-            true => Poll::Ready(()),
-            false => Pin::new(&mut self.pause).poll(cx).map(drop),
-        }
-    }
 }
 
 impl Drop for Turn {
@@ -229,17 +234,21 @@ impl Drop for Turn {
 }
 
 /// A dial in flight.
-pub struct Permit(Option<Arc<Gate>>);
+pub struct Permit {
+    gate: Option<Arc<Gate>>,
+    began: Instant,
+}
 
 impl Permit {
     /// The dial has succeeded. What it gives counts the connection for as long as it is open.
     pub fn succeeded(mut self) -> Counted {
-        let gate = self.0.take().expect("a permit ends once");
+        let gate = self.gate.take().expect("a permit ends once");
         {
             let mut state = gate.state();
             state.in_flight -= 1;
             state.open += 1;
             state.limit = state.limit.map(|limit| limit + 1);
+            state.pause = None;
             state.freed();
         }
         let closed = move || {
@@ -254,7 +263,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(gate) = self.0.take() {
+        if let Some(gate) = self.gate.take() {
             let mut state = gate.state();
             state.in_flight -= 1;
             state.freed();
@@ -312,6 +321,40 @@ mod tests {
         assert!(passes(&mut turns[0]).is_none());
         drop(open);
         assert!(passes(&mut turns[0]).is_some());
+    }
+
+    #[test]
+    fn a_success_ends_the_pause_of_all() {
+        let gate = Arc::new(Gate::default());
+        let mut turns: Vec<_> = (0..4).map(|_| gate.arrive()).collect();
+        let mut permits: Vec<_> = turns.iter_mut().filter_map(passes).collect();
+        for turn in &turns[..3] {
+            assert!(turn.note_refusal(permits.remove(0)));
+        }
+        let mut late = gate.arrive();
+        assert!(passes(&mut turns[0]).is_none() && passes(&mut late).is_none());
+        let _open = permits.remove(0).succeeded();
+        assert!(passes(&mut turns[0]).is_some());
+        assert!(gate.state().pause.is_none());
+    }
+
+    #[test]
+    fn refusals_of_dials_that_began_together_are_one() {
+        let gate = Arc::new(Gate::default());
+        let mut turns: Vec<_> = (0..8).map(|_| gate.arrive()).collect();
+        let mut permits: Vec<_> = turns.iter_mut().filter_map(passes).collect();
+        let length = || gate.state().pause.as_ref().map(|pause| pause.length);
+        for turn in &turns[..4] {
+            assert!(turn.note_refusal(permits.remove(0)));
+            assert_eq!(length(), Some(FIRST_PAUSE));
+        }
+        // Others that fail for another reason make room, so that the first asks again.
+        permits.truncate(1);
+        permits.push(passes(&mut turns[0]).expect("there is room"));
+        gate.state().pause.as_mut().expect("a pause").until = Instant::now();
+        permits[1].began = Instant::now();
+        assert!(turns[0].note_refusal(permits.remove(1)));
+        assert_eq!(length(), Some(2 * FIRST_PAUSE));
     }
 
     #[test]

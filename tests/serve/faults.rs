@@ -858,9 +858,10 @@ pub fn a_proxy_that_ends_after_any_byte_of_its_answer_is_an_error() {
     for hop in &HOPS {
         let length: usize = hop.answers.iter().map(|(_, answer)| answer.len()).sum();
         for ends in [Ends::Reset, Ends::Close, Ends::Silence] {
-            let connections = AtomicUsize::new(0);
+            let connections = Arc::new(AtomicUsize::new(0));
+            let accepted = connections.clone();
             let address = origin(move |mut client| {
-                let mut left = connections.fetch_add(1, Ordering::SeqCst);
+                let mut left = accepted.fetch_add(1, Ordering::SeqCst);
                 if left > 0 {
                     hop.play(&mut client, |client, byte| {
                         left -= 1;
@@ -878,15 +879,24 @@ pub fn a_proxy_that_ends_after_any_byte_of_its_answer_is_an_error() {
             // Where time does not end it, it must not be time that does.
             let times: &[&str] = if ends == Ends::Silence { &times } else { &[] };
             let proxy = Proxy::start(&[&["-u", "127.0.0.1:9", hop.flag, &url][..], times].concat());
-            // One for each length, the whole answer included; at once, as some take time.
-            let mut clients: Vec<Client> = (0..=length).map(|_| proxy.connect()).collect();
-            for client in &mut clients {
-                client.send(GET);
+            // One for each length, the whole answer included. Silence takes time, so that all
+            // wait together. An end among other dials would be taken for one under load, and
+            // asked about again.
+            let (expected, together) = match ends {
+                Ends::Silence => (504, length + 1),
+                Ends::Reset | Ends::Close => (502, 1),
+            };
+            for _ in 0..(length + 1) / together {
+                let mut clients: Vec<Client> = (0..together).map(|_| proxy.connect()).collect();
+                for client in &mut clients {
+                    client.send(GET);
+                }
+                for client in &mut clients {
+                    let status = client.response().status();
+                    assert_eq!(status, expected, "{url} {ends:?}:\n{}", proxy.log.text());
+                }
             }
-            let expected = if ends == Ends::Silence { 504 } else { 502 };
-            for client in &mut clients {
-                assert_eq!(client.response().status(), expected, "{url} {ends:?}");
-            }
+            assert_eq!(connections.load(Ordering::SeqCst), length + 1);
         }
     }
 }
