@@ -57,14 +57,14 @@ impl Authority {
         }
         if path.chars().any(char::is_control) {
             return Err(Words::new(
-                "the path holds a control character",
-                "路径含有控制字符",
+                "the path holds a control character: leave it out",
+                "路径含有控制字符：请去掉该字符",
             ));
         }
         if path.len() > MAX_PATH {
             return Err(crate::both!(
-                "the path of a unix socket has at most {MAX_PATH} bytes",
-                "unix 套接字的路径最长 {MAX_PATH} 字节"
+                "the path of a unix socket has at most {MAX_PATH} bytes: use a shorter one",
+                "unix 套接字的路径最长 {MAX_PATH} 字节：请改用更短的路径"
             ));
         }
         let host = Host::Unix(path.to_owned());
@@ -95,10 +95,10 @@ impl Authority {
                 let host = Host::parse_ipv6(address)?;
                 let port = match port {
                     "" => None,
-                    port => Some(
-                        port.strip_prefix(':')
-                            .ok_or(Words::new("a colon must follow the ]", "] 之后应为冒号"))?,
-                    ),
+                    port => Some(port.strip_prefix(':').ok_or(Words::new(
+                        "a colon must follow the ]: write [IPv6]:PORT",
+                        "] 之后应为冒号：请写成 [IPv6]:PORT",
+                    ))?),
                 };
                 (host, port)
             }
@@ -144,8 +144,9 @@ impl Host {
         };
         let address: Ipv6Addr = address.parse().map_err(|_| {
             Words::new(
-                "the brackets hold no IPv6 address",
-                "方括号内不是 IPv6 地址",
+                "the brackets hold no IPv6 address: write [IPv6]:PORT, and other hosts without \
+                 brackets",
+                "方括号内不是 IPv6 地址：请写成 [IPv6]:PORT，其他主机不加方括号",
             )
         })?;
         let Some(zone) = zone else {
@@ -153,8 +154,8 @@ impl Host {
         };
         if !address.is_unicast_link_local() {
             return Err(Words::new(
-                "only a link-local address (fe80::) has a zone",
-                "只有链路本地地址（fe80::）带有 zone",
+                "only a link-local address (fe80::) has a zone: leave out the % and what follows it",
+                "只有链路本地地址（fe80::）带有 zone：请去掉 % 及其后的部分",
             ));
         }
         // IFNAMSIZ is 16, with a NUL (netdevice(7)).
@@ -165,23 +166,26 @@ impl Host {
         match is_name {
             true => Ok(Host::Zoned(address, zone.to_owned())),
             false => Err(Words::new(
-                "the zone is not the name of a network interface",
-                "zone 不是网络接口的名称",
+                "the zone is not the name of a network interface: see 'ip link' for names",
+                "zone 不是网络接口的名称：名称参见 'ip link'",
             )),
         }
     }
 
     fn parse_name(name: &str) -> Result<Host, Words> {
         if name.is_empty() {
-            return Err(Words::new("the host is missing", "缺少主机"));
+            return Err(Words::new(
+                "the host is missing: write HOST:PORT",
+                "缺少主机：请写成 HOST:PORT",
+            ));
         }
         if let Ok(address) = name.parse::<IpAddr>() {
             return Ok(Host::Ip(address));
         }
         if !is_dns_name(name) {
             return Err(Words::new(
-                "the host is neither a name nor an IP address",
-                "主机既不是域名，也不是 IP 地址",
+                "the host is neither a name nor an IP address: write one such as example.com",
+                "主机既不是域名，也不是 IP 地址：请写成例如 example.com",
             ));
         }
         Ok(Host::Name(name.to_owned()))

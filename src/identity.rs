@@ -28,8 +28,9 @@ impl Identity {
         match chain.first().is_some_and(belongs) {
             true => Ok(Identity { chain, key }),
             false => Err(Words::new(
-                "the key does not belong to the first certificate",
-                "私钥与第一张证书不匹配",
+                "the key does not belong to the first certificate; put the certificate of this \
+                 key first",
+                "私钥与第一张证书不匹配；请把此私钥的证书放在首位",
             )),
         }
     }
@@ -109,8 +110,8 @@ pub fn read_chain(path: &str) -> Result<Vec<X509>, Words> {
     match X509::stack_from_pem(&read(path)?) {
         Ok(chain) if !chain.is_empty() => Ok(chain),
         _ => Err(Words::new(
-            "the file holds no PEM certificate",
-            "文件中没有 PEM 证书",
+            "the file holds no PEM certificate; it must have a line -----BEGIN CERTIFICATE-----",
+            "文件中没有 PEM 证书；其中应有一行 -----BEGIN CERTIFICATE-----",
         )),
     }
 }
@@ -122,8 +123,9 @@ pub fn read_key(path: &str) -> Result<PKey<Private>, Words> {
     let text = String::from_utf8_lossy(&pem);
     if !text.contains("PRIVATE KEY-----") {
         return Err(Words::new(
-            "the file holds no PEM private key",
-            "文件中没有 PEM 私钥",
+            "the file holds no PEM private key; it must have a line such as \
+             -----BEGIN PRIVATE KEY-----",
+            "文件中没有 PEM 私钥；其中应有一行，例如 -----BEGIN PRIVATE KEY-----",
         ));
     }
     // OpenSSL would ask on the terminal.
@@ -147,6 +149,9 @@ pub fn read_key(path: &str) -> Result<PKey<Private>, Words> {
 fn read(path: &str) -> Result<Vec<u8>, Words> {
     std::fs::read(path).map_err(|error| {
         let cause = crate::error::describe(&error);
-        both!("cannot read the file: {cause}", "无法读取文件：{cause}")
+        both!(
+            "cannot read the file: {cause}; check its path and permissions",
+            "无法读取文件：{cause}；请检查路径和权限"
+        )
     })
 }

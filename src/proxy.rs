@@ -173,8 +173,8 @@ impl Proxy {
             // RFC 7617 §2: the first colon ends the user.
             if user.contains(':') {
                 return Err(Words::new(
-                    "the user must not contain a colon for an HTTP proxy",
-                    "HTTP 代理的用户名不能含冒号",
+                    "the user must not contain a colon for an HTTP proxy: leave out the %3A",
+                    "HTTP 代理的用户名不能含冒号：请去掉 %3A",
                 ));
             }
         }
@@ -215,8 +215,8 @@ impl Proxy {
             path if is_unix && scheme == Scheme::Socks5 => Authority::unix(path)?,
             _ => {
                 return Err(Words::new(
-                    "a proxy URL has no path, query or fragment",
-                    "代理 URL 不能带路径、查询串或片段",
+                    "a proxy URL has no path, query or fragment: leave it out",
+                    "代理 URL 不能带路径、查询串或片段：请去掉",
                 ))
             }
         };
@@ -281,14 +281,14 @@ impl Credentials {
             let decoded = percent_decode_str(text).decode_utf8();
             let decoded = decoded.map_err(|_| {
                 crate::both!(
-                    "the {what} is not UTF-8 when decoded",
-                    "{zh}解码后不是 UTF-8"
+                    "the {what} is not UTF-8 when decoded: percent-encode its UTF-8 bytes",
+                    "{zh}解码后不是 UTF-8：请对其 UTF-8 字节作百分号编码"
                 )
             })?;
             if decoded.chars().any(char::is_control) {
                 return Err(crate::both!(
-                    "the {what} holds a control character",
-                    "{zh}含有控制字符"
+                    "the {what} holds a control character: leave it out",
+                    "{zh}含有控制字符：请去掉该字符"
                 ));
             }
             Ok(decoded.into_owned())

@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 
 use crate::both;
-use crate::cli::flags::{flags, Kind};
+use crate::cli::flags::{flags, Flag, Kind};
 use crate::cli::nearest::nearest;
+use crate::cli::refused::{with_value, SECRET};
 use crate::complaint::Complaint;
 use crate::language::Words;
 
@@ -46,13 +47,16 @@ pub(crate) fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Separ
                 return Ok(Separated::Help);
             }
             let value = match (flag.kind, value) {
-                (Kind::Switch, Some(_)) => {
-                    let problem = Words::new("this option takes no value", "此选项不带值");
-                    return Err(Complaint::new(name, problem));
+                (Kind::Switch, Some(value)) => {
+                    let problem = Words::new(
+                        "this option takes no value; leave out the = and what follows it",
+                        "此选项不带值；请去掉 = 及其后的部分",
+                    );
+                    return Err(Complaint::new(name, with_value(&problem, flag, &value)));
                 }
                 (_, Some(value)) => value,
                 (Kind::Switch | Kind::Optional, None) => "on".to_owned(),
-                (_, None) => value_for(name, &mut args)?,
+                (_, None) => value_for(name, flag, &mut args)?,
             };
             words.extend([name.to_owned(), value]);
         } else if let Some(cluster) = word.strip_prefix('-').filter(|rest| !rest.is_empty()) {
@@ -66,7 +70,7 @@ pub(crate) fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Separ
                 }
                 let value = match (flag.takes_value(), letters.as_str()) {
                     (false, _) => "on".to_owned(),
-                    (true, "") => value_for(&name, &mut args)?,
+                    (true, "") => value_for(&name, flag, &mut args)?,
                     (true, rest) => rest.to_owned(),
                 };
                 words.extend([flag.long.to_owned(), value]);
@@ -81,14 +85,24 @@ pub(crate) fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Separ
     Ok(Separated::Words(words))
 }
 
-fn value_for(name: &str, args: &mut VecDeque<OsString>) -> Result<String, Complaint> {
-    let missing = || Complaint::new(name, Words::new("a value is missing", "缺少值"));
+fn value_for(name: &str, flag: &Flag, args: &mut VecDeque<OsString>) -> Result<String, Complaint> {
+    let missing = || {
+        let metavar = flag.metavar;
+        let problem = both!(
+            "a value is missing: write {name} {metavar}",
+            "缺少值：请写成 {name} {metavar}"
+        );
+        Complaint::new(name, problem)
+    };
     text(args.pop_front().ok_or_else(missing)?)
 }
 
 fn text(word: OsString) -> Result<String, Complaint> {
     word.into_string().map_err(|_| {
-        of_the_command_line(Words::new("an argument is not UTF-8", "有参数不是 UTF-8"))
+        of_the_command_line(Words::new(
+            "an argument is not UTF-8; write it in UTF-8",
+            "有参数不是 UTF-8；请用 UTF-8 书写",
+        ))
     })
 }
 
@@ -110,16 +124,12 @@ fn no_such_option(name: &str) -> Complaint {
 }
 
 fn unexpected(word: &str, before: &[String]) -> Complaint {
-    let problem = Words::new("unexpected argument", "多余的参数");
+    let problem = Words::new(
+        "unexpected argument; a value follows its option, and needs quotes if it has blanks",
+        "多余的参数；值须跟在其选项之后，含空白时须加引号",
+    );
     // A proxy URL typed without its flag may hold a password, and so may what stands behind
     // the blank of a field line, or of a URL, that was not quoted.
-    const SECRET: [&str; 5] = [
-        "--header",
-        "--response-header",
-        "--socks-proxy",
-        "--http-proxy",
-        "--https-proxy",
-    ];
     let may_be_a_part = before.iter().any(|word| SECRET.contains(&word.as_str()));
     if word.contains('@') || may_be_a_part {
         of_the_command_line(problem)

@@ -10,6 +10,7 @@ pub mod flags;
 mod help;
 pub mod manner;
 mod nearest;
+mod refused;
 pub mod resolve;
 pub mod settings;
 mod upstream;

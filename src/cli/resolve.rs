@@ -10,6 +10,7 @@ use crate::cli::args::{separate, Separated};
 use crate::cli::flags::{Args, Settings, TABLE};
 use crate::cli::help::help;
 use crate::cli::manner::Manner;
+use crate::cli::refused::with_value;
 use crate::cli::settings::{list, Given, Setting};
 use crate::cli::upstream::Upstream;
 use crate::cli::values::{http_proxy, socks5_proxy, Chain, Key};
@@ -133,7 +134,7 @@ fn set_aside_unfit(given: &mut [Vec<Given>]) -> Vec<Unfit> {
             unfit.push(Unfit {
                 long: flag.long,
                 source: value.source,
-                problem,
+                problem: with_value(&problem, flag, &value.text),
             });
             values.clear();
         }
@@ -171,7 +172,10 @@ fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<()
     let source = |flag: &'static str| source_of(given, flag).unwrap_or(flag);
     let combined = |flag, other| {
         let other = source(other);
-        let problem = both!("cannot be combined with {other}", "不能与 {other} 合用");
+        let problem = both!(
+            "cannot be combined with {other}; leave one of them out",
+            "不能与 {other} 合用；请去掉其一"
+        );
         Err(Complaint::new(source(flag), problem))
     };
     if settings.direct {
@@ -270,9 +274,19 @@ fn identity(
         (None, None) => Ok(None),
         (Some(_), None) => alone(chain_flag, key_flag),
         (None, Some(_)) => alone(key_flag, chain_flag),
-        (Some(chain), Some(key)) => Identity::new(chain.certificates, key.key)
-            .map(Some)
-            .map_err(|problem| Complaint::new(source(key_flag), problem)),
+        (Some(chain), Some(key)) => {
+            let identity = Identity::new(chain.certificates, key.key);
+            identity.map(Some).map_err(|problem| {
+                let [english, chinese] =
+                    [Language::English, Language::Chinese].map(|l| problem.say(l));
+                let (key, chain) = (key.path, chain.path);
+                let problem = both!(
+                    "{english} (got '{key}' and '{chain}')",
+                    "{chinese}（给出的值：'{key}' 和 '{chain}'）"
+                );
+                Complaint::new(source(key_flag), problem)
+            })
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::cli::flags::{Default, Flag, Group, Settings, TABLE};
+use crate::cli::refused::with_value;
 use crate::cli::upstream::Upstream;
 use crate::cli::values::{Chain, Key, Mode, Roots};
 use crate::complaint::Complaint;
@@ -23,14 +24,17 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    fn read<T>(&self, read: fn(&str) -> Result<T, Words>) -> Result<T, Complaint> {
+    fn read<T>(&self, flag: &Flag, read: fn(&str) -> Result<T, Words>) -> Result<T, Complaint> {
         if self.text.is_empty() {
-            let empty = Words::new("the value is empty", "值为空");
+            let empty = Words::new(
+                "the value is empty; give one, or leave the option out",
+                "值为空；请给出一个值，或去掉此选项",
+            );
             return Err(Complaint::new(self.source, empty));
         }
         read(&self.text).map_err(|problem| {
             let problem = wrapped(&self.text).unwrap_or(problem);
-            Complaint::new(self.source, problem)
+            Complaint::new(self.source, with_value(&problem, flag, &self.text))
         })
     }
 }
@@ -40,8 +44,9 @@ fn wrapped(text: &str) -> Option<Words> {
     let is_quote = |c: char| matches!(c, '"' | '\'' | '\u{2018}'..='\u{201d}');
     if text.ends_with('\r') {
         Some(Words::new(
-            "a carriage return ends the value: the file has the line ends of Windows",
-            "值以回车符结尾：文件使用了 Windows 换行符",
+            "a carriage return ends the value: the file has the line ends of Windows; convert it, \
+             for example with dos2unix",
+            "值以回车符结尾：文件使用了 Windows 换行符；请转换，例如用 dos2unix",
         ))
     } else if text.starts_with(is_quote) || text.ends_with(is_quote) {
         Some(Words::new(
@@ -75,7 +80,7 @@ impl<T> Value<T> for T {
         read: fn(&str) -> Result<T, Words>,
     ) -> Result<T, Complaint> {
         match (given.last(), &flag.default) {
-            (Some(given), _) => given.read(read),
+            (Some(given), _) => given.read(flag, read),
             (None, Default::Value(text)) => {
                 read(text).map_err(|problem| Complaint::new(flag.long, problem))
             }
@@ -94,22 +99,23 @@ impl<T> Value<T> for T {
 /// The last value, if there is one.
 impl<T> Value<T> for Option<T> {
     fn read(
-        _: &Flag,
+        flag: &Flag,
         given: &[Given],
         read: fn(&str) -> Result<T, Words>,
     ) -> Result<Option<T>, Complaint> {
-        given.last().map(|given| given.read(read)).transpose()
+        let read = |given: &Given| given.read(flag, read);
+        given.last().map(read).transpose()
     }
 }
 
 /// Every value.
 impl<T> Value<T> for Vec<T> {
     fn read(
-        _: &Flag,
+        flag: &Flag,
         given: &[Given],
         read: fn(&str) -> Result<T, Words>,
     ) -> Result<Vec<T>, Complaint> {
-        given.iter().map(|given| given.read(read)).collect()
+        given.iter().map(|given| given.read(flag, read)).collect()
     }
 }
 

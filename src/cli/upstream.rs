@@ -75,8 +75,8 @@ impl Upstream {
                     "请按 DNS 中的形式书写域名：{ascii}"
                 ),
                 None => Words::new(
-                    "the host is neither a name nor an IP address",
-                    "主机既不是域名，也不是 IP 地址",
+                    "the host is neither a name nor an IP address: write one such as example.com",
+                    "主机既不是域名，也不是 IP 地址：请写成例如 example.com",
                 ),
             });
         }

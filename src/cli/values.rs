@@ -112,7 +112,10 @@ pub(super) fn tls_mode(text: &str) -> Read<Option<bool>> {
 pub(super) fn dns_name(text: &str) -> Read<String> {
     match is_dns_name(text) {
         true => Ok(text.trim_end_matches('.').to_owned()),
-        false => Err(Words::new("not a DNS name", "不是域名")),
+        false => Err(Words::new(
+            "not a DNS name; write one such as example.com, without a port",
+            "不是域名；请写成例如 example.com，不带端口",
+        )),
     }
 }
 
@@ -127,7 +130,10 @@ pub struct Roots {
 pub(super) fn roots(path: &str) -> Read<Roots> {
     let pem = std::fs::read(path).map_err(|error| {
         let cause = describe(&error);
-        both!("cannot read the file: {cause}", "无法读取文件：{cause}")
+        both!(
+            "cannot read the file: {cause}; check its path and permissions",
+            "无法读取文件：{cause}；请检查路径和权限"
+        )
     })?;
     match Certificate::stack_from_pem(&pem) {
         Ok(certificates) if !certificates.is_empty() => Ok(Roots {
@@ -135,8 +141,8 @@ pub(super) fn roots(path: &str) -> Read<Roots> {
             certificates,
         }),
         _ => Err(Words::new(
-            "the file holds no PEM certificate",
-            "文件中没有 PEM 证书",
+            "the file holds no PEM certificate; it must have a line -----BEGIN CERTIFICATE-----",
+            "文件中没有 PEM 证书；其中应有一行 -----BEGIN CERTIFICATE-----",
         )),
     }
 }
@@ -184,8 +190,8 @@ pub(super) fn host(text: &str) -> Read<String> {
     match is_host(text.as_bytes()) {
         true => Ok(text.to_owned()),
         false => Err(Words::new(
-            "not a host, with or without a port",
-            "不是主机名（可带端口）",
+            "not a host; write NAME or NAME:PORT, an IPv6 address in brackets",
+            "不是主机名；请写成 NAME 或 NAME:PORT，IPv6 地址加方括号",
         )),
     }
 }
@@ -219,7 +225,10 @@ pub(super) fn header_lines(text: &str) -> Read<FieldEdits> {
     };
     let lines = std::fs::read_to_string(path).map_err(|error| {
         let cause = describe(&error);
-        both!("cannot read the file: {cause}", "无法读取文件：{cause}")
+        both!(
+            "cannot read the file: {cause}; check its path and permissions",
+            "无法读取文件：{cause}；请检查路径和权限"
+        )
     })?;
     let lines = lines.lines().enumerate();
     let lines = lines.filter(|(_, line)| !line.trim().is_empty());
@@ -266,8 +275,8 @@ fn header_line(line: &str) -> Read<FieldEdit> {
         .any(|&b| b.is_ascii_control() && b != b'\t')
     {
         return Err(both!(
-            "the value of {name} has a control character",
-            "{name} 的值含有控制字符"
+            "the value of {name} has a control character; leave that out",
+            "{name} 的值含有控制字符；请去掉该字符"
         ));
     }
     if is_twin(name, "host") {
@@ -290,8 +299,8 @@ fn header_line(line: &str) -> Read<FieldEdit> {
     let is_proxy_field = name.get(..6).is_some_and(|start| is_twin(start, "proxy-"));
     if is_proxy_field || REFUSED.iter().any(|refused| is_twin(name, refused)) {
         return Err(both!(
-            "{name} belongs to one connection and cannot be set",
-            "{name} 只属于单个连接，不能设置"
+            "{name} belongs to one connection and cannot be set; leave it out",
+            "{name} 只属于单个连接，不能设置；请去掉此项"
         ));
     }
     Ok(FieldEdit {
@@ -342,12 +351,18 @@ pub(super) fn listed_origin(text: &str) -> Read<String> {
 
 pub(super) fn upgrade_token(text: &str) -> Read<String> {
     if !is_protocol(text.as_bytes()) {
-        return Err(Words::new("not an Upgrade token", "不是 Upgrade 协议名"));
+        return Err(Words::new(
+            "not an Upgrade token; write one protocol, such as tcp or spdy/3.1",
+            "不是 Upgrade 协议名；请写一个协议，例如 tcp 或 spdy/3.1",
+        ));
     }
     let token = text.to_ascii_lowercase();
     // HTTP/2 frames behind the upgrade would hide requests from every check.
     if token == "h2c" {
-        return Err(Words::new("h2c is never let through", "h2c 从不放行"));
+        return Err(Words::new(
+            "h2c is never let through; leave it out, and clients use HTTP/1.1",
+            "h2c 从不放行；请去掉此项，客户端会使用 HTTP/1.1",
+        ));
     }
     Ok(token)
 }
@@ -420,8 +435,8 @@ pub(super) fn path(text: &str) -> Read<String> {
     match text.starts_with('/') && printable {
         true => Ok(text.to_owned()),
         false => Err(Words::new(
-            "a path begins with / and has no blanks",
-            "路径以 / 开头，不含空白",
+            "a path begins with /; write blanks and # as %20 and %23",
+            "路径以 / 开头；空白和 # 请写成 %20 和 %23",
         )),
     }
 }
@@ -429,8 +444,8 @@ pub(super) fn path(text: &str) -> Read<String> {
 pub(super) fn path_alone(text: &str) -> Read<String> {
     match text.contains('?') {
         true => Err(Words::new(
-            "the path must have no query",
-            "路径不能带查询串",
+            "the path must have no query; leave out the ? and what follows it",
+            "路径不能带查询串；请去掉 ? 及其后的部分",
         )),
         false => path(text),
     }

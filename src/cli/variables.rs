@@ -42,7 +42,13 @@ impl Environment {
             return Ok(Vec::new());
         };
         let text = value.to_str();
-        let text = text.ok_or(Complaint::new(name, Words::new("not UTF-8", "不是 UTF-8")))?;
+        let text = text.ok_or_else(|| {
+            let problem = Words::new(
+                "the value is not UTF-8; write it in UTF-8",
+                "值不是 UTF-8；请用 UTF-8 书写",
+            );
+            Complaint::new(name, problem)
+        })?;
         let given = |text: &str| Given {
             source: name,
             text: text.to_owned(),
