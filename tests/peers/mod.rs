@@ -4,10 +4,12 @@
 mod apache;
 mod cgi;
 mod ends;
+mod exec;
 mod nat;
 mod needs;
 mod nginx;
 mod other_rooms;
+mod prerequisites;
 mod process;
 mod proxies;
 mod secured;
@@ -36,8 +38,10 @@ pub fn trials() -> Vec<Trial> {
         ways::trials(),
         secured::trials(),
         ends::trials(),
+        exec::trials(),
         under_another_name::trials(),
         other_rooms::trials(),
+        prerequisites::trials(),
     ]
     .into_iter()
     .flatten()

@@ -26,9 +26,61 @@ def application(environ, start_response):
 
 pub fn trials() -> Vec<Trial> {
     let needs = [Need::Command("uwsgi"), Need::Path(PLUGIN)];
-    [("uwsgi_posts", false), ("uwsgi_posts_slow_to_close", true)]
-        .map(|(name, slow)| trial(name, &needs, move || uwsgi_posts(slow)))
-        .into()
+    let wsgiref = Need::Python("wsgiref.simple_server");
+    vec![
+        trial("uwsgi_posts", &needs, || uwsgi_posts(false)),
+        trial("uwsgi_posts_slow_to_close", &needs, || uwsgi_posts(true)),
+        trial(
+            "wsgi_applications_see_our_forwarded_fields_alone",
+            &[&needs[..], &[wsgiref]].concat(),
+            wsgi_applications_see_our_forwarded_fields_alone,
+        ),
+    ]
+}
+
+/// Says what it takes for the client's address. For CGI, of which this is a descendant, `-` and
+/// `_` in a name are the same.
+const WHOSE: &str = "def application(environ, start_response):
+    client = environ.get('HTTP_X_FORWARDED_FOR', 'none').encode()
+    start_response('200 OK', [('Content-Length', str(len(client)))])
+    return [client]
+";
+
+/// Python's own server for such an application.
+const WSGIREF: &str = "
+if __name__ == '__main__':
+    import sys
+    from wsgiref.simple_server import make_server
+    make_server(sys.argv[1], int(sys.argv[2]), application).serve_forever()
+";
+
+fn wsgi_applications_see_our_forwarded_fields_alone() {
+    let uwsgi = Server::start("uwsgi", free_address, |folder, address| {
+        let mut command = command("uwsgi");
+        command.args(["--plugin", "python3", "--http-socket", &address.to_string()]);
+        command.args(["--wsgi-file", &folder.write("app.py", WHOSE)]);
+        command.arg("--die-on-term");
+        command
+    });
+    let wsgiref = Server::start("wsgiref", free_address, |folder, address| {
+        let file = folder.write("app.py", &[WHOSE, WSGIREF].concat());
+        let mut command = command(PYTHON);
+        command.arg(file);
+        command.args([address.ip().to_string(), address.port().to_string()]);
+        command
+    });
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 6.6.6.6\r\n\
+                   X-Forwarded-For: 192.0.2.1\r\nx-forwarded_for: 7.7.7.7\r\n\r\n";
+    for server in [&uwsgi, &wsgiref] {
+        for (flag, expected) in [
+            ("--forwarded", "127.0.0.1"),
+            ("--forwarded=append", "192.0.2.1, 127.0.0.1"),
+        ] {
+            let flags = ["--direct", flag].map(str::to_owned);
+            let proxy = Tested::start(server.address, &flags);
+            assert_eq!(proxy.0.fetch(request).text(), expected, "{flag}");
+        }
+    }
 }
 
 /// 8 clients send 100 POSTs each, and none meets a connection that is about to be closed.
