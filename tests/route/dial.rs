@@ -17,6 +17,7 @@ pub fn trials() -> Vec<Trial> {
         socks5_sends_addresses_as_addresses_and_names_as_names,
         socks5_answers_that_curl_takes_are_taken,
         connect_sends_host_and_basic,
+        connect_answered_in_lf_is_a_tunnel,
         connect_through_a_tls_proxy,
         bytes_behind_the_proxys_answer_belong_to_the_upstream,
         every_failure_is_a_status_a_stage_and_a_cause,
@@ -236,6 +237,34 @@ pub fn connect_sends_host_and_basic() {
     }
 }
 
+/// Proxies of a few lines end their lines in LF alone; what follows is the upstream's.
+pub fn connect_answered_in_lf_is_a_tunnel() {
+    for answer in [
+        "HTTP/1.1 200 OK\n\n",
+        "HTTP/1.0 200 Connection established\nVia: x\n\n",
+        "HTTP/1.1 200 OK\r\nVia: x\n\r\n",
+    ] {
+        let http = answering_connect_and_then(answer, |mut client| {
+            let head = client.head();
+            assert!(head.starts_with("GET /ws HTTP/1.1\r\n"), "{head}");
+            client.send(&switching(&head));
+            while let Some(payload) = client.frame() {
+                client.send_bytes(&frame(&payload, None));
+            }
+        });
+        let url = format!("http://{http}");
+        let proxy = Proxy::start(&["-u", "no-such.invalid:80", "--http-proxy", &url]);
+        let mut client = proxy.connect();
+        client.upgrade("/ws");
+        client.send_bytes(&frame(b"through", MASK));
+        assert_eq!(
+            client.frame().as_deref(),
+            Some(&b"through"[..]),
+            "{answer:?}"
+        );
+    }
+}
+
 pub fn connect_through_a_tls_proxy() {
     let folder = Folder::new("tls-proxy");
     let certificate = Certificate::new("proxy.test");
@@ -345,9 +374,18 @@ fn refusing_socks(code: u8) -> SocketAddr {
 
 /// An HTTP proxy that answers every CONNECT so.
 fn answering_connect(answer: &'static str) -> SocketAddr {
+    answering_connect_and_then(answer, |_| {})
+}
+
+/// The same; `script` plays what is at the other end of the tunnel.
+fn answering_connect_and_then(
+    answer: &'static str,
+    script: impl Fn(Client) + Send + Sync + 'static,
+) -> SocketAddr {
     origin(move |mut client| {
         client.head();
         client.send(answer);
+        script(client);
     })
 }
 

@@ -14,6 +14,7 @@ pub fn trials() -> Vec<Trial> {
         busy_clients_are_never_closed_upon,
         beyond_the_limit_a_head_is_read_and_health_is_answered,
         who_leaves_while_it_waits_for_a_slot_holds_no_place,
+        sixteen_who_wait_behind_tunnels_are_served_when_one_ends,
         silent_readers_of_the_metrics_hold_nobody_up,
         only_clients_that_are_allowed_are_served,
         a_limit_that_the_descriptors_cannot_carry_is_lowered,
@@ -242,6 +243,63 @@ pub fn who_leaves_while_it_waits_for_a_slot_holds_no_place() {
         first.starts_with("GET "),
         "nobody waited for this one's answer: {first}"
     );
+}
+
+/// Tunnels never give way, and neither do clients whose heads are read: whoever comes behind
+/// them waits to be accepted, and is served in turn once a tunnel has ended.
+pub fn sixteen_who_wait_behind_tunnels_are_served_when_one_ends() {
+    let metrics = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en"];
+    for threads in ["1", "4"] {
+        let proxy = limited("2", &[&["--threads", threads], &metrics[..]].concat());
+        let line = proxy.log.wait_for("metrics: http://");
+        let address = line.rsplit("http://").next().unwrap();
+        let address = address.trim_end_matches("/metrics").parse().unwrap();
+        let page = || {
+            let mut client = Client::connect(address);
+            client.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+            client.response().text()
+        };
+        let mut tunnels: Vec<Client> = (0..2).map(|_| proxy.connect()).collect();
+        for tunnel in &mut tunnels {
+            tunnel.upgrade("/");
+        }
+        let mut waiting: Vec<Client> = (0..16).map(|_| proxy.connect()).collect();
+        for client in &mut waiting {
+            client.send(GET);
+        }
+        wait_until("sixteen wait", || {
+            page().contains("connections_waiting 16\n")
+        });
+        let more: Vec<Client> = [HEALTH, GET, HEALTH]
+            .into_iter()
+            .map(|request| {
+                let mut client = proxy.connect();
+                client.send(request);
+                client
+            })
+            .collect();
+        a_second_passes();
+        let all = || tunnels.iter().chain(&waiting).chain(&more);
+        assert!(!all().any(has_ended), "nobody is turned away");
+        // A tunnel is not held up by those who wait.
+        tunnels[0].send_bytes(&frame(b"on", MASK));
+        assert_eq!(tunnels[0].frame().as_deref(), Some(&b"on"[..]));
+        tunnels.pop();
+        let freed = Instant::now();
+        // In whichever order; each leaves its slot once it has been answered.
+        let answered = |mut client: Client| {
+            std::thread::spawn(move || assert_eq!(client.response().status(), 200))
+        };
+        let clients = waiting.into_iter().chain(more);
+        let answered: Vec<_> = clients.map(answered).collect();
+        for client in answered {
+            client.join().expect("an answer");
+        }
+        assert!(freed.elapsed() < SOON, "{:?}", freed.elapsed());
+        assert!(page().contains("connections_waiting 0\n"));
+        tunnels[0].send_bytes(&frame(b"still", MASK));
+        assert_eq!(tunnels[0].frame().as_deref(), Some(&b"still"[..]));
+    }
 }
 
 /// The seventeenth waited for 30 s.

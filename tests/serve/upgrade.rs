@@ -1,6 +1,7 @@
 //! Upgrades and the relay: what is logged, what is held back, and that nothing is lost.
 
 use libtest_mimic::Trial;
+use std::net::Shutdown;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         first_frames_in_the_segment_of_the_handshake_arrive,
         two_hundred_at_once_byte_exact,
         a_64_mib_message_survives,
+        little_waits_unsent_behind_bulk,
         what_the_upstream_sent_before_closing_arrives,
         what_the_client_sent_before_closing_arrives,
         a_client_that_goes_on_sending_loses_nothing,
@@ -185,6 +187,86 @@ pub fn a_64_mib_message_survives() {
         let peak = proxy.peak_kib();
         assert!(peak < 32 * 1024, "{peak} KiB");
     }
+}
+
+/// What a kernel holds of a connection that was not acknowledged, both ends of which are known
+/// by their ports (proc_pid_net(5)).
+fn unacknowledged(from: u16, to: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
+    let mut rows = table.lines().skip(1).filter_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let ports = (port(columns[1])?, port(columns[2])?);
+        (ports == (from, to)).then(|| columns[4].to_owned())
+    });
+    let queues = rows.next().expect("the connection is there");
+    usize::from_str_radix(queues.split(':').next().unwrap(), 16).unwrap()
+}
+
+/// A message of 64 bytes waits for what is in front of it: on a slow way that was all the
+/// kernel takes, some megabytes. Both sides are held to 128 KiB, besides what is on its way
+/// and the last write.
+pub fn little_waits_unsent_behind_bulk() {
+    const BOUND: usize = 512 * 1024;
+    // Small, so that hardly anything is on its way to who does not read.
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let listener = listener.unwrap();
+    listener.set_recv_buffer_size(16 * 1024).unwrap();
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    listener.bind(&any.into()).unwrap();
+    listener.listen(1).unwrap();
+    let listener = std::net::TcpListener::from(listener);
+    let address = listener.local_addr().unwrap();
+    let (report, ports) = channel();
+    let (done, wait) = channel::<()>();
+    let upstream =
+        thread::spawn(move || {
+            let mut client = Client::new(listener.accept().unwrap().0);
+            client.head();
+            client.send(SWITCHING);
+            let port = client.socket.peer_addr().unwrap().port();
+            report.send(port).unwrap();
+            // Sends without end to one that does not read, and reads nothing itself.
+            let mut sender = client.socket.try_clone().unwrap();
+            let flood = thread::spawn(move || {
+                while std::io::Write::write_all(&mut sender, &[0; 64 * 1024]).is_ok() {}
+            });
+            let _ = wait.recv_timeout(PATIENCE);
+            client.socket.shutdown(Shutdown::Both).unwrap();
+            flood.join().unwrap();
+        });
+    let proxy = Proxy::before(address, &["-d"]);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    socket.connect(&proxy.address.into()).unwrap();
+    let mut client = Client::new(socket.into());
+    client.upgrade("/ws");
+    let mut sender = client.socket.try_clone().unwrap();
+    let flood =
+        thread::spawn(
+            move || {
+                while std::io::Write::write_all(&mut sender, &[0; 64 * 1024]).is_ok() {}
+            },
+        );
+    let to_upstream = (ports.recv_timeout(PATIENCE).unwrap(), address.port());
+    let port = client.socket.local_addr().unwrap().port();
+    let to_client = (proxy.address.port(), port);
+    for (from, to) in [to_upstream, to_client] {
+        // It is full once it takes nothing more.
+        let (mut held, mut since) = (0, Instant::now());
+        wait_until("the way is full", || {
+            let now = unacknowledged(from, to);
+            if now != held {
+                (held, since) = (now, Instant::now());
+            }
+            held > 0 && since.elapsed() > Duration::from_millis(500)
+        });
+        assert!(held < BOUND, "{held} bytes wait");
+    }
+    client.socket.shutdown(Shutdown::Both).unwrap();
+    done.send(()).unwrap();
+    flood.join().unwrap();
+    upstream.join().unwrap();
 }
 
 pub fn what_the_upstream_sent_before_closing_arrives() {
