@@ -45,7 +45,9 @@ pub fn lines_of_a_day() -> (String, String) {
         }
     });
     let upstream = upstream.to_string();
-    let (proxy, access) = with_access_log(&["-u", &upstream, "--health-path", "/healthz"]);
+    // On one thread the lines are in the order of the requests.
+    let flags = ["--threads", "1", "--health-path", "/healthz"];
+    let (proxy, access) = with_access_log(&[&["-u", &upstream], &flags[..]].concat());
     let access = Lines::collect(access);
     let get = |path: &str, fields: &str| {
         proxy.fetch(&format!(
