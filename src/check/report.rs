@@ -10,7 +10,7 @@ use crate::error::{Error, Stage};
 use crate::identity::Summary;
 use crate::language::{Language, Text, Words};
 use crate::report::json::{self, Value};
-use crate::report::log::millis;
+use crate::report::line::millis;
 use crate::text::{width, wrap};
 
 /// What a check found, and why it failed if it did.

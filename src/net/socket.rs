@@ -64,7 +64,7 @@ impl Listener {
         if matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
             self.0.would_block(Direction::Read);
         }
-        outcome.map(|(stream, address)| (stream, Peer(address)))
+        outcome.map(|(stream, address)| (stream, Peer::new(address)))
     }
 }
 
@@ -73,9 +73,9 @@ impl Listener {
 pub struct Peer(Option<SocketAddr>);
 
 impl Peer {
-    /// A client with an address.
-    pub fn at(address: SocketAddr) -> Peer {
-        Peer(Some(address))
+    /// A client at this address; on a unix socket it has none.
+    pub fn new(address: Option<SocketAddr>) -> Peer {
+        Peer(address)
     }
 
     /// The same in the address's own family: an IPv4 client of a dual-stack socket is one of

@@ -7,8 +7,9 @@ use std::time::SystemTime;
 use crate::date;
 use crate::http::fields::values;
 use crate::http::request::RequestHead;
-use crate::report::log::{is_combined, Client};
+use crate::report::line::is_combined;
 use crate::report::output::{self, Stream};
+use crate::report::subject::{without_query, Client};
 
 /// The longest method, target and field value in a line, escaped. Together they leave room
 /// for the rest, so that a pipe takes the line at once (PIPE_BUF).
@@ -42,7 +43,7 @@ impl Access {
         self.request.push(' ');
         push_escaped(
             &mut self.request,
-            before_query(&head.target),
+            without_query(&head.target),
             LONGEST_TARGET,
         );
         let minor = head.request.minor;
@@ -55,7 +56,7 @@ impl Access {
             kept.clear();
             let value = values(head.fields(), name).next().unwrap_or_default();
             let value = match name {
-                "referer" => before_query(value),
+                "referer" => without_query(value),
                 _ => value,
             };
             push_escaped(kept, value, LONGEST_VALUE);
@@ -91,10 +92,6 @@ impl Access {
         let (referer, user_agent) = (or_none(referer), or_none(user_agent));
         let _ = write!(line, " \"{referer}\" \"{user_agent}\"");
     }
-}
-
-fn before_query(target: &[u8]) -> &[u8] {
-    target.split(|&b| b == b'?').next().unwrap_or_default()
 }
 
 /// Appends text as Apache escapes it: a backslash before a quotation mark or a backslash, `\n`
@@ -145,7 +142,7 @@ mod tests {
         let address: std::net::SocketAddr = "192.0.2.7:4711".parse().unwrap();
         let client = Client {
             connection: 1,
-            address: Peer::at(address),
+            address: Peer::new(Some(address)),
         };
         let mut line = String::new();
         access.push(&mut line, &client, status, bytes);

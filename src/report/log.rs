@@ -1,293 +1,22 @@
-//! The log: one function per event, in either language or as JSON.
+//! What the log says: one function per event, in either language or as JSON.
 
-use std::fmt::{self, Display};
 use std::net::SocketAddr;
-use std::rc::Rc;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Language, LogFormat, LogSettings, Verbosity};
-use crate::date;
+use crate::config::{Config, Language};
 use crate::error::Error;
 use crate::identity::{Identity, Summary};
 use crate::language::Words;
-use crate::net::reactor::now;
 use crate::net::socket::Peer;
-use crate::report::combined::Access;
-use crate::report::json::{self, Value};
-use crate::report::output::{self, Stream};
+use crate::report::json::Value;
+use crate::report::line::{detail, emit, emit_about, is_enabled, millis, tells_requests, Priority};
+use crate::report::subject::{without_query, Client, Subject, Took};
 use crate::route::steps::Steps;
-use crate::text::{Escaped, LONGEST_TEXT};
+use crate::text::Escaped;
 
+pub use crate::report::line::{flush, init};
 pub use crate::report::output::flush_waiting;
-
-struct State {
-    settings: LogSettings,
-    to_journal: bool,
-}
-
-static STATE: OnceLock<State> = OnceLock::new();
-
-/// How important a line is, as a syslog priority (RFC 5424 §6.2.1).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Priority {
-    Error = 3,
-    Warning = 4,
-    Info = 6,
-    Debug = 7,
-}
-
-impl Priority {
-    fn name(self) -> &'static str {
-        match self {
-            Priority::Error => "error",
-            Priority::Warning => "warning",
-            Priority::Info => "info",
-            Priority::Debug => "debug",
-        }
-    }
-}
-
-/// Chooses language, format and verbosity, once, before the first line.
-pub fn init(settings: LogSettings) {
-    let to_journal = output::is_journal();
-    let _ = STATE.set(State {
-        settings,
-        to_journal,
-    });
-}
-
-fn state() -> &'static State {
-    const DEFAULT: State = State {
-        settings: LogSettings {
-            language: Language::Chinese,
-            format: LogFormat::Text,
-            verbosity: Verbosity::Normal,
-        },
-        to_journal: false,
-    };
-    STATE.get().unwrap_or(&DEFAULT)
-}
-
-/// Whether each request leaves a line in the combined format.
-pub(crate) fn is_combined() -> bool {
-    state().settings.format == LogFormat::Combined
-}
-
-/// Whether the ordinary course of each request is told: the access log stands for it unless
-/// detail is wanted.
-fn tells_requests() -> bool {
-    enabled(match is_combined() {
-        true => Priority::Debug,
-        false => Priority::Info,
-    })
-}
-
-fn enabled(priority: Priority) -> bool {
-    match state().settings.verbosity {
-        Verbosity::Quiet => priority == Priority::Error,
-        Verbosity::Normal => priority < Priority::Debug,
-        Verbosity::Verbose => true,
-    }
-}
-
-/// What an event is called in JSON, and its members there.
-type Event<'a> = (&'a str, &'a [(&'a str, Value<'a>)]);
-
-fn emit(
-    priority: Priority,
-    event: Event<'_>,
-    chinese: fmt::Arguments<'_>,
-    english: fmt::Arguments<'_>,
-) {
-    if enabled(priority) {
-        tell_dropped();
-        line(priority, event, chinese, english);
-    }
-}
-
-fn line(
-    priority: Priority,
-    (name, members): Event<'_>,
-    chinese: fmt::Arguments<'_>,
-    english: fmt::Arguments<'_>,
-) {
-    let State {
-        settings,
-        to_journal,
-    } = state();
-    output::line(Stream::Error, |line| {
-        use fmt::Write;
-        // Writing to a String cannot fail.
-        if *to_journal {
-            let _ = write!(line, "<{}>", priority as u8);
-        }
-        if settings.format == LogFormat::Json {
-            line.push_str("{\"time\":\"");
-            date::stamp(line);
-            let _ = write!(line, "\",\"level\":\"{}\"", priority.name());
-            let _ = write!(line, ",\"event\":\"{name}\"");
-            for (name, value) in members {
-                let _ = write!(line, ",\"{name}\":");
-                json::write(line, *value);
-            }
-            line.push('}');
-            return;
-        }
-        if !to_journal {
-            date::stamp(line);
-            line.push(' ');
-        }
-        let _ = match settings.language {
-            Language::Chinese => line.write_fmt(chinese),
-            Language::English => line.write_fmt(english),
-        };
-    });
-}
-
-/// What the documented line of an event has no place for; JSON has.
-fn detail(chinese: fmt::Arguments<'_>, english: fmt::Arguments<'_>) {
-    if state().settings.format != LogFormat::Json {
-        emit(Priority::Debug, ("", &[]), chinese, english);
-    }
-}
-
-/// Says how many lines a reader that was too slow has cost, once it reads again.
-fn tell_dropped() {
-    let dropped = output::take_dropped();
-    if dropped > 0 {
-        line(
-            Priority::Warning,
-            ("dropped", &[("lines", Value::Number(dropped as u64))]),
-            format_args!("日志读取过慢，丢弃 {dropped} 行"),
-            format_args!("the log was not read: {dropped} lines dropped"),
-        );
-    }
-}
-
-/// Writes the thread's lines out, as far as the reader takes them without a wait. Gives
-/// the time after which to try again, if some are left.
-pub fn flush() -> Option<Duration> {
-    tell_dropped();
-    output::flush()
-}
-
-/// Whose lines they are: every line of a connection names it in JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Client {
-    /// The number of its connection.
-    pub connection: u64,
-    /// Its address and port.
-    pub address: Peer,
-}
-
-impl Client {
-    fn members(&self) -> [(&'static str, Value<'_>); 2] {
-        [
-            ("connection", Value::Number(self.connection)),
-            ("client", Value::Shown(&self.address)),
-        ]
-    }
-}
-
-/// What the log calls one request, kept after its head is gone.
-pub struct Subject {
-    client: Rc<Client>,
-    method: Vec<u8>,
-    path: Vec<u8>,
-    start: Instant,
-    access: Option<Box<Access>>,
-}
-
-impl Subject {
-    /// For the requests of one client.
-    pub(crate) fn new(client: Rc<Client>) -> Subject {
-        Subject {
-            client,
-            method: Vec::new(),
-            path: Vec::new(),
-            start: now(),
-            access: Access::wanted(),
-        }
-    }
-
-    /// Remembers method and path, no more of either than a line shows, and the time; the
-    /// query stays out of the log.
-    pub(crate) fn set(&mut self, method: &str, path: &[u8]) {
-        self.start = now();
-        for (kept, text) in [
-            (&mut self.method, method.as_bytes()),
-            (&mut self.path, without_query(path)),
-        ] {
-            let shown = text.len().min(LONGEST_TEXT + 1);
-            kept.clear();
-            kept.extend_from_slice(&text[..shown]);
-        }
-    }
-
-    /// What the access log says of the request, where one is kept.
-    pub(crate) fn access(&mut self) -> &mut Option<Box<Access>> {
-        &mut self.access
-    }
-
-    /// What the access log will say of the upgrade that the request became.
-    pub(crate) fn into_access(self) -> Option<Box<Access>> {
-        self.access
-    }
-
-    /// Writes the request's line into the access log, where one is kept: it was answered by
-    /// so many bytes of body.
-    pub(crate) fn answered(&mut self, status: u16, bytes: u64) {
-        if let Some(access) = &mut self.access {
-            access.answered(&self.client, status, bytes);
-        }
-    }
-
-    /// The method.
-    pub(crate) fn method(&self) -> &[u8] {
-        &self.method
-    }
-
-    /// The path, without query.
-    pub(crate) fn path(&self) -> &[u8] {
-        &self.path
-    }
-
-    /// How long ago the request's head was there.
-    pub(crate) fn elapsed(&self) -> Duration {
-        now().saturating_duration_since(self.start)
-    }
-
-    fn members(&self) -> [(&'static str, Value<'_>); 4] {
-        let [connection, client] = self.client.members();
-        [
-            connection,
-            client,
-            ("method", Value::Bytes(&self.method)),
-            ("path", Value::Bytes(&self.path)),
-        ]
-    }
-}
-
-impl Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", Escaped(&self.method), Escaped(&self.path))
-    }
-}
-
-/// How long a request took, and who sent it: what ends its line.
-struct Took<'a>(Duration, &'a Client);
-
-impl Display for Took<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Took(time, client) = self;
-        write!(f, "{} ms, {}", time.as_millis(), client.address.host())
-    }
-}
-
-fn without_query(path: &[u8]) -> &[u8] {
-    path.split(|&b| b == b'?').next().unwrap_or_default()
-}
 
 /// The addresses listened on, the upstream and the route, once at the start.
 pub fn started(
@@ -449,16 +178,14 @@ pub(crate) fn request(client: &Client, method: &str, path: &[u8], host: &[u8]) {
     }
     let method = method.as_bytes();
     let path = without_query(path);
-    let [connection, address] = client.members();
     let members = [
-        connection,
-        address,
         ("method", Value::Bytes(method)),
         ("path", Value::Bytes(path)),
         ("host", Value::Bytes(host)),
     ];
     let (method, path, host) = (Escaped(method), Escaped(path), Escaped(host));
-    emit(
+    emit_about(
+        &client.members(),
         Priority::Info,
         ("request", &members),
         format_args!("===收到请求开始=== {method} {path} (Host: {host})"),
@@ -470,7 +197,7 @@ pub(crate) fn request(client: &Client, method: &str, path: &[u8], host: &[u8]) {
 fn take_line_of_minute(last: &Mutex<Option<Instant>>) -> bool {
     const PAUSE: Duration = Duration::from_secs(60);
     // A thread that panicked has left nothing half done here.
-    let mut last = last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
     let due = last.is_none_or(|last| last.elapsed() >= PAUSE);
     if due {
         *last = Some(Instant::now());
@@ -485,10 +212,10 @@ pub(crate) fn origin_not_translated(client: &Client, host: &[u8]) {
     if !take_line_of_minute(&LAST) {
         return;
     }
-    let [connection, address] = client.members();
-    let members = [connection, address, ("host", Value::Bytes(host))];
+    let members = [("host", Value::Bytes(host))];
     let host = Escaped(host);
-    emit(
+    emit_about(
+        &client.members(),
         Priority::Warning,
         ("origin_not_translated", &members),
         format_args!(
@@ -503,10 +230,10 @@ pub(crate) fn origin_not_translated(client: &Client, host: &[u8]) {
 
 /// The request asks for upgrades to `protocols`, which go no further.
 pub(crate) fn upgrade_withheld(client: &Client, protocols: &[u8]) {
-    let [connection, address] = client.members();
-    let members = [connection, address, ("protocols", Value::Bytes(protocols))];
+    let members = [("protocols", Value::Bytes(protocols))];
     let protocols = Escaped(protocols);
-    emit(
+    emit_about(
+        &client.members(),
         Priority::Info,
         ("upgrade_withheld", &members),
         format_args!("未放行的协议升级: {protocols}（参见 --upgrade）"),
@@ -520,16 +247,14 @@ pub(crate) fn upgrade_request(client: &Client, protocol: &str, path: &[u8], host
         return;
     }
     let path = without_query(path);
-    let [connection, address] = client.members();
     let members = [
-        connection,
-        address,
         ("protocol", Value::Text(protocol)),
         ("path", Value::Bytes(path)),
         ("host", Value::Bytes(host)),
     ];
     let (path, host) = (Escaped(path), Escaped(host));
-    emit(
+    emit_about(
+        &client.members(),
         Priority::Info,
         ("upgrade_request", &members),
         format_args!("{protocol} 请求: {path} (Host: {host})"),
@@ -542,9 +267,9 @@ pub(crate) fn upgraded(client: &Client, protocol: &str) {
     if !tells_requests() {
         return;
     }
-    let [connection, address] = client.members();
-    let members = [connection, address, ("protocol", Value::Text(protocol))];
-    emit(
+    let members = [("protocol", Value::Text(protocol))];
+    emit_about(
+        &client.members(),
         Priority::Info,
         ("upgraded", &members),
         format_args!("{protocol} 连接建立，开始双向转发"),
@@ -562,16 +287,14 @@ pub(crate) fn upgrade_closed(
     if !tells_requests() {
         return;
     }
-    let [connection, address] = client.members();
     let members = [
-        connection,
-        address,
         ("protocol", Value::Text(protocol)),
         ("seconds", Value::Seconds(after)),
         ("bytes_up", Value::Number(to_upstream)),
         ("bytes_down", Value::Number(to_downstream)),
     ];
-    emit(
+    emit_about(
+        &client.members(),
         Priority::Info,
         ("upgrade_closed", &members),
         format_args!("{protocol} 连接关闭"),
@@ -598,17 +321,13 @@ pub(crate) fn request_done(subject: &Subject, status: u16, bytes: u64) {
     }
     let elapsed = subject.elapsed();
     let took = Took(elapsed, &subject.client);
-    let [connection, client, method, path] = subject.members();
     let members = [
-        connection,
-        client,
-        method,
-        path,
         ("status", Value::Number(status.into())),
         ("bytes", Value::Number(bytes)),
         ("seconds", Value::Seconds(elapsed)),
     ];
-    emit(
+    emit_about(
+        &subject.members(),
         Priority::Info,
         ("request_done", &members),
         format_args!("请求完成: {subject} -> {status} ({bytes} bytes, {took})"),
@@ -626,19 +345,15 @@ pub(crate) fn request_failed(subject: &Subject, status: u16, error: &Error) {
     let elapsed = subject.elapsed();
     let took = Took(elapsed, &subject.client);
     let (stage, address, cause) = (error.stage.name(), &error.address, &error.in_full());
-    let [connection, client, method, path] = subject.members();
     let members = [
-        connection,
-        client,
-        method,
-        path,
         ("status", Value::Number(status.into())),
         ("stage", Value::Text(stage)),
         ("address", Value::Text(address)),
         ("cause", Value::Text(cause)),
         ("seconds", Value::Seconds(elapsed)),
     ];
-    emit(
+    emit_about(
+        &subject.members(),
         Priority::Error,
         ("request_failed", &members),
         format_args!("请求失败: {subject} -> {status} [{stage}] {address}: {cause} ({took})"),
@@ -650,16 +365,12 @@ pub(crate) fn request_failed(subject: &Subject, status: u16, error: &Error) {
 pub(crate) fn request_aborted(subject: &Subject, cause: &str) {
     let elapsed = subject.elapsed();
     let took = Took(elapsed, &subject.client);
-    let [connection, client, method, path] = subject.members();
     let members = [
-        connection,
-        client,
-        method,
-        path,
         ("cause", Value::Text(cause)),
         ("seconds", Value::Seconds(elapsed)),
     ];
-    emit(
+    emit_about(
+        &subject.members(),
         Priority::Warning,
         ("request_aborted", &members),
         format_args!("请求中断: {subject}: {cause} ({took})"),
@@ -669,32 +380,30 @@ pub(crate) fn request_aborted(subject: &Subject, cause: &str) {
 
 /// A client sent something that is not a request we forward.
 pub(crate) fn request_rejected(client: &Client, status: u16, reason: &str) {
-    let [connection, address] = client.members();
     let members = [
-        connection,
-        address,
         ("status", Value::Number(status.into())),
         ("cause", Value::Text(reason)),
     ];
-    let client = client.address;
-    emit(
+    let address = client.address;
+    emit_about(
+        &client.members(),
         Priority::Warning,
         ("request_rejected", &members),
-        format_args!("请求被拒绝: {client} -> {status} {reason}"),
-        format_args!("request rejected: {client} -> {status} {reason}"),
+        format_args!("请求被拒绝: {address} -> {status} {reason}"),
+        format_args!("request rejected: {address} -> {status} {reason}"),
     );
 }
 
 /// A client's connection was accepted.
 pub(crate) fn connection_opened(client: &Client) {
-    let members = client.members();
     let Client {
         connection,
         address,
     } = client;
-    emit(
+    emit_about(
+        &client.members(),
         Priority::Debug,
-        ("connection_opened", &members),
+        ("connection_opened", &[]),
         format_args!("连接 {connection}: 来自 {address}"),
         format_args!("connection {connection}: from {address}"),
     );
@@ -702,10 +411,10 @@ pub(crate) fn connection_opened(client: &Client) {
 
 /// A client's TLS handshake has failed, or has not ended in time.
 pub(crate) fn handshake_failed(client: &Client, cause: &str) {
-    let [connection, address] = client.members();
-    let members = [connection, address, ("cause", Value::Text(cause))];
+    let members = [("cause", Value::Text(cause))];
     let connection = client.connection;
-    emit(
+    emit_about(
+        &client.members(),
         Priority::Debug,
         ("handshake_failed", &members),
         format_args!("连接 {connection}: TLS 握手失败: {cause}"),
@@ -716,10 +425,10 @@ pub(crate) fn handshake_failed(client: &Client, cause: &str) {
 /// A client's connection is over.
 pub(crate) fn connection_closed(client: &Client, after: Duration) {
     let seconds = after.as_secs_f64();
-    let [connection, address] = client.members();
-    let members = [connection, address, ("seconds", Value::Seconds(after))];
+    let members = [("seconds", Value::Seconds(after))];
     let connection = client.connection;
-    emit(
+    emit_about(
+        &client.members(),
         Priority::Debug,
         ("connection_closed", &members),
         format_args!("连接 {connection}: 关闭，历时 {seconds:.3} 秒"),
@@ -729,14 +438,14 @@ pub(crate) fn connection_closed(client: &Client, after: Duration) {
 
 /// The connection's end has delimited a response in TLS, without close_notify.
 pub(crate) fn ended_unannounced(subject: &Subject) {
-    if !enabled(Priority::Debug) {
+    if !is_enabled(Priority::Debug) {
         return;
     }
-    let connection = subject.client.connection;
-    let members = subject.client.members();
-    emit(
+    let (connection, members) = (subject.client.connection, subject.client.members());
+    emit_about(
+        &members,
         Priority::Debug,
-        ("ended_without_close_notify", &members),
+        ("ended_without_close_notify", &[]),
         format_args!("连接 {connection}: 上游结束 TLS 时未发 close_notify，响应视为完整"),
         format_args!(
             "connection {connection}: the upstream ended TLS without close_notify; \
@@ -747,12 +456,11 @@ pub(crate) fn ended_unannounced(subject: &Subject) {
 
 /// An upstream connection was dialled for a request, in these steps.
 pub(crate) fn dialled(subject: &Subject, steps: &Steps) {
-    if !enabled(Priority::Debug) {
+    if !is_enabled(Priority::Debug) {
         return;
     }
     let total = steps.total();
-    let [connection, address] = subject.client.members();
-    let mut members = vec![connection, address, ("seconds", Value::Seconds(total))];
+    let mut members = vec![("seconds", Value::Seconds(total))];
     members.extend(
         steps
             .taken()
@@ -764,7 +472,8 @@ pub(crate) fn dialled(subject: &Subject, steps: &Steps) {
         each.push_str(&format!("{separator}{} {}", step.name(), millis(took)));
     }
     let (connection, total) = (subject.client.connection, millis(total));
-    emit(
+    emit_about(
+        &subject.client.members(),
         Priority::Debug,
         ("dialled", &members),
         format_args!("连接 {connection}: 上游已连接，用时 {total} 毫秒 ({each})"),
@@ -813,7 +522,7 @@ pub(crate) fn spare_failed(error: &Error, pause: Duration) {
 
 /// A request took a spare upstream connection.
 pub(crate) fn spare_taken(subject: &Subject, age: Duration) {
-    if !enabled(Priority::Debug) {
+    if !is_enabled(Priority::Debug) {
         return;
     }
     let connection = subject.client.connection;
@@ -828,17 +537,6 @@ pub(crate) fn spare_taken(subject: &Subject, age: Duration) {
         format_args!("连接 {connection}: 使用备用上游连接（已建立 {age:.1} 秒）"),
         format_args!("connection {connection}: spare upstream connection taken, {age:.1} s old"),
     );
-}
-
-/// Milliseconds, with one decimal.
-pub(crate) fn millis(time: Duration) -> impl Display {
-    struct Millis(f64);
-    impl Display for Millis {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "{:.1}", self.0)
-        }
-    }
-    Millis(time.as_secs_f64() * 1e3)
 }
 
 /// A client's address is not one that is served.

@@ -8,7 +8,9 @@
 pub(crate) mod combined;
 pub mod complain;
 pub(crate) mod json;
+pub(crate) mod line;
 pub mod log;
 pub(crate) mod metrics;
 mod output;
 pub mod status;
+pub(crate) mod subject;

@@ -19,7 +19,8 @@ use crate::net::deadline::Deadline;
 use crate::net::reactor::now;
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
-use crate::report::log::{self, Subject};
+use crate::report::log;
+use crate::report::subject::Subject;
 use crate::serve::forward::{Failure, Progress};
 use crate::serve::worker::Worker;
 

@@ -18,7 +18,7 @@ use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::reactor::now;
 use crate::net::socket::Socket;
 use crate::net::stream::{Connection, Stream};
-use crate::report::log::Subject;
+use crate::report::subject::Subject;
 use crate::serve::answering::{Answer, Answering, CONNECTION_TERMINATED};
 use crate::serve::bound::Bound;
 use crate::serve::leaving::{still_there, while_present, Client, Parties};

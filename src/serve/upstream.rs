@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 use crate::net::deadline::Deadline;
 use crate::net::reactor::now;
 use crate::net::stream::{Connection, Detached};
-use crate::report::log::{self, Subject};
+use crate::report::log;
+use crate::report::subject::Subject;
 use crate::route::steps::Steps;
 use crate::serve::worker::Worker;
 
