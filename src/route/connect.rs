@@ -14,7 +14,8 @@ use crate::authority::{Authority, Host};
 use crate::error::{Error, Result, Stage};
 use crate::net::socket::Socket;
 use crate::net::stream::{Connection, Stream};
-use crate::route::names::{on_link, Addresses, Names};
+use crate::route::names::{Addresses, Names};
+use crate::route::resolver::on_link;
 use crate::route::steps::{Step, Steps};
 
 /// How long an address may stay silent before the next is tried beside it (RFC 8305 §5).

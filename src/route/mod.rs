@@ -13,6 +13,8 @@ pub mod http_connect;
 mod names;
 pub mod own;
 pub(crate) mod pool;
+mod resolver;
+mod shunned;
 mod socks5;
 pub(crate) mod spares;
 pub(crate) mod steps;

@@ -4,14 +4,12 @@
 //! A and AAAA records are asked for apart, so that an answer lost for one family costs 50 ms
 //! and not the deadline (RFC 8305 §3). The last good answer is remembered for an hour; it is
 //! used when a lookup fails, except by the name server's word that there is no such name, or
-//! has not ended after a second, while the lookup goes on behind (RFC 8767 §5). The order is
-//! the resolver's, the families taking turns; addresses whose dial failed in the last ten
-//! minutes come last.
+//! has not ended after a second, while the lookup goes on behind (RFC 8767 §5). Leaves the
+//! question itself to `resolver`, and the order of the addresses to `shunned`.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{poll_fn, Future};
-use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -19,7 +17,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
-use dns_lookup::{getaddrinfo, AddrFamily, AddrInfoHints, LookupError, LookupErrorKind, SockType};
+
+use crate::route::resolver::{look_up, Answer, Failure, Family};
+use crate::route::shunned::Shunned;
 
 /// How long the other family's answer is waited for when one has come (RFC 8305 §3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
@@ -31,38 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long an answer is remembered.
 const REMEMBERED: Duration = Duration::from_secs(60 * 60);
 
-/// How long an address whose dial failed is tried last.
-const SHUNNED: Duration = Duration::from_secs(10 * 60);
-
-/// More failed addresses than this are not remembered.
-const MAX_SHUNNED: usize = 256;
-
-/// What the resolver is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    /// AAAA records.
-    V6,
-    /// A records.
-    V4,
-}
-
-impl Family {
-    /// In the order in which they take turns (RFC 8305 §4).
-    const ALL: [Family; 2] = [Family::V6, Family::V4];
-}
-
-/// Why a lookup gave no address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Failure {
-    /// There is no such name, or it has no address of this family.
-    None(String),
-    /// It could not be found out.
-    Broken(String),
-}
-
-/// The addresses of one family, their ports 0.
-type Answer = Result<Vec<SocketAddr>, Failure>;
-
 type Lookup = dyn Fn(&str, Family) -> Answer + Send + Sync;
 
 /// Looks names up, and remembers. Clones share all they know.
@@ -72,8 +40,7 @@ pub struct Names(Arc<Shared>);
 struct Shared {
     lookup: Box<Lookup>,
     names: Mutex<HashMap<String, Arc<Name>>>,
-    /// Addresses whose dial failed, and when.
-    failed: Mutex<HashMap<SocketAddr, Instant>>,
+    shunned: Shunned,
 }
 
 /// What is known of one name.
@@ -195,7 +162,7 @@ impl Names {
         Names(Arc::new(Shared {
             lookup: Box::new(lookup),
             names: Mutex::default(),
-            failed: Mutex::default(),
+            shunned: Shunned::default(),
         }))
     }
 
@@ -232,7 +199,7 @@ impl Names {
         }
         drop(state);
         Ok(Addresses {
-            queue: self.in_order(families),
+            queue: self.0.shunned.in_order(families),
             late: late.map(|family| Late {
                 name: known,
                 family,
@@ -278,38 +245,14 @@ impl Names {
         began
     }
 
-    /// The families taking turns, those that failed behind all that did not (RFC 8305 §4).
-    fn in_order(&self, families: [Vec<SocketAddr>; 2]) -> VecDeque<SocketAddr> {
-        let failed = self.0.failed.lock();
-        let failed = failed.unwrap_or_else(PoisonError::into_inner);
-        let has_failed = |address: &SocketAddr| {
-            let since = failed.get(address);
-            since.is_some_and(|since| since.elapsed() < SHUNNED)
-        };
-        let [(v6_failed, v6), (v4_failed, v4)] =
-            families.map(|family| family.into_iter().partition::<Vec<_>, _>(has_failed));
-        let mut order = take_turns(v6, v4);
-        order.extend(take_turns(v6_failed, v4_failed));
-        order
-    }
-
     /// The dial of an address has failed.
     pub fn failed(&self, address: SocketAddr) {
-        let failed = self.0.failed.lock();
-        let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
-        if failed.len() >= MAX_SHUNNED {
-            failed.retain(|_, since| since.elapsed() < SHUNNED);
-        }
-        if failed.len() < MAX_SHUNNED {
-            failed.insert(address, Instant::now());
-        }
+        self.0.shunned.failed(address);
     }
 
     /// The dial of an address has succeeded.
     pub fn succeeded(&self, address: SocketAddr) {
-        let failed = self.0.failed.lock();
-        let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
-        failed.remove(&address);
+        self.0.shunned.succeeded(address);
     }
 }
 
@@ -320,18 +263,6 @@ fn with_port(addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
         address
     };
     addresses.iter().map(with_port).collect()
-}
-
-fn take_turns(these: Vec<SocketAddr>, those: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
-    let mut turns = VecDeque::with_capacity(these.len() + those.len());
-    let (mut these, mut those) = (these.into_iter(), those.into_iter());
-    loop {
-        let pair = [these.next(), those.next()];
-        if pair == [None, None] {
-            return turns;
-        }
-        turns.extend(pair.into_iter().flatten());
-    }
 }
 
 /// The addresses of a name, first to be tried first, and those of a family whose answer is
@@ -383,65 +314,6 @@ impl Addresses {
     pub fn has_more(&self) -> bool {
         !self.queue.is_empty() || self.late.is_some()
     }
-}
-
-/// Asks the system's resolver, which blocks: with its hosts file, its search domains and
-/// whatever else it is configured to do.
-fn look_up(name: &str, family: Family) -> Answer {
-    let address = match family {
-        Family::V6 => AddrFamily::Inet6,
-        Family::V4 => AddrFamily::Inet,
-    };
-    let hints = AddrInfoHints {
-        address: address.into(),
-        socktype: SockType::Stream.into(),
-        ..AddrInfoHints::default()
-    };
-    let found = getaddrinfo(Some(name), None, Some(hints)).map_err(failure)?;
-    let found: Vec<SocketAddr> = found.flatten().map(|info| info.sockaddr).collect();
-    match found.is_empty() {
-        true => Err(Failure::None("the name has no address".to_owned())),
-        false => Ok(found),
-    }
-}
-
-/// An address on a link, whose name or number is one of this machine's interfaces (RFC 4007
-/// §11.2). Looked up for each dial, which costs no packet: interfaces come and go.
-pub fn on_link(address: Ipv6Addr, zone: &str, port: u16) -> Option<SocketAddr> {
-    /// The same number on Linux, the BSDs and macOS.
-    const AI_NUMERICHOST: i32 = 4;
-    let hints = AddrInfoHints {
-        flags: AI_NUMERICHOST,
-        address: AddrFamily::Inet6.into(),
-        socktype: SockType::Stream.into(),
-        ..AddrInfoHints::default()
-    };
-    let found = getaddrinfo(Some(&format!("{address}%{zone}")), None, Some(hints));
-    let mut found = found.ok()?.flatten();
-    let mut address = found.next()?.sockaddr;
-    address.set_port(port);
-    Some(address)
-}
-
-fn failure(error: LookupError) -> Failure {
-    /// EAI_ADDRFAMILY of glibc: the name has addresses of the other family only.
-    const OTHER_FAMILY: i32 = -9;
-    let is_none = matches!(
-        error.kind(),
-        LookupErrorKind::NoName | LookupErrorKind::NoData
-    ) || error.error_num() == OTHER_FAMILY;
-    let words = resolver_words(&error.into());
-    match is_none {
-        true => Failure::None(words),
-        false => Failure::Broken(words),
-    }
-}
-
-/// The resolver's own words, which come behind a fixed preface.
-fn resolver_words(error: &io::Error) -> String {
-    let text = error.to_string();
-    let words = text.rsplit(": ").next().unwrap_or(&text);
-    words.to_lowercase()
 }
 
 #[cfg(test)]
