@@ -1,27 +1,27 @@
 //! Flags and the environment: what was typed becomes a `Config`, or one line
-//! that names the source and the problem. No line ever repeats a credential.
+//! that names the source and the problem. No line ever repeats a credential. Leaves to
+//! `contradictions` which settings exclude each other, to `identities` which belong together,
+//! and to `unfit` the proxy variables that are meant for other programs.
 
 use std::ffi::OsString;
 
 use argh::FromArgs;
 
-use crate::both;
 use crate::cli::args::{separate, Separated};
-use crate::cli::flags::{Args, Settings, TABLE};
+use crate::cli::contradictions::refuse_contradictions;
+use crate::cli::flags::{Args, Settings};
 use crate::cli::help::help;
+use crate::cli::identities::Identities;
 use crate::cli::manner::Manner;
-use crate::cli::refused::with_value;
-use crate::cli::settings::{list, Given, Setting};
-use crate::cli::upstream::Upstream;
-use crate::cli::values::{http_proxy, socks5_proxy, Chain, Key};
-use crate::cli::variables::{merge, source_of, Environment, ROUTE};
+use crate::cli::settings::{list, Setting};
+use crate::cli::unfit::{losers, set_aside_unfit};
+use crate::cli::variables::{merge, source_of, Environment};
 use crate::complaint::Complaint;
 use crate::config::{
-    Access, Config, Language, Limits, Listen, ListenTls, LogSettings, Rewrite, Route, UpstreamTls,
-    Verbosity, MAX_PIPES,
+    Access, Config, Language, Limits, Listen, LogSettings, Rewrite, Route, UpstreamTls, Verbosity,
+    MAX_PIPES,
 };
 use crate::edits::FieldEdits;
-use crate::identity::Identity;
 use crate::language::Words;
 
 /// What the command line asks for.
@@ -108,190 +108,8 @@ pub fn resolve(
     }
 }
 
-/// A common variable that names a proxy, in a form that cannot serve.
-struct Unfit {
-    /// The flag that it stands for.
-    long: &'static str,
-    source: &'static str,
-    problem: Words,
-}
-
-/// Takes the common variables out that name proxies in a form that cannot serve, such as
-/// HTTP_PROXY with a SOCKS URL: other programs may have a use for them.
-fn set_aside_unfit(given: &mut [Vec<Given>]) -> Vec<Unfit> {
-    let mut unfit = Vec::new();
-    for (flag, values) in TABLE.iter().zip(given) {
-        let read = match flag.long {
-            "--socks-proxy" => socks5_proxy,
-            "--http-proxy" | "--https-proxy" => http_proxy,
-            _ => continue,
-        };
-        let is_common = |value: &&Given| Some(value.source) == flag.variable;
-        let Some(value) = values.last().filter(is_common) else {
-            continue;
-        };
-        if let Err(problem) = read(&value.text) {
-            unfit.push(Unfit {
-                long: flag.long,
-                source: value.source,
-                problem: with_value(&problem, flag, &value.text),
-            });
-            values.clear();
-        }
-    }
-    unfit
-}
-
-/// Those that another proxy wins over. One that would win is an error.
-fn losers(unfit: Vec<Unfit>, settings: &Settings) -> Result<Vec<(String, Words)>, Complaint> {
-    let fit = [
-        ("--socks-proxy", settings.socks_proxy.is_some()),
-        ("--http-proxy", settings.http_proxy.is_some()),
-        ("--https-proxy", settings.https_proxy.is_some()),
-    ];
-    let by_preference = match speaks_tls(settings) {
-        true => [0, 2, 1],
-        false => [0, 1, 2],
-    };
-    for n in by_preference {
-        let (long, is_fit) = fit[n];
-        if is_fit {
-            break;
-        }
-        if let Some(first) = unfit.iter().find(|unfit| unfit.long == long) {
-            return Err(Complaint::new(first.source, first.problem.clone()));
-        }
-    }
-    let ignored = unfit.into_iter();
-    let ignored = ignored.map(|unfit| (unfit.source.to_owned(), unfit.problem));
-    Ok(ignored.collect())
-}
-
-/// Settings that are good alone and not together.
-fn refuse_contradictions(settings: &Settings, given: &[Vec<Given>]) -> Result<(), Complaint> {
-    let source = |flag: &'static str| source_of(given, flag).unwrap_or(flag);
-    let combined = |flag, other| {
-        let other = source(other);
-        let problem = both!(
-            "cannot be combined with {other}; leave one of them out",
-            "不能与 {other} 合用；请去掉其一"
-        );
-        Err(Complaint::new(source(flag), problem))
-    };
-    if settings.direct {
-        let mut proxies = ROUTE.into_iter().filter(|flag| *flag != "--direct");
-        if let Some(flag) = proxies.find(|flag| source_of(given, flag).is_some()) {
-            return combined("--direct", flag);
-        }
-    }
-    let proxies = [
-        ("--socks-proxy", &settings.socks_proxy),
-        ("--http-proxy", &settings.http_proxy),
-        ("--https-proxy", &settings.https_proxy),
-    ];
-    let proxy = proxies.iter().find(|(_, proxies)| proxies.is_some());
-    if let (true, Some((flag, _))) = (settings.upstream_host.authority.is_local(), proxy) {
-        let proxy = source(flag);
-        let problem = both!(
-            "no proxy can reach a unix socket or a link of this machine; add --direct, or leave out {proxy}",
-            "代理无法访问本机的 unix 套接字或链路；请加上 --direct，或去掉 {proxy}"
-        );
-        return Err(Complaint::new(source("--upstream-host"), problem));
-    }
-    if let (Some(told), Some(by_scheme)) = (settings.tls, settings.upstream_host.tls) {
-        if told != by_scheme {
-            let upstream = source("--upstream-host");
-            let problem = both!(
-                "contradicts the scheme of {upstream}; leave one of them out",
-                "与 {upstream} 的协议矛盾；请去掉其一"
-            );
-            return Err(Complaint::new(source("--tls"), problem));
-        }
-    }
-    if settings.quiet && settings.verbose {
-        return combined("--quiet", "--verbose");
-    }
-    let without_effect = [
-        ("--tls-name", settings.tls_name.is_some()),
-        ("--tls-verify", settings.tls_verify),
-        ("--tls-cert", settings.tls_cert.is_some()),
-        ("--tls-key", settings.tls_key.is_some()),
-    ];
-    let useless = without_effect.iter().find(|(_, is_given)| *is_given);
-    if let (false, Some((flag, _))) = (speaks_tls(settings), useless) {
-        let problem = Words::new(
-            "the upstream speaks no TLS; add --tls on, or leave this out",
-            "到上游不使用 TLS；请加上 --tls on，或去掉此项",
-        );
-        return Err(Complaint::new(source(flag), problem));
-    }
-    Ok(())
-}
-
-/// Whether the upstream speaks TLS: as told by the setting or a scheme, else by its port.
-fn speaks_tls(settings: &Settings) -> bool {
-    let Upstream { authority, tls } = &settings.upstream_host;
-    settings.tls.or(*tls).unwrap_or(authority.port == 443)
-}
-
-/// What is shown to those who ask who we are.
-struct Identities {
-    /// To the upstream.
-    upstream: Option<Identity>,
-    /// To clients.
-    clients: Option<ListenTls>,
-}
-
-impl Identities {
-    fn take(settings: &mut Settings, given: &[Vec<Given>]) -> Result<Identities, Complaint> {
-        let (chain, key) = (settings.tls_cert.take(), settings.tls_key.take());
-        let upstream = identity(given, (chain, "--tls-cert"), (key, "--tls-key"))?;
-        let (chain, key) = (settings.listen_cert.take(), settings.listen_key.take());
-        let files = chain.as_ref().zip(key.as_ref());
-        let files = files.map(|(chain, key)| (chain.path.clone(), key.path.clone()));
-        let clients = identity(given, (chain, "--listen-cert"), (key, "--listen-key"))?;
-        let clients = clients.zip(files).map(|(identity, files)| ListenTls {
-            certificate_file: files.0,
-            key_file: files.1,
-            identity,
-        });
-        Ok(Identities { upstream, clients })
-    }
-}
-
-/// A certificate with its key: neither is of use alone.
-fn identity(
-    given: &[Vec<Given>],
-    (chain, chain_flag): (Option<Chain>, &'static str),
-    (key, key_flag): (Option<Key>, &'static str),
-) -> Result<Option<Identity>, Complaint> {
-    let source = |flag: &'static str| source_of(given, flag).unwrap_or(flag);
-    let alone = |flag, other: &str| {
-        let problem = both!("requires {other}", "须与 {other} 合用");
-        Err(Complaint::new(source(flag), problem))
-    };
-    match (chain, key) {
-        (None, None) => Ok(None),
-        (Some(_), None) => alone(chain_flag, key_flag),
-        (None, Some(_)) => alone(key_flag, chain_flag),
-        (Some(chain), Some(key)) => {
-            let identity = Identity::new(chain.certificates, key.key);
-            identity.map(Some).map_err(|problem| {
-                let [english, chinese] =
-                    [Language::English, Language::Chinese].map(|l| problem.say(l));
-                let (key, chain) = (key.path, chain.path);
-                let problem = both!(
-                    "{english} (got '{key}' and '{chain}')",
-                    "{chinese}（给出的值：'{key}' 和 '{chain}'）"
-                );
-                Complaint::new(source(key_flag), problem)
-            })
-        }
-    }
-}
-
 fn config(settings: Settings, identities: Identities) -> Config {
-    let with_tls = speaks_tls(&settings);
+    let with_tls = settings.upstream_host.speaks_tls(settings.tls);
     Config {
         ignored: Vec::new(),
         listen: Listen {

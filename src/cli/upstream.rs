@@ -27,6 +27,11 @@ impl fmt::Display for Upstream {
 }
 
 impl Upstream {
+    /// Whether the upstream speaks TLS: as `--tls` or the scheme says, else by its port.
+    pub(super) fn speaks_tls(&self, told: Option<bool>) -> bool {
+        told.or(self.tls).unwrap_or(self.authority.port == 443)
+    }
+
     /// Parses `HOST:PORT`, `unix:PATH`, or either of http, https, ws and wss with `://HOST`, a
     /// port and a `/` where there are any. No error repeats what may be a password.
     pub fn parse(text: &str) -> Result<Upstream, Words> {
