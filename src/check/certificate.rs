@@ -11,7 +11,8 @@ use openssl::x509::X509;
 use crate::config::{Config, TlsVersion};
 use crate::identity::{Identity, Summary};
 use crate::net::stream::Connection;
-use crate::net::tls::{Transport, ALPN};
+use crate::net::tls::ALPN;
+use crate::net::tls_stream::Transport;
 
 /// What was seen of a handshake and of the certificate in it.
 #[derive(Debug)]

@@ -16,3 +16,4 @@ pub mod spares;
 pub mod splice;
 pub mod stream;
 pub mod tls;
+pub mod tls_stream;

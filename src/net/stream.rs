@@ -13,7 +13,7 @@ use futures_lite::{AsyncRead, AsyncWrite};
 
 use crate::net::buffer::Buffer;
 use crate::net::socket::{Direction, Socket};
-use crate::net::tls::TlsStream;
+use crate::net::tls_stream::TlsStream;
 
 /// A connected byte stream.
 pub enum Stream {
