@@ -95,6 +95,11 @@ attacks: prerequisites
 	@$(CARGO) build $(optimized) --bin simple-proxy
 	@benches/attacks.py "$(program)" $(if $(BEFORE),--old "$(BEFORE)")
 
+# Other people's test suites, directly and through the program: tests/suites/run.py.
+suites: prerequisites
+	@$(CARGO) build $(optimized) --bin simple-proxy
+	@python3 tests/suites/run.py "$(program)" "$(target)/suites" $(SUITES)
+
 # Coverage-guided fuzzing on the stable toolchain: fuzz/README.md.
 fuzz: prerequisites
 	@fuzz/run
@@ -196,6 +201,7 @@ help:
 	@echo 'bench-long      count round trips over an emulated way of 100 ms, as root; LONG has options'
 	@echo 'attacks         measure attacks on the program and its peers; BEFORE is another build'
 	@echo 'fuzz            fuzz for 30 s a target, or SECONDS_EACH'
+	@echo "suites          run other people's test suites through the program, or SUITES of them"
 	@echo 'completions     write contrib/completions anew after a change of flags'
 	@echo 'pictures        make the pictures of the README anew'
 	@echo 'install         install program, man page, completions and documents, and systemd'
@@ -209,5 +215,5 @@ help:
 	@echo 'CARGO_TARGET_DIR, PKG_CONFIG, VENDORED=1 (OpenSSL from source), STATIC=1 (a static'
 	@echo 'program, with musl and OpenSSL from source).'
 
-.PHONY: all demo test check soak soak-hand-over bench bench-long attacks fuzz completions pictures \
-  installdirs install install-strip uninstall dist clean prerequisites help
+.PHONY: all demo test check soak soak-hand-over bench bench-long attacks suites fuzz completions \
+  pictures installdirs install install-strip uninstall dist clean prerequisites help

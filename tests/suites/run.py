@@ -1,0 +1,309 @@
+#!/usr/bin/env python3
+"""Runs other people's test suites through the proxy: run.py PROGRAM WORK [SUITE]...
+
+Each suite is fetched by its package's name into the directory WORK, where it stays for the next
+run, and runs twice: directly, and with each connection to a loopback server going through PROGRAM,
+one process for each server. What counts are the tests that connect to a server without TLS and
+pass directly. Those that fail through the proxy, each time of three, are compared with
+differences.txt beside this file; a difference that it does not explain, and one that it explains
+but that no longer occurs, is printed and makes the exit status 1. A suite's output is in
+WORK/SUITE.log.
+
+Connections are led by interposer.c, a preload, and in the suite of Go, whose programs make their
+system calls themselves, by an overlay of its package net. Needed are Debian 12 with python3-venv,
+a C compiler, and its package lists (apt-get update).
+"""
+
+import collections
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+KINDS = "hop-by-hop", "strict on purpose", "fault"
+PYTEST = ["pytest==9.1.1", "pytest-timeout==2.4.0"]
+# Seconds for one test, and for one run of one suite.
+TEST_TIME, SUITE_TIME = 20, 1800
+# Proxies that are kept; a suite's servers rarely live longer than one test.
+PROXIES = 16
+
+
+class Broker:
+    """Answers the interposer: notes who connects, and says which proxy to take."""
+
+    def __init__(self, program, directory):
+        self.program, self.path = program, os.path.join(directory, "broker")
+        self.log = open(os.path.join(directory, "proxies"), "wb")
+        self.proxies = collections.OrderedDict()
+        self.start(False)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen(128)
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def start(self, through):
+        """Begins a run, directly or through proxies."""
+        self.through, self.connected, self.tls = through, collections.Counter(), collections.Counter()
+
+    def plain(self, test):
+        """Whether the test has made a connection without TLS."""
+        return self.connected[test] > self.tls[test]
+
+    def serve(self):
+        while True:
+            client, _ = self.listener.accept()
+            with client:
+                client.settimeout(5)
+                try:
+                    what, host, port, test = client.makefile().readline().rstrip("\n").split("\t")
+                    port = int(port)
+                    # pytest adds which part of the test is at work: "(call)".
+                    test = re.sub(r" \((setup|call|teardown)\)$", "", test)
+                    (self.tls if what == "tls" else self.connected)[test] += 1
+                    led = what == "connect" and self.through and listens(port)
+                    client.sendall(b"%d\n" % (self.proxy(host, port) if led else 0))
+                except (OSError, ValueError) as error:
+                    print(f"a connection could not be led: {error}", file=sys.stderr)
+
+    def proxy(self, host, port):
+        """The port of the proxy before a server, started where there is none."""
+        if (host, port) in self.proxies:
+            return self.proxies[host, port][1]
+        while len(self.proxies) >= PROXIES:
+            end(self.proxies.popitem(last=False)[1][0])
+        address = f"[{host}]" if ":" in host else host
+        process = subprocess.Popen(
+            [self.program, "-b", host, "-p", "0", "-u", f"{address}:{port}", "-d", "--log-lang", "en"],
+            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        first = process.stderr.readline()
+        bound = re.search(rb"listening on .*:(\d+)", first)
+        threading.Thread(target=shutil.copyfileobj, args=(process.stderr, self.log), daemon=True).start()
+        if not bound:
+            end(process)
+            raise ValueError(f"the proxy did not start: {first!r}")
+        self.proxies[host, port] = process, int(bound[1])
+        return int(bound[1])
+
+    def stop(self):
+        for process, _ in self.proxies.values():
+            end(process)
+
+
+def end(process):
+    process.kill()
+    process.wait()
+
+
+def listens(port):
+    """Whether any server listens at the port: a refusal stays one, where there is none."""
+    for table in "/proc/net/tcp", "/proc/net/tcp6":
+        with open(table) as lines:
+            for line in lines.readlines()[1:]:
+                columns = line.split()
+                if columns[3] == "0A" and int(columns[1].rsplit(":", 1)[1], 16) == port:
+                    return True
+    return False
+
+
+def run(command, log, **options):
+    """Runs a command to its end, or to that of SUITE_TIME, together with what it started."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                               start_new_session=True, **options)
+    try:
+        process.wait(SUITE_TIME)
+    except subprocess.TimeoutExpired:
+        print(f"{command[0]}: not done after {SUITE_TIME} s", file=sys.stderr)
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+
+
+def fetch(command, **options):
+    print("+", " ".join(command), flush=True)
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, **options)
+
+
+def once(directory, prepare):
+    """Prepares a directory that does not exist, so that it exists only when that succeeds."""
+    if not os.path.exists(directory):
+        part = directory + ".part"
+        shutil.rmtree(part, ignore_errors=True)
+        os.makedirs(part)
+        prepare(part)
+        os.rename(part, directory)
+
+
+def debian(package, directory):
+    """Unpacks a package of Debian, of which nothing is installed."""
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        fetch(["apt-get", "download", "-q", package], cwd=place)
+        fetch(["dpkg-deb", "-x", os.path.join(place, os.listdir(place)[0]), directory])
+
+
+class Pytest:
+    """A suite that pytest runs."""
+
+    def __init__(self, name, packages, arguments, source=None, debian=None):
+        self.name, self.packages, self.arguments = name, packages, arguments
+        self.source, self.debian = source, debian
+
+    def prepare(self, work):
+        """Fetches the suite and what it needs, each once."""
+        self.work = work
+        self.python = os.path.join(work, f"{self.name}-python")
+        # The directory's name is written into a venv, so this one cannot be renamed.
+        done = os.path.join(self.python, "done")
+        if not os.path.exists(done):
+            fetch(["/usr/bin/python3", "-m", "venv", "--clear", self.python])
+            fetch([os.path.join(self.python, "bin/pip"), "install", "-q", *PYTEST, *self.packages])
+            open(done, "w").close()
+        self.tests = os.path.join(work, self.name)
+        once(self.tests, self.fetch)
+        self.preload = os.path.join(work, "interposer.so")
+        fetch(["cc", "-O2", "-Wall", "-shared", "-fPIC", "-o", self.preload,
+               os.path.join(HERE, "interposer.c"), "-ldl"])
+
+    def fetch(self, directory):
+        pip = os.path.join(self.python, "bin/pip")
+        if self.source:
+            # Only this package comes as a source archive, not what builds it.
+            fetch([pip, "download", "-q", "--no-deps", "--no-binary", self.source.split("==")[0],
+                   "-d", directory, self.source])
+            archive = os.path.join(directory, os.listdir(directory)[0])
+            fetch(["tar", "-xzf", archive, "--strip-components=1", "-C", directory])
+            # The installed package is tested, with its compiled parts, not the one beside it.
+            shutil.rmtree(os.path.join(directory, self.source.split("==")[0]), ignore_errors=True)
+        elif self.debian:
+            # The tests are one package of Debian's, what supports them is in another.
+            version = f"python3.{sys.version_info[1]}" if sys.executable == "/usr/bin/python3" else \
+                os.path.basename(os.path.realpath("/usr/bin/python3"))
+            debian(self.debian % version, directory)
+            for place in f"/usr/lib/{version}/test", f"{directory}/usr/lib/{version}/test":
+                shutil.copytree(place, os.path.join(directory, "test"), dirs_exist_ok=True)
+        else:
+            name = self.packages[0].split("==")[0]
+            found = subprocess.check_output(
+                [os.path.join(self.python, "bin/python"), "-c",
+                 f"import {name}; print({name}.__path__[0])"], text=True).strip()
+            shutil.copytree(os.path.join(found, "test"), os.path.join(directory, "test"))
+
+    def run(self, broker, only):
+        """Runs the tests given, or all, and returns those that pass."""
+        results = os.path.join(self.work, "results")
+        open(results, "w").close()
+        environment = dict(os.environ, PYTHONPATH=f"{HERE}{os.pathsep}{self.tests}",
+                           PYTHONDONTWRITEBYTECODE="1", LD_PRELOAD=self.preload,
+                           SUITES_BROKER=broker.path, SUITES_RESULTS=results)
+        environment.pop("SUITES_ONLY", None)
+        if only is not None:
+            environment["SUITES_ONLY"] = os.path.join(self.work, "only")
+            with open(environment["SUITES_ONLY"], "w") as names:
+                names.write("\n".join(sorted(only)))
+        with open(os.path.join(self.work, f"{self.name}.log"), "a") as log:
+            run([os.path.join(self.python, "bin/pytest"), "-p", "recorder", "-p", "no:cacheprovider",
+                 "-o", "addopts=", f"--timeout={TEST_TIME}", "--timeout-method=signal", "--tb=short",
+                 "-rfE", f"--rootdir={self.tests}", *self.arguments],
+                log, cwd=self.tests, env=environment)
+        seen = collections.defaultdict(set)
+        with open(results) as lines:
+            for line in lines:
+                result, test = line.rstrip("\n").split("\t", 1)
+                seen[test].add(result)
+        return {test for test, all_results in seen.items() if all_results == {"pass"}}
+
+
+SUITES = [
+    Pytest("cpython", [], ["test/test_httplib.py", "test/test_httpservers.py"],
+           debian="lib%s-testsuite"),
+]
+
+
+def explanations():
+    """What differences.txt says: by suite, of each test the kind and the words."""
+    explained, suite, words = collections.defaultdict(dict), None, None
+    with open(os.path.join(HERE, "differences.txt")) as lines:
+        for number, line in enumerate(lines, 1):
+            line = line.rstrip("\n")
+            if not line or line.startswith("#"):
+                continue
+            if line.startswith("["):
+                suite, words = line.strip("[]"), None
+            elif line.startswith("    "):
+                test, sometimes = re.subn(r" \(sometimes\)$", "", line[4:])
+                if not words or test in explained[suite]:
+                    sys.exit(f"differences.txt:{number}: a test has one explanation, above it")
+                explained[suite][test] = *words, bool(sometimes)
+            else:
+                kind, _, text = line.partition(": ")
+                if kind not in KINDS or not text:
+                    sys.exit(f"differences.txt:{number}: an explanation is 'KIND: WORDS', of {KINDS}")
+                words = kind, text
+    return explained
+
+
+def compare(suite, broker, explained):
+    """Runs one suite; returns whether all is as explained."""
+    broker.start(False)
+    passed = suite.run(broker, None)
+    counted = {test for test in passed if broker.plain(test)}
+    broker.start(True)
+    failing = counted - suite.run(broker, counted)
+    passing = counted - failing
+    # What fails once may be a matter of luck.
+    for _ in range(2):
+        if failing:
+            failing -= suite.run(broker, failing)
+    gone = {test for test in explained if test in passing and not explained[test][2]}
+    for _ in range(2):
+        if gone:
+            gone &= suite.run(broker, gone)
+    unexplained = failing - explained.keys()
+    kinds = collections.Counter(explained[test][0] for test in failing & explained.keys())
+    print(f"{suite.name}: {len(counted)} tests pass directly, {len(counted) - len(failing)} through the proxy"
+          + "".join(f"; {kinds[kind]} {kind}" for kind in KINDS if kinds[kind]))
+    for test in sorted(unexplained):
+        print(f"{suite.name}: not explained: {test}")
+    for test in sorted(gone):
+        print(f"{suite.name}: explained, but no longer differs: {test}")
+    for test in sorted(explained.keys() - counted):
+        print(f"{suite.name}: explained, but does not pass directly here: {test}")
+    return not unexplained and not gone
+
+
+def main(program, work, *names):
+    suites = [suite for suite in SUITES if not names or suite.name in names]
+    if len(suites) < len(names):
+        sys.exit("the suites are " + ", ".join(suite.name for suite in SUITES))
+    # So that what was started ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    explained = explanations()
+    work = os.path.abspath(work)
+    os.makedirs(work, exist_ok=True)
+    good = True
+    with tempfile.TemporaryDirectory() as directory:
+        broker = Broker(os.path.abspath(program), directory)
+        try:
+            for suite in suites:
+                suite.prepare(work)
+                open(os.path.join(work, f"{suite.name}.log"), "w").close()
+                good = compare(suite, broker, explained[suite.name]) and good
+        finally:
+            broker.stop()
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__.strip().split("\n")[0])
+    main(*sys.argv[1:])
