@@ -36,6 +36,9 @@ SWITCHING = (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnect
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 DASH = "—"
 
+# Beside a costly field.
+SHORT_FIELDS = b"".join(b"f%d: b\r\n" % n for n in range(120))
+
 folder = Path(tempfile.mkdtemp(prefix="simple-proxy-attacks-"))
 
 
@@ -243,10 +246,11 @@ http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}
   upstream up {{ server 127.0.0.1:{upstream}; keepalive 32; }}
   server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {scheme}://up;
     proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_read_timeout 300s;
-    proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; }} }} }}
+    proxy_set_header Upgrade $http_upgrade;
+    proxy_set_header Connection $connection_upgrade; }} }} }}
 """)
-        return Running([shutil.which("nginx") or "/usr/sbin/nginx", "-e", "stderr", "-c", str(conf)],
-                       port)
+        command = shutil.which("nginx") or "/usr/sbin/nginx"
+        return Running([command, "-e", "stderr", "-c", str(conf)], port)
 
 
 class HAProxy:
@@ -371,10 +375,10 @@ def heads(value_of):
     def attack(peer):
         """A head of 32 KB that is costly to interpret, beside a harmless one of its size."""
         start = b"GET / HTTP/1.1\r\nHost: a.example\r\n"
-        short = b"".join(b"f%d: b\r\n" % n for n in range(120))
         name, value = value_of
-        worst = start + short + name + b": " + value + b"\r\n\r\n"
-        harmless = start + short + b"X-Other-Na: " + b"x" * (len(name) + len(value) - 10) + b"\r\n\r\n"
+        worst = start + SHORT_FIELDS + name + b": " + value + b"\r\n\r\n"
+        other = b"X-Other: " + b"x" * (len(name) + len(value) - 7)
+        harmless = start + SHORT_FIELDS + other + b"\r\n\r\n"
         with peer.start(serve(answering)) as running:
             costs = []
             for head in (worst, harmless):
@@ -384,6 +388,46 @@ def heads(value_of):
                 costs.append(cost)
         return f"{costs[0]:.0f} µs, {costs[0] / costs[1]:.1f} times"
     return attack
+
+
+# What is interpreted, in heads of 31 KB that are as costly as they may be.
+INTERPRETED = {
+    "Connection with commas": b"Connection: zz" + b"," * 31_000,
+    "Connection with options": b"Connection: " + b"a," * 15_500 + b"a",
+    "Upgrade with commas": b"Connection: upgrade\r\nUpgrade: a" + b",a" * 15_500,
+    "Transfer-Encoding with commas": b"Transfer-Encoding: chunked" + b"," * 31_000,
+    "Content-Length as a list": b"Content-Length: 0" + b",0" * 15_500,
+    "TE with commas": b"Connection: te\r\nTE: trailers" + b"," * 31_000,
+    "Host of dots": b"Host: " + b"." * 31_000,
+    "Expect": b"Expect: " + b"," * 31_000,
+    "fields of three bytes": b"\r\n".join([b"a:b"] * 6_200),
+    "a folded field": b"X: a" + b"\r\n b" * 7_700,
+    "X-Forwarded-For with commas": b"X-Forwarded-For: a" + b"," * 31_000,
+}
+
+
+def any_head(peer):
+    """The costliest of these heads, refused or not, beside a harmless one; a connection each."""
+    with peer.start(serve(answering)) as running:
+        def cost(line):
+            host = b"" if line.startswith(b"Host") else b"Host: a.example\r\n"
+            head = b"GET / HTTP/1.1\r\n" + host + SHORT_FIELDS + line + b"\r\n\r\n"
+            costs = []
+            for _ in range(3):
+                before = running.cpu()
+                for _ in range(40):
+                    wire = running.connect()
+                    # One that refuses may close within what is sent.
+                    with contextlib.suppress(OSError, Ended):
+                        wire.send(head)
+                        wire.until(b"\r\n\r\n")
+                    wire.close()
+                costs.append((running.cpu() - before) / 40 * 1e6)
+            return min(costs)
+
+        harmless = cost(b"X-Other: " + b"x" * 31_000)
+        worst = max((cost(line) / harmless, name) for name, line in INTERPRETED.items())
+        return f"{worst[0]:.1f} times ({worst[1]})"
 
 
 def idle(silent):
@@ -469,6 +513,20 @@ def leaves(begun):
             began = time.monotonic()
             return seconds(time.monotonic() - began if noticed.wait(PATIENCE) else None)
     return attack
+
+
+def half_closed(peer):
+    """A client ends its side alone, as nc -N does; the upstream answers 0.2 s later."""
+    def upstream(wire):
+        wire.until(b"\r\n\r\n")
+        time.sleep(0.2)
+        wire.send(OK)
+
+    with peer.start(serve(upstream)) as running:
+        wire = running.connect()
+        wire.send(GET)
+        wire.sock.shutdown(socket.SHUT_WR)
+        return "gets its answer" if wire.rest().endswith(b"ok") else "gets nothing"
 
 
 def given_up(peer):
@@ -682,6 +740,7 @@ ATTACKS = [
     ("Head of 32 KB, `Connection` with 31,000 commas: CPU, and compared with a harmless head",
      heads((b"Connection", b"zz" + b"," * 31_000))),
     ("The same with 31,000 blanks", heads((b"Connection", b"zz" + b" " * 31_000 + b"y"))),
+    (f"The costliest of {len(INTERPRETED)} such heads, refused or not", any_head),
     ("Chunks of one byte, HTTP/1.1 client: CPU for each byte", small_chunks(b"1.1")),
     ("The same, HTTP/1.0 client", small_chunks(b"1.0")),
     ("Upload of one-byte chunks with extensions of 60 bytes: CPU for each byte", uploads),
@@ -691,13 +750,28 @@ ATTACKS = [
     ("A client leaves, its upstream says nothing: until the upstream sees it", leaves(b"")),
     ("The same within a response that stands still",
      leaves(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")),
+    ("A client that only ends its side (`nc -N`), its upstream answers after 0.2 s", half_closed),
     ("A client resets a WebSocket that receives frames: until the upstream sees it", tunnel),
-    ("8 clients reset under floods over TLS, one thread: longest wait of another client", tls_flood),
+    ("8 clients reset under floods over TLS, one thread: longest wait of another client",
+     tls_flood),
     ("100 clients give up on a silent SOCKS proxy: descriptors held 2 s later", given_up),
     ("A client resets while its POST is dialled for", gone_in_dial),
     ("The upstream is the proxy itself: the answer", loop),
     ("16 silent connections to the metrics: wait of the next reader", metrics),
 ]
+
+
+def circumstances():
+    """When, where, and which peers."""
+    versions = []
+    path = os.environ["PATH"] + ":/usr/sbin"
+    for command in (["nginx", "-v"], ["haproxy", "-v"], ["caddy", "version"]):
+        if program := shutil.which(command[0], path=path):
+            said = subprocess.run([program, *command[1:]], capture_output=True, text=True)
+            number = re.search(r"\d+\.\d+\.\d+", said.stdout + said.stderr)
+            versions.append(f"{command[0]} {number[0] if number else ''}".strip())
+    machine = f"{os.cpu_count()} cores, Linux {os.uname().release.split('-')[0]}"
+    return ", ".join([time.strftime("%Y-%m-%d"), machine, *versions])
 
 
 def main():
@@ -716,6 +790,7 @@ def main():
             peers["nginx" if name == "Nginx" else name] = peer
         else:
             print(f"{name} is not installed and is left out", file=sys.stderr)
+    print(circumstances(), end="\n\n")
     print("| attack | " + " | ".join(peers) + " |")
     print("| --- |" + " --- |" * len(peers), flush=True)
     for words, attack in ATTACKS:
