@@ -177,16 +177,8 @@ impl Proxy {
 
     /// Starts a prepared command and waits until it listens.
     pub fn spawn(command: &mut Command) -> Proxy {
-        command.stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut guard = Guard::spawn(command);
-        let log = Lines::collect(guard.0.stderr.take().unwrap());
-        let line = log.wait_for("127.0.0.1:");
-        let address = line.rsplit(' ').next().unwrap().parse().unwrap();
-        Proxy {
-            guard,
-            address,
-            log,
-        }
+        command.stdin(Stdio::null());
+        Proxy::spawn_inheriting(command)
     }
 
     /// The same for one that takes its listener over, wherever that listens.

@@ -94,7 +94,7 @@ fuzz_target!(|data: &[u8]| {
     let Some(input) = Input::new(data) else {
         return;
     };
-    let bytes = input.message(PIECES, b"5\r\nhello\r\n", b"0\r\n\r\nGET / HTTP/1.1\r\n");
+    let bytes = input.message(&[PIECES], b"5\r\nhello\r\n", b"0\r\n\r\nGET / HTTP/1.1\r\n");
     if input.option(7) {
         return check_plain(&bytes, input.options & 0x7f);
     }

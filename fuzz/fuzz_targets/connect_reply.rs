@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     let Some(input) = Input::new(data) else {
         return;
     };
-    let bytes = input.message(PIECES, b"HTTP/1.1 2", b"\r\n\r\n");
+    let bytes = input.message(&[PIECES], b"HTTP/1.1 2", b"\r\n\r\n");
     let parses = |head: &[u8], _| {
         let answer = check_answer(head);
         !answer.is_err_and(|error| error.stage == Stage::ProxyConnect)

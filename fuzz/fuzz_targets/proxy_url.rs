@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
     let Some(input) = Input::new(data) else {
         return;
     };
-    let bytes = input.message(PIECES, b"http://user:", b"@proxy.example:3128");
+    let bytes = input.message(&[PIECES], b"http://user:", b"@proxy.example:3128");
     let text = String::from_utf8_lossy(&bytes);
     match Authority::parse(&text) {
         Ok(authority) => check_authority(&authority),

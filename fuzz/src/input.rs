@@ -35,15 +35,16 @@ impl<'a> Input<'a> {
     }
 
     /// The message. The bytes are either what they are, for which byte-wise mutation and
-    /// the dictionary are good, or each names one of `pieces`, which gets deep at once;
-    /// and either all there is, or put between `before` and `after`, so that most of
-    /// what is tried gets past the first check.
-    pub fn message(&self, pieces: &[&[u8]], before: &[u8], after: &[u8]) -> Vec<u8> {
+    /// the dictionary are good, or each names one of `pieces`, counted through all groups,
+    /// which gets deep at once; and either all there is, or put between `before` and `after`,
+    /// so that most of what is tried gets past the first check.
+    pub fn message(&self, pieces: &[&[&[u8]]], before: &[u8], after: &[u8]) -> Vec<u8> {
         let mut message = Vec::new();
         if self.mode & 2 != 0 {
             message.extend_from_slice(before);
         }
         if self.mode & 1 != 0 {
+            let pieces = pieces.concat();
             let mut rest = self.rest.iter();
             // Runs that come near to and exceed the limit on heads; they are slow, so
             // only some inputs may have them.

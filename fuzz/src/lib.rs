@@ -3,6 +3,7 @@
 
 pub mod hyper_peer;
 pub mod input;
+pub mod pieces;
 pub mod strict_peer;
 pub mod wire;
 
