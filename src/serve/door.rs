@@ -4,16 +4,17 @@
 //! A client beyond the limit is accepted for its request head alone. With its head read it
 //! waits for a slot, and for it a connection that does nothing is closed.
 
-use std::future::Future;
+use std::future::{poll_fn, Future};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use futures_lite::future::{self, poll_once};
 use smol::channel::{self, Receiver, Sender};
-use smol::lock::{Semaphore, SemaphoreGuardArc};
+use smol::lock::{self, Semaphore, SemaphoreGuardArc};
 
 use crate::net::deadline::{Room, Timers, Way};
 use crate::net::reactor::next_turn;
@@ -114,6 +115,9 @@ struct Shared {
     limit: usize,
     slots: Arc<Semaphore>,
     beyond: Arc<Semaphore>,
+    /// Held by the one that waits for a slot; others queue for this, first come first served. A
+    /// semaphore gives its permit to whoever is polled first.
+    turn: lock::Mutex<()>,
     /// Clients whose head is read and that wait for a slot.
     waiting: AtomicUsize,
     /// Asks each thread for room.
@@ -137,6 +141,7 @@ impl Door {
             limit,
             slots: Arc::new(Semaphore::new(limit)),
             beyond: Arc::new(Semaphore::new(BEYOND)),
+            turn: lock::Mutex::new(()),
             waiting: AtomicUsize::new(0),
             threads: senders.into(),
             told: Mutex::default(),
@@ -177,16 +182,31 @@ impl Door {
             return place;
         }
         let shared = &self.shared;
-        let slot = async { Place::Slot(shared.slots.acquire_arc().await) };
+        // A slot that becomes free is for those whose heads are read. A wait for one is dropped
+        // while there are any, and so hands its wake-up on; whether there are is looked at again
+        // with each look for a connection that gives way.
+        let mut wait = None;
+        let slot = poll_fn(|cx| {
+            if self.is_waited_at() {
+                wait = None;
+                return Poll::Pending;
+            }
+            let wait = wait.get_or_insert_with(|| Box::pin(shared.slots.acquire_arc()));
+            wait.as_mut().poll(cx).map(Place::Slot)
+        });
         let beyond = async { Place::Beyond(shared.beyond.acquire_arc().await) };
         let place = future::or(slot, beyond);
         making_room(|| self.make_room(Room::BeyondTheLimit, timers), place).await
     }
 
-    /// Waits for a slot for a client whose head is read.
+    /// Waits for a slot for a client whose head is read. They are served in the order in which
+    /// their heads were.
     pub async fn slot(&self, timers: &Timers) -> Place {
         let _waiting = Waiting::begin(&self.shared.waiting);
-        let slot = async { Place::Slot(self.shared.slots.acquire_arc().await) };
+        let slot = async {
+            let _turn = self.shared.turn.lock().await;
+            Place::Slot(self.shared.slots.acquire_arc().await)
+        };
         making_room(|| self.make_room(Room::Slot, timers), slot).await
     }
 

@@ -15,6 +15,7 @@ pub fn trials() -> Vec<Trial> {
         beyond_the_limit_a_head_is_read_and_health_is_answered,
         who_leaves_while_it_waits_for_a_slot_holds_no_place,
         sixteen_who_wait_behind_tunnels_are_served_when_one_ends,
+        who_waits_for_a_slot_is_served_in_turn,
         silent_readers_of_the_metrics_hold_nobody_up,
         only_clients_that_are_allowed_are_served,
         a_limit_that_the_descriptors_cannot_carry_is_lowered,
@@ -299,6 +300,55 @@ pub fn sixteen_who_wait_behind_tunnels_are_served_when_one_ends() {
         assert!(page().contains("connections_waiting 0\n"));
         tunnels[0].send_bytes(&frame(b"still", MASK));
         assert_eq!(tunnels[0].frame().as_deref(), Some(&b"still"[..]));
+    }
+}
+
+/// The slot went to whoever looked for it first, and who had just missed it to the end of the
+/// queue.
+pub fn who_waits_for_a_slot_is_served_in_turn() {
+    const CLIENTS: usize = 12;
+    for threads in ["1", "4"] {
+        let (asked, asks) = std::sync::mpsc::channel();
+        let asked = std::sync::Mutex::new(asked);
+        let upstream = origin(move |mut client| {
+            while let Some(head) = client.try_head() {
+                if field(&head, "upgrade").is_some() {
+                    client.send(&switching(&head));
+                    client.rest_or_reset();
+                    return;
+                }
+                let path = head.split(' ').nth(1).unwrap().to_owned();
+                asked.lock().unwrap().send(path).unwrap();
+                client.send(&ok("fine"));
+            }
+        });
+        let args = ["--max-connections", "1", "--threads", threads];
+        let metrics = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en"];
+        let proxy = Proxy::before(upstream, &[args, metrics].concat());
+        let line = proxy.log.wait_for("metrics: http://");
+        let address = line.rsplit("http://").next().unwrap();
+        let address = address.trim_end_matches("/metrics").parse().unwrap();
+        let waiting = |count: usize| {
+            let mut client = Client::connect(address);
+            client.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+            let gauge = format!("connections_waiting {count}\n");
+            client.response().text().contains(&gauge)
+        };
+        let mut tunnel = proxy.connect();
+        tunnel.upgrade("/");
+        let mut clients = Vec::new();
+        for n in 0..CLIENTS {
+            let mut client = proxy.connect();
+            client.send(&format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            wait_until("it waits", || waiting(n + 1));
+            clients.push(client);
+        }
+        drop(tunnel);
+        for (n, mut client) in clients.into_iter().enumerate() {
+            let first = asks.recv_timeout(PATIENCE).expect("a request");
+            assert_eq!(first, format!("/{n}"), "on {threads} threads");
+            assert_eq!(client.response().status(), 200);
+        }
     }
 }
 
