@@ -85,7 +85,7 @@ bench: prerequisites
 	@$(CARGO) bench $(CARGOFLAGS) $(features) $(remap) --bench compare -- $(if $(QUICK),--quick) $(BENCH)
 
 # Round trips over an emulated long way, as root. LONG may hold --rtt MILLISECONDS, --rest
-# SECONDS, --rate MBIT and --loss PER_MILLION.
+# SECONDS, --rate MBIT, --loss PER_MILLION, --only WORDS and --counts.
 bench-long: prerequisites
 	@$(CARGO) bench $(CARGOFLAGS) $(features) $(remap) --bench long -- $(LONG)
 

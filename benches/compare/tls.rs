@@ -9,17 +9,22 @@ use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
-use openssl::ssl::{SslAcceptor, SslMethod};
+use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslMethod};
 use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509Name, X509};
 
 /// A server's side of TLS, with session tickets for those who want them.
 pub fn acceptor() -> io::Result<SslAcceptor> {
+    Ok(builder()?.build())
+}
+
+/// The same, for more settings.
+pub fn builder() -> io::Result<SslAcceptorBuilder> {
     let (certificate, key) = certificate()?;
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls())?;
     acceptor.set_certificate(&certificate)?;
     acceptor.set_private_key(&key)?;
-    Ok(acceptor.build())
+    Ok(acceptor)
 }
 
 /// A certificate that signs itself, and its key.

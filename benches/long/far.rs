@@ -1,18 +1,33 @@
-//! The far end: an upstream in TLS, directly and behind SOCKS5 proxies with a password, one
-//! of which allows few connections.
+//! The far end: an upstream, plain and over TLS, directly and behind SOCKS5 proxies with a
+//! password, one of which allows few connections.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
-use openssl::ssl::SslAcceptor;
+use openssl::ssl::{SslAcceptor, SslVersion};
 
 /// The ports, in a namespace of their own.
+pub const PLAIN: u16 = 80;
 pub const TLS: u16 = 443;
+/// Plain, and never keeps a connection.
+pub const CLOSING: u16 = 81;
+/// SOCKS5 to the upstream over TLS; with few connections; over TLS 1.2; to the plain one.
 pub const SOCKS: u16 = 1080;
 pub const FEW: u16 = 1081;
+pub const SOCKS_TLS_1_2: u16 = 1082;
+pub const SOCKS_PLAIN: u16 = 1083;
+
+/// What a sender of bulk ends with; the bulk has no such byte.
+pub const MARK: u8 = b'!';
+
+/// A stream's messages: their size, how many, and how long after each other.
+pub const MESSAGE: usize = 64;
+pub const MESSAGES: usize = 150;
+const EVERY: Duration = Duration::from_millis(20);
 
 /// Connections that the proxy on `FEW` allows.
 const SLOTS: usize = 4;
@@ -25,19 +40,37 @@ const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgra
 const ANSWER: &[u8] =
     b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=120\r\nContent-Length: 5\r\n\r\nhello";
 
+/// Both versions of TLS.
+struct Acceptors {
+    newest: SslAcceptor,
+    tls_1_2: SslAcceptor,
+}
+
+impl Acceptors {
+    fn new() -> io::Result<Acceptors> {
+        let mut old = crate::tls::builder()?;
+        old.set_max_proto_version(Some(SslVersion::TLS1_2))?;
+        Ok(Acceptors {
+            newest: crate::tls::acceptor()?,
+            tls_1_2: old.build(),
+        })
+    }
+}
+
 /// Serves until it is killed. Says so once it listens.
 pub fn serve() -> io::Result<()> {
-    let acceptor = Arc::new(crate::tls::acceptor()?);
+    let acceptors = Arc::new(Acceptors::new()?);
     let open = Arc::new(AtomicUsize::new(0));
-    for port in [TLS, SOCKS, FEW] {
+    let ports = [PLAIN, TLS, CLOSING, SOCKS, FEW, SOCKS_TLS_1_2, SOCKS_PLAIN];
+    for port in ports {
         let listener = TcpListener::bind(("0.0.0.0", port))?;
-        let (acceptor, open) = (acceptor.clone(), open.clone());
+        let (acceptors, open) = (acceptors.clone(), open.clone());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (acceptor, open) = (acceptor.clone(), open.clone());
+                let (acceptors, open) = (acceptors.clone(), open.clone());
                 thread::spawn(move || {
                     // A peer that goes away is not of interest.
-                    let _ = connection(stream, port, &acceptor, &open);
+                    let _ = connection(stream, port, &acceptors, &open);
                 });
             }
         });
@@ -50,12 +83,12 @@ pub fn serve() -> io::Result<()> {
 fn connection(
     mut stream: TcpStream,
     port: u16,
-    acceptor: &SslAcceptor,
+    acceptors: &Acceptors,
     open: &AtomicUsize,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    if port == TLS {
-        return requests(stream, acceptor);
+    if matches!(port, PLAIN | TLS | CLOSING) {
+        return upstream(stream, port, acceptors);
     }
     login(&mut stream)?;
     let taken = open.fetch_add(1, SeqCst);
@@ -65,10 +98,20 @@ fn connection(
     } else {
         stream
             .write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])
-            .and_then(|()| requests(stream, acceptor))
+            .and_then(|()| upstream(stream, port, acceptors))
     };
     open.fetch_sub(1, SeqCst);
     served
+}
+
+fn upstream(stream: TcpStream, port: u16, acceptors: &Acceptors) -> io::Result<()> {
+    let acceptor = match port {
+        PLAIN | SOCKS_PLAIN => return requests(stream, true),
+        CLOSING => return requests(stream, false),
+        SOCKS_TLS_1_2 => &acceptors.tls_1_2,
+        _ => &acceptors.newest,
+    };
+    requests(acceptor.accept(stream).map_err(io::Error::other)?, true)
 }
 
 /// Greeting, user and password (RFC 1929), and the request for a name.
@@ -88,32 +131,69 @@ fn login(stream: &mut TcpStream) -> io::Result<()> {
     stream.read_exact(&mut text[..usize::from(head[4]) + 2])
 }
 
-fn requests(stream: TcpStream, acceptor: &SslAcceptor) -> io::Result<()> {
-    let mut stream = acceptor.accept(stream).map_err(io::Error::other)?;
-    let mut head = Vec::new();
+fn requests(mut stream: impl Read + Write, keeps: bool) -> io::Result<()> {
+    let mut ahead = Vec::new();
+    let mut bytes = vec![0; 256 * 1024];
     loop {
-        let mut byte = [0; 4096];
-        let n = stream.read(&mut byte)?;
+        let Some(end) = ahead.windows(4).position(|four| four == b"\r\n\r\n") else {
+            match stream.read(&mut bytes)? {
+                0 => return Ok(()),
+                n => ahead.extend_from_slice(&bytes[..n]),
+            }
+            continue;
+        };
+        let head = String::from_utf8_lossy(&ahead[..end + 4]).to_ascii_lowercase();
+        ahead.drain(..end + 4);
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        if head.contains("\r\nupgrade: websocket\r\n") {
+            stream.write_all(SWITCHING)?;
+            stream.write_all(&ahead)?;
+            return tunnel(stream, path);
+        }
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.and_then(|length| length.parse().ok()).unwrap_or(0);
+        let mut left = length - ahead.len().min(length);
+        ahead.drain(..ahead.len().min(length));
+        while left > 0 {
+            let most = left.min(bytes.len());
+            match stream.read(&mut bytes[..most])? {
+                0 => return Ok(()),
+                n => left -= n,
+            }
+        }
+        if let Some(size) = path.strip_prefix("/download/") {
+            let size: u64 = size.parse().map_err(io::Error::other)?;
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n")?;
+            io::copy(&mut io::repeat(b'.').take(size), &mut stream)?;
+        } else if keeps {
+            stream.write_all(ANSWER)?;
+        } else {
+            let close = "\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello";
+            return stream.write_all(format!("HTTP/1.1 200 OK{close}").as_bytes());
+        }
+    }
+}
+
+/// What stands behind an upgrade.
+fn tunnel(mut stream: impl Read + Write, path: &str) -> io::Result<()> {
+    let mut bytes = vec![0; 64 * 1024];
+    if path == "/stream" {
+        for _ in 0..MESSAGES {
+            stream.write_all(&[b'.'; MESSAGE])?;
+            thread::sleep(EVERY);
+        }
+    }
+    loop {
+        let n = stream.read(&mut bytes)?;
         if n == 0 {
             return Ok(());
         }
-        head.extend_from_slice(&byte[..n]);
-        let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
-        let Some(end) = text.find("\r\n\r\n") else {
-            continue;
-        };
-        if text.contains("\r\nupgrade: websocket\r\n") {
-            stream.write_all(SWITCHING)?;
-            return io::copy(&mut stream, &mut io::sink()).map(drop);
+        match path {
+            "/echo" => stream.write_all(&bytes[..n])?,
+            "/mark" if bytes[..n].contains(&MARK) => stream.write_all(&[MARK])?,
+            _ => {}
         }
-        let body = match text.starts_with("post ") {
-            true => crate::BODY.len(),
-            false => 0,
-        };
-        if head.len() < end + 4 + body {
-            continue;
-        }
-        head.clear();
-        stream.write_all(ANSWER)?;
     }
 }

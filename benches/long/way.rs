@@ -1,23 +1,62 @@
-//! The long way: two TUN devices joined by a forwarder that delays, paces and loses packets.
-//! It needs no queueing discipline of the kernel's, which many kernels lack.
+//! The long way: two TUN devices joined by a forwarder that delays, paces and loses packets,
+//! and forgets connections as a NAT does. It needs no queueing discipline of the kernel's,
+//! which many kernels lack.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{channel, Receiver};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::ioctl::{ioctl, opcode, Setter};
 
 /// What happens to packets in each direction.
-#[derive(Clone, Copy, Debug)]
 pub struct Way {
     /// How long one is on its way.
     pub delay: Duration,
-    /// Bits per second.
-    pub rate: u64,
+    /// Bits per second; may change at any time.
+    pub rate: AtomicU64,
     /// How many of a million are lost.
     pub loss: u64,
+    /// The connections, by the port at the near end.
+    pub nat: Mutex<Nat>,
+}
+
+/// What the middlebox remembers.
+#[derive(Default)]
+pub struct Nat {
+    known: HashSet<u16>,
+    forgotten: HashSet<u16>,
+}
+
+impl Nat {
+    /// Forgets all connections: what is sent on them is lost from now on.
+    pub fn forget(&mut self) {
+        self.forgotten.extend(self.known.drain());
+    }
+
+    /// Whether a packet passes. One that opens a connection always does.
+    fn passes(&mut self, packet: &[u8], is_outbound: bool) -> bool {
+        /// The protocol's number in an IPv4 header (RFC 9293 §7).
+        const TCP: u8 = 6;
+        if packet.len() < 40 || packet[0] != 0x45 || packet[9] != TCP {
+            return true;
+        }
+        let at = if is_outbound { 20 } else { 22 };
+        let port = u16::from_be_bytes([packet[at], packet[at + 1]]);
+        let opens = packet[33] & 0x12 == 0x02;
+        if opens {
+            self.forgotten.remove(&port);
+        }
+        if self.forgotten.contains(&port) {
+            return false;
+        }
+        self.known.insert(port);
+        true
+    }
 }
 
 /// More than this waiting to be sent is dropped, as a router's queue would.
@@ -60,14 +99,14 @@ pub fn device(name: &str) -> io::Result<File> {
 }
 
 /// Carries the packets of each device to the other for as long as the process lives.
-pub fn join(a: File, b: File, way: Way) -> io::Result<()> {
-    let (to_a, to_b) = (a.try_clone()?, b.try_clone()?);
-    carry(a, to_b, way);
-    carry(b, to_a, way);
+pub fn join(near: File, far: File, way: &Arc<Way>) -> io::Result<()> {
+    let (to_near, to_far) = (near.try_clone()?, far.try_clone()?);
+    carry(near, to_far, way.clone(), true);
+    carry(far, to_near, way.clone(), false);
     Ok(())
 }
 
-fn carry(mut from: File, to: File, way: Way) {
+fn carry(mut from: File, to: File, way: Arc<Way>, is_outbound: bool) {
     let (queue, due) = channel();
     thread::spawn(move || deliver(to, due));
     thread::spawn(move || {
@@ -79,11 +118,14 @@ fn carry(mut from: File, to: File, way: Way) {
             noise ^= noise << 13;
             noise ^= noise >> 7;
             noise ^= noise << 17;
-            if noise % 1_000_000 < way.loss || line_free > now + QUEUE {
+            let is_lost = noise % 1_000_000 < way.loss || line_free > now + QUEUE;
+            let mut nat = way.nat.lock().expect("no panic holds it");
+            if !nat.passes(&packet[..n], is_outbound) || is_lost {
                 continue;
             }
-            let on_the_line = Duration::from_nanos(n as u64 * 8 * 1_000_000_000 / way.rate);
-            line_free = line_free.max(now) + on_the_line;
+            drop(nat);
+            let nanoseconds = n as u64 * 8 * 1_000_000_000 / way.rate.load(Relaxed);
+            line_free = line_free.max(now) + Duration::from_nanos(nanoseconds);
             if queue
                 .send((line_free + way.delay, packet[..n].to_vec()))
                 .is_err()
