@@ -3,9 +3,10 @@
 
 use crate::both;
 use crate::config::Config;
+use crate::http::cookies::cookie_domain;
 use crate::http::fields::no_fields;
 use crate::http::guard::is_same_host;
-use crate::http::naming::{cookie_domain, Names, Naming};
+use crate::http::naming::{Names, Naming};
 use crate::http::origin::host_of_url;
 use crate::http::request::RequestHead;
 use crate::http::syntax::split_port;

@@ -257,7 +257,7 @@ impl Walk {
                 if is_interim != Ok(true) {
                     return Ok(extent);
                 }
-                // Without an end they are ended by the time.
+                // Should they never end, the deadline strikes.
                 received.consume(extent.length);
                 next_turn().await;
             }

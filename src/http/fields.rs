@@ -107,6 +107,12 @@ fn coding_error(fields: &[Header<'_>]) -> CodingError {
     }
 }
 
+/// Appends the name of a field, for a value that follows in parts.
+pub(super) fn begin_field(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+}
+
 /// Appends one field line.
 pub(crate) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());

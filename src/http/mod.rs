@@ -8,6 +8,7 @@ mod authentication;
 pub(crate) mod body;
 pub mod chunks;
 mod connection;
+pub(crate) mod cookies;
 #[cfg(test)]
 mod cost;
 pub mod fields;

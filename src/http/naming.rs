@@ -1,13 +1,15 @@
 //! The two origins of an exchange (RFC 6454): the one by which the client knows us, and the
 //! one by which the upstream knows itself. Translates the fields that name either, between
 //! the head that was received and the head that is sent. Owns which fields those are and
-//! what becomes of each; leaves everything else in a head, and every body, as it is.
+//! what becomes of each, cookies aside; leaves everything else in a head, and every body, as
+//! it is.
 
 use std::ops::Range;
 
 use crate::config::{Config, Forwarded, Rewrite};
-use crate::http::fields::{values, write_field};
-use crate::http::guard::{is_below, is_ip_literal, is_safe, is_same_host};
+use crate::http::cookies::write_cookie;
+use crate::http::fields::{begin_field, values, write_field};
+use crate::http::guard::is_safe;
 use crate::http::origin::{authority_end, outer_of, says_https, split_url, starts_with, Origin};
 use crate::http::request::RequestHead;
 use crate::http::syntax::trim;
@@ -169,7 +171,10 @@ impl Names {
             16 if is("content-location") => self.write_url(out, name, value, whole),
             27 if is("access-control-allow-origin") => self.write_url(out, name, value, whole),
             7 if is("refresh") => self.write_url(out, name, value, refresh_url(value)),
-            10 if is("set-cookie") => self.write_cookie(out, name, value),
+            10 if is("set-cookie") => {
+                let hosts = (&*self.inner.host, &*self.outer.host);
+                write_cookie(out, name, value, hosts, self.loses_tls());
+            }
             // RFC 7838 and RFC 6797: they bind the origin that they came from.
             7 if is("alt-svc") => {}
             25 if hsts => {}
@@ -209,80 +214,6 @@ impl Names {
         out.extend_from_slice(rest);
         out.extend_from_slice(b"\r\n");
     }
-
-    /// Appends a cookie without the attributes that would make the client refuse it, or
-    /// send it where it must not go (RFC 6265 §5.2, and the later Partitioned and SameSite).
-    fn write_cookie(&self, out: &mut Vec<u8>, name: &str, value: &[u8]) {
-        let mut parts = value.split(|&byte| byte == b';');
-        let pair = parts.next().unwrap_or_default();
-        let attributes = parts.map(Attribute::of);
-        let (mut secure, mut strange_domain) = (false, false);
-        for attribute in attributes.clone() {
-            secure |= attribute.is("secure");
-            strange_domain |= attribute.is("domain")
-                && covers(attribute.value, &self.inner.host)
-                && !covers(attribute.value, &self.outer.host);
-        }
-        // Browsers take cookies of these names on localhost, and only with Secure.
-        const PREFIXES: [&[u8]; 3] = [b"__secure-", b"__host-", b"__http-"];
-        let pair_name = trim(pair);
-        let needs_secure = PREFIXES.iter().any(|prefix| starts_with(pair_name, prefix));
-        let loses_secure = secure && self.loses_tls() && !needs_secure;
-        begin_field(out, name);
-        out.extend_from_slice(pair);
-        for attribute in attributes {
-            let dropped = attribute.is("domain") && (strange_domain || loses_secure)
-                || loses_secure
-                    && (attribute.is("secure")
-                        || attribute.is("partitioned")
-                        || attribute.is("samesite")
-                            && attribute.value.eq_ignore_ascii_case(b"none"));
-            if !dropped {
-                out.push(b';');
-                out.extend_from_slice(attribute.bytes);
-            }
-        }
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-fn begin_field(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-}
-
-/// An attribute of a cookie.
-struct Attribute<'v> {
-    /// As it stands between two semicolons.
-    bytes: &'v [u8],
-    name: &'v [u8],
-    value: &'v [u8],
-}
-
-impl<'v> Attribute<'v> {
-    fn of(bytes: &'v [u8]) -> Attribute<'v> {
-        let equals = bytes.iter().position(|&byte| byte == b'=');
-        let (name, value) = match equals {
-            Some(at) => (&bytes[..at], &bytes[at + 1..]),
-            None => (bytes, &[][..]),
-        };
-        Attribute {
-            bytes,
-            name: trim(name),
-            value: trim(value),
-        }
-    }
-
-    fn is(&self, name: &str) -> bool {
-        self.name.eq_ignore_ascii_case(name.as_bytes())
-    }
-}
-
-/// Whether a cookie with this Domain goes to that host (RFC 6265 §5.1.3).
-fn covers(domain: &[u8], host: &[u8]) -> bool {
-    let domain = domain.strip_prefix(b".").unwrap_or(domain);
-    is_same_host(domain, host)
-        || !domain.is_empty() && is_below(host, domain) && !is_ip_literal(host)
 }
 
 /// Where the URL of a Refresh field stands: behind the seconds and `url=`, and between
@@ -356,15 +287,6 @@ fn write_policies(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     } else {
         out.extend_from_slice(b"\r\n");
     }
-}
-
-/// The Domain of a Set-Cookie value, without its leading dot.
-pub fn cookie_domain(value: &[u8]) -> Option<&[u8]> {
-    let attributes = value.split(|&byte| byte == b';').skip(1).map(Attribute::of);
-    let domain = attributes
-        .filter(|attribute| attribute.is("domain"))
-        .last()?;
-    Some(domain.value.strip_prefix(b".").unwrap_or(domain.value))
 }
 
 #[cfg(test)]

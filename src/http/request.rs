@@ -184,7 +184,7 @@ fn replace_request_line<'b>(bytes: &'b [u8], canonical: &mut Vec<u8>) -> Option<
     canonical.reserve(bytes.len());
     canonical.extend_from_slice(method);
     canonical.push(b' ');
-    // Whatever else is wrong with the target stays wrong.
+    // Any other fault of the target stays, for the parser to refuse.
     let stand_in = |&b: &u8| if b.is_ascii() { b } else { b'?' };
     canonical.extend(target.iter().map(stand_in));
     canonical.push(b' ');

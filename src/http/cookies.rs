@@ -1,0 +1,92 @@
+//! Cookies of an upstream (RFC 6265) for a client that knows it by another origin: which of their
+//! attributes stay.
+
+use crate::http::fields::begin_field;
+use crate::http::guard::{is_below, is_ip_literal, is_same_host};
+use crate::http::origin::starts_with;
+use crate::http::syntax::trim;
+
+/// Appends a cookie without the attributes that would make the client refuse it, or
+/// send it where it must not go (RFC 6265 §5.2, and the later Partitioned and SameSite).
+/// `inner` is the host that the upstream sees, `outer` the one that the client knows;
+/// `loses_tls` says that the client uses http where the upstream is told https.
+pub(super) fn write_cookie(
+    out: &mut Vec<u8>,
+    name: &str,
+    value: &[u8],
+    (inner, outer): (&[u8], &[u8]),
+    loses_tls: bool,
+) {
+    let mut parts = value.split(|&byte| byte == b';');
+    let pair = parts.next().unwrap_or_default();
+    let attributes = parts.map(Attribute::of);
+    let (mut secure, mut strange_domain) = (false, false);
+    for attribute in attributes.clone() {
+        secure |= attribute.is("secure");
+        strange_domain |= attribute.is("domain")
+            && covers(attribute.value, inner)
+            && !covers(attribute.value, outer);
+    }
+    // Browsers take cookies of these names on localhost, and only with Secure.
+    const PREFIXES: [&[u8]; 3] = [b"__secure-", b"__host-", b"__http-"];
+    let pair_name = trim(pair);
+    let needs_secure = PREFIXES.iter().any(|prefix| starts_with(pair_name, prefix));
+    let loses_secure = secure && loses_tls && !needs_secure;
+    begin_field(out, name);
+    out.extend_from_slice(pair);
+    for attribute in attributes {
+        let dropped = attribute.is("domain") && (strange_domain || loses_secure)
+            || loses_secure
+                && (attribute.is("secure")
+                    || attribute.is("partitioned")
+                    || attribute.is("samesite") && attribute.value.eq_ignore_ascii_case(b"none"));
+        if !dropped {
+            out.push(b';');
+            out.extend_from_slice(attribute.bytes);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// An attribute of a cookie.
+struct Attribute<'v> {
+    /// As it stands between two semicolons.
+    bytes: &'v [u8],
+    name: &'v [u8],
+    value: &'v [u8],
+}
+
+impl<'v> Attribute<'v> {
+    fn of(bytes: &'v [u8]) -> Attribute<'v> {
+        let equals = bytes.iter().position(|&byte| byte == b'=');
+        let (name, value) = match equals {
+            Some(at) => (&bytes[..at], &bytes[at + 1..]),
+            None => (bytes, &[][..]),
+        };
+        Attribute {
+            bytes,
+            name: trim(name),
+            value: trim(value),
+        }
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name.as_bytes())
+    }
+}
+
+/// Whether a cookie with this Domain goes to that host (RFC 6265 §5.1.3).
+fn covers(domain: &[u8], host: &[u8]) -> bool {
+    let domain = domain.strip_prefix(b".").unwrap_or(domain);
+    is_same_host(domain, host)
+        || !domain.is_empty() && is_below(host, domain) && !is_ip_literal(host)
+}
+
+/// The Domain of a Set-Cookie value, without its leading dot.
+pub fn cookie_domain(value: &[u8]) -> Option<&[u8]> {
+    let attributes = value.split(|&byte| byte == b';').skip(1).map(Attribute::of);
+    let domain = attributes
+        .filter(|attribute| attribute.is("domain"))
+        .last()?;
+    Some(domain.value.strip_prefix(b".").unwrap_or(domain.value))
+}
