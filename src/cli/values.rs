@@ -266,7 +266,7 @@ fn header_line(line: &str) -> Read<FieldEdit> {
         (b':', "") => None,
         (b':', value) => Some(value.as_bytes().to_vec()),
         (_, "") => Some(Vec::new()),
-        // A semicolon with a value behind it is a slip of the pen.
+        // `Name;` empties the field, so that a value behind the semicolon is a mistake.
         _ => return Err(malformed),
     };
     if value

@@ -9,6 +9,8 @@ pub mod calls;
 #[cfg(target_os = "linux")]
 pub mod dead_way;
 pub mod deadline;
+pub mod listener;
+pub mod peer;
 pub mod reactor;
 pub mod socket;
 pub mod spares;

@@ -3,10 +3,9 @@
 //! would.
 
 use std::cell::Cell;
-use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
@@ -42,115 +41,6 @@ pub fn set_options(socket: &impl AsFd) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     socket.set_tcp_notsent_lowat(MOST_UNSENT)?;
     socket.set_tcp_keepalive(&KEEPALIVE)
-}
-
-/// A listening socket of this thread.
-pub struct Listener(Source<TcpListener>);
-
-impl Listener {
-    /// Takes over a non-blocking listening socket.
-    pub fn new(listener: TcpListener) -> io::Result<Listener> {
-        Ok(Listener(Source::new(listener)?))
-    }
-
-    /// Waits until there may be a client.
-    pub async fn readable(&self) {
-        poll_fn(|cx| self.0.poll_ready(Direction::Read, cx)).await;
-    }
-
-    /// Accepts a client; `WouldBlock` when there is none.
-    pub fn try_accept(&self) -> io::Result<(TcpStream, Peer)> {
-        let outcome = calls::accept(self.0.get_ref());
-        if matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            self.0.would_block(Direction::Read);
-        }
-        outcome.map(|(stream, address)| (stream, Peer::new(address)))
-    }
-}
-
-/// A client: its address, or none on a unix socket. Displays as `unix` then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(Option<SocketAddr>);
-
-impl Peer {
-    /// A client at this address; on a unix socket it has none.
-    pub fn new(address: Option<SocketAddr>) -> Peer {
-        Peer(address)
-    }
-
-    /// The same in the address's own family: an IPv4 client of a dual-stack socket is one of
-    /// IPv4.
-    pub fn canonical(self) -> Peer {
-        let canonical = |peer: SocketAddr| SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        Peer(self.0.map(canonical))
-    }
-
-    /// The address without its port; none on a unix socket.
-    pub fn ip(self) -> Option<IpAddr> {
-        self.0.map(|peer| peer.ip())
-    }
-
-    /// The same, to be shown.
-    pub fn host(self) -> PeerHost {
-        PeerHost(self.ip())
-    }
-}
-
-/// A client without its port. Displays as `unix` where it has no address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerHost(Option<IpAddr>);
-
-impl fmt::Display for PeerHost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(IpAddr::V4(address)) => write_ipv4(f, address),
-            Some(address) => write!(f, "{address}"),
-            None => f.write_str("unix"),
-        }
-    }
-}
-
-/// Writes an address in a fifth of the time that the formatter takes: each line of the log
-/// names a client.
-fn write_ipv4(f: &mut fmt::Formatter<'_>, address: Ipv4Addr) -> fmt::Result {
-    let mut text = [b'.'; 15];
-    let mut length = 0;
-    for (at, octet) in address.octets().into_iter().enumerate() {
-        length += usize::from(at > 0);
-        for (from, digit) in [(100, octet / 100), (10, octet / 10 % 10), (0, octet % 10)] {
-            if octet >= from {
-                text[length] = b'0' + digit;
-                length += 1;
-            }
-        }
-    }
-    f.write_str(std::str::from_utf8(&text[..length]).unwrap_or_default())
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(address) => write!(f, "{address}"),
-            None => f.write_str("unix"),
-        }
-    }
-}
-
-/// Whether an error of accept concerns that one client only (accept(2)).
-pub fn is_momentary(error: &io::Error) -> bool {
-    use io::ErrorKind::*;
-    matches!(
-        error.kind(),
-        WouldBlock | Interrupted | ConnectionAborted | ConnectionReset
-    )
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // An inherited listener stays open in other threads, so that closing this descriptor
-        // does not end its registration with epoll.
-        self.0.deregister();
-    }
 }
 
 /// A connected socket of this thread. A unix socket is one as well: what is done with the
@@ -411,20 +301,6 @@ mod tests {
     use super::*;
     use crate::net::reactor::{block_on, tests::pair};
 
-    #[test]
-    fn addresses_are_written_as_the_library_writes_them() {
-        for text in [
-            "0.0.0.0",
-            "127.0.0.1",
-            "10.20.100.105",
-            "255.255.255.255",
-            "2001:db8::1",
-        ] {
-            let address: IpAddr = text.parse().expect("an address");
-            assert_eq!(PeerHost(Some(address)).to_string(), text);
-        }
-    }
-
     /// More than the kernel holds, so that calls end within each of the parts.
     #[test]
     fn parts_are_written_in_order_and_whole() {
@@ -469,20 +345,5 @@ mod tests {
         assert!(connected.is_ok(), "{connected:?}");
         drop(first);
         let _ = std::fs::remove_file(path);
-    }
-
-    #[test]
-    fn accept_pauses_for_what_concerns_every_client() {
-        for (errno, momentary) in [
-            (Errno::CONNABORTED, true),
-            (Errno::INTR, true),
-            (Errno::AGAIN, true),
-            (Errno::MFILE, false),
-            (Errno::NFILE, false),
-            (Errno::NOBUFS, false),
-            (Errno::NOMEM, false),
-        ] {
-            assert_eq!(is_momentary(&errno.into()), momentary, "{errno:?}");
-        }
     }
 }

@@ -128,7 +128,7 @@ fn push_escaped(out: &mut String, text: &[u8], longest: usize) {
 mod tests {
     use super::*;
     use crate::http::fields::no_fields;
-    use crate::net::socket::Peer;
+    use crate::net::peer::Peer;
     use std::time::{Duration, UNIX_EPOCH};
 
     fn line_of(head: &str, status: u16, bytes: u64) -> String {

@@ -8,7 +8,7 @@ use crate::config::{Config, Language};
 use crate::error::Error;
 use crate::identity::{Identity, Summary};
 use crate::language::Words;
-use crate::net::socket::Peer;
+use crate::net::peer::Peer;
 use crate::report::json::Value;
 use crate::report::line::{detail, emit, emit_about, is_enabled, millis, tells_requests, Priority};
 use crate::report::subject::{without_query, Client, Subject, Took};

@@ -1,15 +1,14 @@
-//! What the program counts, and how Prometheus reads it.
+//! What the program counts. Leaves to `prometheus` and `status` how it is shown.
 //!
 //! Each thread has counters of its own that it alone writes: counting is a plain store. A
 //! reader adds them up.
 
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::Stage;
-use crate::route::hops::{Dial, Hops};
+use crate::route::hops::Hops;
 
 /// A number that one thread writes.
 #[derive(Default)]
@@ -27,7 +26,7 @@ impl Count {
 }
 
 /// The methods that are told apart; any other, and what was no request at all, is `other`.
-const METHODS: [&str; 8] = [
+pub(super) const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other",
 ];
 
@@ -47,10 +46,10 @@ impl Method {
 }
 
 /// The classes of statuses: 1xx to 5xx.
-const CLASSES: usize = 5;
+pub(super) const CLASSES: usize = 5;
 
 /// Upper bounds of a histogram's buckets, in microseconds and as they are written.
-const BOUNDS: [(u64, &str); 13] = [
+pub(super) const BOUNDS: [(u64, &str); 13] = [
     (500, "0.0005"),
     (1_000, "0.001"),
     (2_500, "0.0025"),
@@ -70,8 +69,9 @@ const BOUNDS: [(u64, &str); 13] = [
 #[derive(Default)]
 pub struct Histogram {
     /// The last one has no bound.
-    buckets: [Count; BOUNDS.len() + 1],
-    micros: Count,
+    pub(super) buckets: [Count; BOUNDS.len() + 1],
+    /// What all of them took together, in microseconds.
+    pub(super) micros: Count,
 }
 
 impl Histogram {
@@ -85,7 +85,8 @@ impl Histogram {
 }
 
 /// What one thread has counted.
-// As far apart as the processor fetches: no thread slows another down.
+// Aligned to the two cache lines that a processor fetches together: otherwise a store of one
+// thread would evict the counters of another.
 #[derive(Default)]
 #[repr(align(128))]
 pub struct Counters {
@@ -101,7 +102,8 @@ pub struct Counters {
     pub waits: Count,
     /// Of these, the ones that do so no more.
     pub waits_over: Count,
-    requests: [[Count; CLASSES]; METHODS.len()],
+    /// Requests answered, by method and class of status.
+    pub(super) requests: [[Count; CLASSES]; METHODS.len()],
     /// Requests that broke off before their response had ended.
     pub aborted: Count,
     /// Upgrades that the upstream accepted.
@@ -112,7 +114,8 @@ pub struct Counters {
     pub bytes_up: Count,
     /// Bytes of response bodies and of tunnels.
     pub bytes_down: Count,
-    upstream_failures: [Count; Stage::ALL.len()],
+    /// Requests that the upstream, or the way to it, has failed, by stage.
+    pub(super) upstream_failures: [Count; Stage::ALL.len()],
     /// From the first look-up to a connection that is ready.
     pub dial: Histogram,
     /// From a request's head to its response's.
@@ -148,11 +151,12 @@ impl Counters {
 #[derive(Clone)]
 pub struct Registry {
     threads: Arc<[Counters]>,
-    hops: Option<Arc<Hops>>,
+    /// How the proxies of the route are doing, if it has any.
+    pub(super) hops: Option<Arc<Hops>>,
     /// Since the epoch.
-    started: Duration,
+    pub(super) started: Duration,
     /// Clients that may be served at once.
-    limit: u64,
+    pub(super) limit: u64,
 }
 
 impl Registry {
@@ -184,7 +188,8 @@ impl Registry {
         &self.threads[n]
     }
 
-    fn sum(&self, count: impl Fn(&Counters) -> &Count) -> u64 {
+    /// What all threads have counted of one thing.
+    pub(super) fn sum(&self, count: impl Fn(&Counters) -> &Count) -> u64 {
         self.threads
             .iter()
             .map(|counters| count(counters).get())
@@ -193,7 +198,7 @@ impl Registry {
 
     /// How many are open now. Threads are read one after the other, so that an end may be
     /// seen before its beginning.
-    fn open(
+    pub(super) fn open(
         &self,
         opened: impl Fn(&Counters) -> &Count,
         closed: impl Fn(&Counters) -> &Count,
@@ -232,177 +237,6 @@ impl Registry {
             pool_misses: self.sum(|c| &c.pool_misses),
         }
     }
-
-    /// All of it in Prometheus' text format, version 0.0.4.
-    pub fn render(&self) -> String {
-        let mut page = Page(String::with_capacity(8 * 1024));
-        page.family("build_info", "gauge", "The version that runs.");
-        let version = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
-        page.labelled("build_info", version, 1);
-        page.single(
-            "connections_open",
-            "gauge",
-            "Client connections that are open.",
-            self.open(|c| &c.connections, |c| &c.connections_closed),
-        );
-        page.single(
-            "connections_total",
-            "counter",
-            "Client connections accepted.",
-            self.sum(|c| &c.connections),
-        );
-        page.single(
-            "connections_not_allowed_total",
-            "counter",
-            "Clients closed at once because --allow does not list them.",
-            self.sum(|c| &c.not_allowed),
-        );
-        page.single(
-            "client_handshakes_failed_total",
-            "counter",
-            "TLS handshakes with clients that failed or did not end in time.",
-            self.sum(|c| &c.handshakes_failed),
-        );
-        page.single(
-            "connections_limit",
-            "gauge",
-            "Client connections that may be served at once.",
-            self.limit,
-        );
-        page.single(
-            "connections_waiting",
-            "gauge",
-            "Clients beyond the limit whose request waits for a slot.",
-            self.open(|c| &c.waits, |c| &c.waits_over),
-        );
-        page.family(
-            "requests_total",
-            "counter",
-            "Requests answered, by the upstream or in its place.",
-        );
-        for (n, method) in METHODS.iter().enumerate() {
-            for class in 0..CLASSES {
-                let labels = format!("method=\"{method}\",status=\"{}xx\"", class + 1);
-                let count = self.sum(|c| &c.requests[n][class]);
-                page.labelled("requests_total", &labels, count);
-            }
-        }
-        page.single(
-            "requests_aborted_total",
-            "counter",
-            "Requests that broke off before their response had ended.",
-            self.sum(|c| &c.aborted),
-        );
-        page.single(
-            "upgrades_open",
-            "gauge",
-            "Tunnels (WebSockets) that are open.",
-            self.open(|c| &c.upgrades, |c| &c.upgrades_closed),
-        );
-        page.single(
-            "upgrades_total",
-            "counter",
-            "Upgrades that the upstream accepted.",
-            self.sum(|c| &c.upgrades),
-        );
-        page.family(
-            "carried_bytes_total",
-            "counter",
-            "Bytes of bodies and tunnels, heads and TLS not counted.",
-        );
-        for (labels, count) in [
-            ("direction=\"upstream\"", self.sum(|c| &c.bytes_up)),
-            ("direction=\"downstream\"", self.sum(|c| &c.bytes_down)),
-        ] {
-            page.labelled("carried_bytes_total", labels, count);
-        }
-        page.family(
-            "upstream_failures_total",
-            "counter",
-            "Requests that the upstream, or the way to it, has failed, by stage.",
-        );
-        for stage in Stage::ALL {
-            let labels = format!("stage=\"{}\"", stage.name());
-            let count = self.sum(|c| &c.upstream_failures[stage as usize]);
-            page.labelled("upstream_failures_total", &labels, count);
-        }
-        self.histogram(
-            &mut page,
-            "dial_duration_seconds",
-            "How long upstream connections took to make.",
-            |c| &c.dial,
-        );
-        self.histogram(
-            &mut page,
-            "response_head_duration_seconds",
-            "From a request's head to its response's.",
-            |c| &c.response_head,
-        );
-        page.family(
-            "pool_lookups_total",
-            "counter",
-            "Requests that did, or did not, find a kept upstream connection.",
-        );
-        for (labels, count) in [
-            ("result=\"hit\"", self.sum(|c| &c.pool_hits)),
-            ("result=\"miss\"", self.sum(|c| &c.pool_misses)),
-        ] {
-            page.labelled("pool_lookups_total", labels, count);
-        }
-        page.family(
-            "spare_lookups_total",
-            "counter",
-            "Requests without a kept upstream connection that did, or did not, find a spare one.",
-        );
-        for (labels, count) in [
-            ("result=\"hit\"", self.sum(|c| &c.spare_hits)),
-            ("result=\"miss\"", self.sum(|c| &c.spare_misses)),
-        ] {
-            page.labelled("spare_lookups_total", labels, count);
-        }
-        page.family(
-            "spare_dials_total",
-            "counter",
-            "Spare upstream connections dialled: new ones, and for those that had become old.",
-        );
-        for (labels, count) in [
-            ("reason=\"missing\"", self.sum(|c| &c.spare_dials)),
-            ("reason=\"renewal\"", self.sum(|c| &c.spare_renewals)),
-        ] {
-            page.labelled("spare_dials_total", labels, count);
-        }
-        if let Some(hops) = &self.hops {
-            proxies(&mut page, hops);
-        }
-        let start = self.started.as_secs_f64();
-        page.0.push_str(
-            "# HELP process_start_time_seconds Start time of the process, since the epoch.\n\
-             # TYPE process_start_time_seconds gauge\n",
-        );
-        // Writing to a String cannot fail, here and below.
-        let _ = writeln!(page.0, "process_start_time_seconds {start:.3}");
-        page.0
-    }
-
-    fn histogram(
-        &self,
-        page: &mut Page,
-        name: &str,
-        help: &str,
-        of: impl Fn(&Counters) -> &Histogram,
-    ) {
-        page.family(name, "histogram", help);
-        let mut so_far = 0;
-        let bounds = BOUNDS.iter().map(|(_, bound)| *bound).chain(["+Inf"]);
-        for (n, bound) in bounds.enumerate() {
-            so_far += self.sum(|c| &of(c).buckets[n]);
-            let labels = format!("le=\"{bound}\"");
-            page.labelled(&format!("{name}_bucket"), &labels, so_far);
-        }
-        let seconds = self.sum(|c| &of(c).micros) as f64 / 1e6;
-        let _ = writeln!(page.0, "simple_proxy_{name}_sum {seconds}");
-        let _ = writeln!(page.0, "simple_proxy_{name}_count {so_far}");
-    }
 }
 
 /// What all threads have counted together, for the status page.
@@ -433,84 +267,4 @@ pub struct Totals {
     pub pool_hits: u64,
     /// Requests that found none.
     pub pool_misses: u64,
-}
-
-/// How each proxy is doing, by its number in the setting: an address could tell a user.
-fn proxies(page: &mut Page, hops: &Hops) {
-    page.family(
-        "proxy_dials_total",
-        "counter",
-        "Dials through each proxy, by how they ended.",
-    );
-    for n in 0..hops.count() {
-        for dial in Dial::ALL {
-            let labels = format!("proxy=\"{}\",result=\"{}\"", n + 1, dial.name());
-            page.labelled("proxy_dials_total", &labels, hops.dials(n, dial));
-        }
-    }
-    page.family(
-        "proxy_passed_over",
-        "gauge",
-        "Whether a proxy has failed and is passed over.",
-    );
-    for n in 0..hops.count() {
-        let labels = format!("proxy=\"{}\"", n + 1);
-        let is_passed_over = u64::from(hops.is_passed_over(n));
-        page.labelled("proxy_passed_over", &labels, is_passed_over);
-    }
-}
-
-/// A page of metrics on its way.
-struct Page(String);
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP simple_proxy_{name} {help}");
-        let _ = writeln!(self.0, "# TYPE simple_proxy_{name} {kind}");
-    }
-
-    fn labelled(&mut self, name: &str, labels: &str, value: u64) {
-        let _ = writeln!(self.0, "simple_proxy_{name}{{{labels}}} {value}");
-    }
-
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {
-        self.family(name, kind, help);
-        let _ = writeln!(self.0, "simple_proxy_{name} {value}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn threads_are_added_up() {
-        let registry = Registry::new(2);
-        for n in 0..2 {
-            let counters = registry.of_thread(n);
-            counters.connections.add(3);
-            counters.connections_closed.add(1);
-            counters.request(Method::of("GET"), 204);
-            counters.request(Method::of("BREW"), 999);
-            counters.upstream_failed(Stage::ProxyAuth);
-            counters.dial.observe(Duration::from_micros(1_000));
-            counters.dial.observe(Duration::from_secs(60));
-        }
-        let page = registry.render();
-        for line in [
-            "simple_proxy_connections_open 4",
-            "simple_proxy_connections_total 6",
-            "simple_proxy_requests_total{method=\"GET\",status=\"2xx\"} 2",
-            "simple_proxy_requests_total{method=\"other\",status=\"5xx\"} 2",
-            "simple_proxy_upstream_failures_total{stage=\"proxy-auth\"} 2",
-            "simple_proxy_dial_duration_seconds_bucket{le=\"0.0005\"} 0",
-            "simple_proxy_dial_duration_seconds_bucket{le=\"0.001\"} 2",
-            "simple_proxy_dial_duration_seconds_bucket{le=\"10\"} 2",
-            "simple_proxy_dial_duration_seconds_bucket{le=\"+Inf\"} 4",
-            "simple_proxy_dial_duration_seconds_sum 120.002",
-            "simple_proxy_dial_duration_seconds_count 4",
-        ] {
-            assert!(page.lines().any(|l| l == line), "{line} in:\n{page}");
-        }
-    }
 }

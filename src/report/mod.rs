@@ -12,5 +12,6 @@ pub(crate) mod line;
 pub mod log;
 pub(crate) mod metrics;
 mod output;
+pub(crate) mod prometheus;
 pub mod status;
 pub(crate) mod subject;

@@ -11,7 +11,7 @@ use crate::config::{Config, Route};
 use crate::date;
 use crate::error::{Error, Stage};
 use crate::language::Language;
-use crate::net::socket::PeerHost;
+use crate::net::peer::PeerHost;
 use crate::report::json::{self, Value};
 use crate::report::metrics::Registry;
 use crate::route::steps::{Step, Steps};
@@ -127,7 +127,7 @@ impl Board {
             known.proxy.failed = now;
         } else {
             known.upstream.failed = now;
-            // What the upstream's side has failed, the proxy has carried that far.
+            // The request came as far as the upstream, so the proxy works.
             if self.has_proxy() {
                 known.proxy.succeeded = now;
             }

@@ -4,8 +4,8 @@ use std::fmt::{self, Display};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::net::peer::Peer;
 use crate::net::reactor::now;
-use crate::net::socket::Peer;
 use crate::report::combined::Access;
 use crate::report::json::Value;
 use crate::report::line::Member;

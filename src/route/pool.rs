@@ -356,7 +356,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // Closed here, where their readiness is known of.
+        // Closed on the thread whose reactor they are registered with.
         let _closed: Vec<Idle> = self.own().with(std::mem::take);
     }
 }

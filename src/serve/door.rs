@@ -223,7 +223,7 @@ impl Door {
     fn pass_on(&self, ask: Ask) {
         let threads = &self.shared.threads;
         if ask.asked < threads.len() {
-            // A thread with so many of them will have closed enough.
+            // A full queue drops this: the thread makes room for as many others already.
             let _ = threads[(self.thread + 1) % threads.len()].try_send(ask);
         }
     }

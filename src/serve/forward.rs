@@ -296,7 +296,7 @@ impl Exchange<'_> {
             } => {
                 let goes_on = progress.uploaded.get() && !progress.ended.get();
                 let mut persistent = downstream_persistent && goes_on;
-                // Surplus bytes answer nobody: such a connection is never used again.
+                // Bytes behind the response answer no request: such a connection is not used again.
                 let keeps = upstream_persistent && goes_on && upstream.received.is_empty();
                 if progress.bound {
                     // Neither of the two connections outlives the other.

@@ -15,8 +15,10 @@ use crate::http::head::Extent;
 use crate::http::read::read_head;
 use crate::http::request::{rules, Rejection, Request, RequestHead};
 use crate::net::deadline::{Deadline, Room, TimedOut, Way};
-use crate::net::socket::{is_momentary, Listener, Socket};
+use crate::net::listener::{is_momentary, Listener};
+use crate::net::socket::Socket;
 use crate::net::stream::{Connection, Stream};
+use crate::report::prometheus;
 use crate::serve::answer;
 use crate::serve::contain::contained;
 use crate::serve::door::making_room;
@@ -128,7 +130,7 @@ fn response(worker: &Worker, head: &[u8], pages: Pages) -> Result<Vec<u8>, Rejec
     let path = head.target.split(|&b| b == b'?').next();
     Ok(match (head.method, path, board) {
         ("GET" | "HEAD", Some(b"/metrics"), _) => {
-            answer::metrics(request, &worker.registry.render())
+            answer::metrics(request, &prometheus::render(&worker.registry))
         }
         ("GET" | "HEAD", Some(b"/"), Some(_)) => status_page(worker, request),
         ("GET" | "HEAD", Some(b"/status.json"), Some(board)) => {

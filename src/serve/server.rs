@@ -1,13 +1,12 @@
-//! The threads, their accept loops, the limit on connections, and the drain at the end.
+//! The threads: what they share, what each runs, and the drain at the end. Leaves accepting to
+//! `acceptor`, and who may come in to `door`.
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc};
-use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -18,29 +17,21 @@ use smol::LocalExecutor;
 
 use crate::config::Config;
 use crate::error::describe;
-use crate::net::reactor::{self, next_turn};
-use crate::net::socket::{is_momentary, Listener, Peer, Socket};
+use crate::net::listener::Listener;
+use crate::net::reactor;
 use crate::net::spares as unused;
-use crate::net::stream::{Connection, Stream};
 use crate::report::log;
 use crate::report::metrics::Registry;
 use crate::report::status::Board;
 use crate::route::dial::Dialer;
 use crate::route::pool::Shelves;
 use crate::route::spares::Spares;
+use crate::serve::acceptor::Acceptor;
 use crate::serve::certificates::Certificates;
-use crate::serve::contain::contained;
-use crate::serve::door::{Ask, Door, Place};
+use crate::serve::door::{Ask, Door};
 use crate::serve::scrape::{self, Pages};
-use crate::serve::session;
 use crate::serve::spares;
 use crate::serve::worker::Worker;
-
-/// How long accepting pauses when descriptors or memory have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Clients accepted in a row before other tasks run.
-const IN_A_ROW: usize = 64;
 
 /// Tasks run in a row before the thread looks at its sockets.
 const TASKS_IN_A_ROW: usize = 200;
@@ -62,7 +53,7 @@ struct Shared {
     /// Upstream connections that are ready before they are wanted.
     spares: Arc<Spares>,
     /// Numbers the connections in the log.
-    accepted: AtomicU64,
+    accepted: Arc<AtomicU64>,
     /// Connections that were still open when their thread ended.
     cut_off: AtomicUsize,
 }
@@ -113,7 +104,7 @@ pub fn run(
         shelves,
         board: watched.board.take(),
         spares,
-        accepted: AtomicU64::new(0),
+        accepted: Arc::default(),
         cut_off: AtomicUsize::new(0),
     });
     // Closing the channel is the signal to drain.
@@ -182,7 +173,7 @@ struct Ending(Sender<()>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        // There is room for all of them.
+        // The channel is unbounded: this fails only where nobody receives any more.
         let _ = self.0.try_send(());
     }
 }
@@ -249,7 +240,7 @@ fn serve(
         worker: Rc::new(worker),
         executor: executor.clone(),
         open: Rc::default(),
-        shared: shared.clone(),
+        accepted: shared.accepted.clone(),
     };
     let (open, worker) = (acceptor.open.clone(), acceptor.worker.clone());
     executor.spawn(sweep(worker.clone())).detach();
@@ -262,7 +253,7 @@ fn serve(
         let watching = async move { worker.tunnels.sweep().await };
         executor.spawn(watching).detach();
     }
-    // One thread sees to the spares of all.
+    // The first thread dials the spares for all.
     if number == 0 && worker.spares.are_wanted() {
         executor.spawn(spares::maintain(worker.clone())).detach();
     }
@@ -331,125 +322,6 @@ async fn sweep(worker: Rc<Worker>) {
         spares,
     )
     .await;
-}
-
-/// The connections that a thread has open.
-#[derive(Default)]
-struct Open {
-    count: Cell<usize>,
-    emptied: Cell<Option<Waker>>,
-}
-
-impl Open {
-    async fn none(&self) {
-        poll_fn(|cx| {
-            if self.count.get() == 0 {
-                return Poll::Ready(());
-            }
-            self.emptied.set(Some(cx.waker().clone()));
-            Poll::Pending
-        })
-        .await;
-    }
-}
-
-/// One open connection; its end counts, however it comes.
-struct Ticket {
-    open: Rc<Open>,
-}
-
-impl Ticket {
-    fn new(open: &Rc<Open>) -> Ticket {
-        open.count.set(open.count.get() + 1);
-        Ticket { open: open.clone() }
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.open.count.set(self.open.count.get() - 1);
-        if self.open.count.get() == 0 {
-            if let Some(waker) = self.open.emptied.take() {
-                waker.wake();
-            }
-        }
-    }
-}
-
-/// What accepting needs.
-struct Acceptor {
-    shared: Arc<Shared>,
-    executor: Rc<LocalExecutor<'static>>,
-    worker: Rc<Worker>,
-    open: Rc<Open>,
-}
-
-impl Acceptor {
-    /// Accepts until the channel closes, and then the connections that the kernel has already
-    /// completed and queued: closing the socket would reset them.
-    async fn accept_all(self: Rc<Acceptor>, listener: Listener, draining: Receiver<()>) {
-        let drained = async {
-            // Nothing is ever sent: an error is the channel closing.
-            let _ = draining.recv().await;
-        };
-        future::or(drained, self.accept_forever(&listener)).await;
-        while let Some(place) = self.worker.door.try_place() {
-            match listener.try_accept() {
-                Ok((stream, peer)) => {
-                    let _ = self.spawn_session(stream, peer, place);
-                }
-                Err(_) => break,
-            }
-        }
-    }
-
-    async fn accept_forever(&self, listener: &Listener) {
-        let mut paused = false;
-        let mut in_a_row = 0;
-        loop {
-            if in_a_row == IN_A_ROW {
-                in_a_row = 0;
-                next_turn().await;
-            }
-            // A place is taken only for a client that is there, so that no thread holds one
-            // while another's clients wait.
-            listener.readable().await;
-            let place = self.worker.door.place(&self.worker.timers).await;
-            let accepted = listener.try_accept();
-            match accepted.and_then(|(stream, peer)| self.spawn_session(stream, peer, place)) {
-                Ok(()) => {
-                    paused = false;
-                    in_a_row += 1;
-                }
-                Err(error) if is_momentary(&error) => in_a_row = 0,
-                Err(error) => {
-                    if !std::mem::replace(&mut paused, true) {
-                        log::accept_paused(&describe(&error));
-                    }
-                    Timer::after(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    /// Serves a client. An error concerns every client: no more sockets can be watched.
-    fn spawn_session(&self, stream: TcpStream, peer: Peer, place: Place) -> io::Result<()> {
-        let peer = peer.canonical();
-        let allowed = &self.shared.config.access.clients;
-        let is_allowed = |ip| allowed.is_empty() || allowed.iter().any(|range| range.contains(ip));
-        if !peer.ip().is_none_or(is_allowed) {
-            self.worker.counters().not_allowed.add(1);
-            log::client_not_allowed(peer);
-            return Ok(());
-        }
-        let stream = Stream::Plain(Socket::new(stream)?);
-        let number = 1 + self.shared.accepted.fetch_add(1, Ordering::Relaxed);
-        let ticket = Ticket::new(&self.open);
-        let (worker, connection) = (self.worker.clone(), Connection::new(stream));
-        let serving = session::serve(worker, connection, peer, number, place, ticket);
-        self.executor.spawn(contained(serving)).detach();
-        Ok(())
-    }
 }
 
 #[cfg(test)]

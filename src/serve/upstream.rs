@@ -14,7 +14,7 @@ use crate::serve::worker::Worker;
 
 /// How long a peer may take to end a connection that we have ended in favour of another: it
 /// has to notice before there is room for that.
-const GOODBYE: Duration = Duration::from_millis(500);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// An upstream connection for a request.
 pub struct Obtained {
@@ -142,7 +142,7 @@ impl Wanted<'_> {
             };
             if let Some(oldest) = may_displace.then(oldest).flatten() {
                 may_displace = false;
-                self.close(oldest, left().min(GOODBYE)).await;
+                self.close(oldest, left().min(CLOSE_TIMEOUT)).await;
                 continue;
             }
             if !error.is_refusal_for_load() || !turn.note_refusal(permit) {
