@@ -47,28 +47,48 @@ pub struct Way {
     pub after: Duration,
 }
 
+/// A time, as nanoseconds since the thread's timers were made: half the size of an `Instant`,
+/// and compared by one instruction.
+type Tick = u64;
+
+/// Later than all.
+const NEVER: Tick = Tick::MAX;
+
 /// All deadlines of one thread.
-#[derive(Default)]
 pub struct Timers {
+    made: Instant,
     entries: RefCell<Slab<Entry>>,
     /// When the sweep next looks; later than the earliest deadline by the granularity at
     /// most.
-    next_sweep: Cell<Option<Instant>>,
+    next_sweep: Cell<Tick>,
     sweeper: RefCell<Option<Waker>>,
     draining: Cell<bool>,
 }
 
-#[derive(Default)]
 struct Entry {
-    strikes_at: Option<Instant>,
-    struck: bool,
+    strikes_at: Tick,
     /// For a wait that a drain ends: when the drain may end it.
-    drains_from: Option<Instant>,
-    /// For a wait that gives way: to whom, its rank, and from when on.
-    gives_way: Option<(Room, u8, Instant)>,
-    /// The wait has ended because it did.
-    gave_way: bool,
+    drains_from: Tick,
+    /// For a wait that gives way: from when on, and to whom.
+    gives_way_from: Tick,
     waker: Option<Waker>,
+    room: Room,
+    rank: u8,
+    struck: bool,
+    /// The wait has ended because it gave way.
+    gave_way: bool,
+}
+
+impl Default for Timers {
+    fn default() -> Timers {
+        Timers {
+            made: Instant::now(),
+            entries: RefCell::default(),
+            next_sweep: Cell::new(NEVER),
+            sweeper: RefCell::default(),
+            draining: Cell::new(false),
+        }
+    }
 }
 
 impl Timers {
@@ -80,14 +100,23 @@ impl Timers {
             // are served before a deadline strikes: their tasks may disarm it. Another thread
             // may have woken this task while it was still waking those that read.
             next_look().await;
-            self.strike_due(Instant::now());
+            self.strike_due(self.tick(Instant::now()));
         }
+    }
+
+    fn tick(&self, at: Instant) -> Tick {
+        nanoseconds(at.saturating_duration_since(self.made))
+    }
+
+    /// The tick of this turn of the thread.
+    fn now(&self) -> Tick {
+        self.tick(now())
     }
 
     /// Waits until the next sweep is due.
     async fn due(&self) {
         let mut timer = Timer::never();
-        let mut set_for = None;
+        let mut set_for = NEVER;
         poll_fn(|cx| {
             *self.sweeper.borrow_mut() = Some(cx.waker().clone());
             loop {
@@ -96,24 +125,26 @@ impl Timers {
                     return pin!(&mut timer).poll(cx).map(drop);
                 }
                 set_for = next;
-                timer = next.map_or_else(Timer::never, Timer::at);
+                timer = match next {
+                    NEVER => Timer::never(),
+                    at => Timer::at(self.made + Duration::from_nanos(at)),
+                };
             }
         })
         .await
     }
 
-    fn strike_due(&self, now: Instant) {
-        let mut earliest: Option<Instant> = None;
+    fn strike_due(&self, now: Tick) {
+        let mut earliest = NEVER;
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
-            let Some(at) = entry.strikes_at else { continue };
-            if at <= now {
+            if entry.strikes_at <= now {
                 entry.strike();
             } else {
-                earliest = Some(earliest.map_or(at, |earliest| earliest.min(at)));
+                earliest = earliest.min(entry.strikes_at);
             }
         }
-        self.next_sweep
-            .set(earliest.map(|at| at.max(now + GRANULARITY)));
+        let soonest = now + nanoseconds(GRANULARITY);
+        self.next_sweep.set(earliest.max(soonest));
     }
 
     /// Ends every wait that is only for a next request, now and from now on, once it has
@@ -121,30 +152,23 @@ impl Timers {
     pub fn drain(&self) {
         self.draining.set(true);
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
-            if let Some(from) = entry.drains_from {
-                entry.strikes_at = Some(entry.strikes_at.map_or(from, |at| at.min(from)));
-            }
+            entry.strikes_at = entry.strikes_at.min(entry.drains_from);
         }
-        self.sweep_by(Instant::now());
+        self.sweep_by(self.now());
     }
 
     /// Ends one wait that gives way to who needs `room`: that of the lowest rank, and of those
     /// the one that could have been ended for the longest. False where there is none.
     pub fn make_room(&self, room: Room) -> bool {
-        let now = Instant::now();
+        let now = self.tick(Instant::now());
         let mut entries = self.entries.borrow_mut();
         let first = entries
             .iter_mut()
-            .filter(|(_, entry)| !entry.struck)
-            .filter_map(|(_, entry)| match entry.gives_way {
-                Some((wanted, rank, from)) if wanted == room && from <= now => {
-                    Some(((rank, from), entry))
-                }
-                _ => None,
-            })
-            .min_by_key(|(order, _)| *order);
+            .map(|(_, entry)| entry)
+            .filter(|entry| !entry.struck && entry.gives_way_from <= now && entry.room == room)
+            .min_by_key(|entry| (entry.rank, entry.gives_way_from));
         match first {
-            Some((_, entry)) => {
+            Some(entry) => {
                 entry.gave_way = true;
                 entry.strike();
                 true
@@ -158,9 +182,9 @@ impl Timers {
         self.draining.get()
     }
 
-    fn sweep_by(&self, at: Instant) {
-        if self.next_sweep.get().is_none_or(|next| at < next) {
-            self.next_sweep.set(Some(at));
+    fn sweep_by(&self, at: Tick) {
+        if at < self.next_sweep.get() {
+            self.next_sweep.set(at);
             if let Some(sweeper) = &*self.sweeper.borrow() {
                 sweeper.wake_by_ref();
             }
@@ -168,16 +192,38 @@ impl Timers {
     }
 }
 
+fn nanoseconds(length: Duration) -> Tick {
+    let seconds = length.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(length.subsec_nanos().into())
+}
+
 impl Entry {
-    fn set(&mut self, strikes_at: Option<Instant>) {
+    /// One that never strikes.
+    const IDLE: Entry = Entry {
+        strikes_at: NEVER,
+        drains_from: NEVER,
+        gives_way_from: NEVER,
+        waker: None,
+        room: Room::Slot,
+        rank: 0,
+        struck: false,
+        gave_way: false,
+    };
+
+    fn set(&mut self, strikes_at: Tick, drains_from: Tick) {
         self.strikes_at = strikes_at;
-        self.drains_from = None;
-        self.gives_way = None;
+        self.drains_from = drains_from;
+        self.gives_way_from = NEVER;
         self.struck = false;
     }
 
+    fn give_way(&mut self, way: Way, now: Tick) {
+        self.gives_way_from = now.saturating_add(nanoseconds(way.after));
+        (self.room, self.rank) = (way.room, way.rank);
+    }
+
     fn strike(&mut self) {
-        self.strikes_at = None;
+        self.strikes_at = NEVER;
         self.struck = true;
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -194,7 +240,7 @@ pub struct Deadline {
 impl Deadline {
     /// A deadline that is not armed.
     pub fn new(timers: &Rc<Timers>) -> Deadline {
-        let key = timers.entries.borrow_mut().insert(Entry::default());
+        let key = timers.entries.borrow_mut().insert(Entry::IDLE);
         Deadline {
             timers: timers.clone(),
             key,
@@ -203,25 +249,39 @@ impl Deadline {
 
     /// Strikes `after` from now, in place of any earlier arming; zero is never.
     pub fn arm(&self, after: Duration) {
-        let at = match after {
-            Duration::ZERO => None,
-            _ => now().checked_add(after),
+        self.set(after, false, None);
+    }
+
+    #[inline]
+    fn set(&self, after: Duration, drains: bool, way: Option<Way>) {
+        let now = self.timers.now();
+        let mut strikes_at = match after {
+            Duration::ZERO => NEVER,
+            _ => now.saturating_add(nanoseconds(after)),
         };
+        let mut drains_from = NEVER;
+        if drains {
+            drains_from = now + nanoseconds(DRAIN_GRACE);
+            if self.timers.draining() {
+                strikes_at = strikes_at.min(drains_from);
+            }
+        }
         {
             let mut entries = self.timers.entries.borrow_mut();
             let entry = &mut entries[self.key];
-            entry.set(at);
+            entry.set(strikes_at, drains_from);
             entry.gave_way = false;
+            if let Some(way) = way {
+                entry.give_way(way, now);
+            }
         }
-        if let Some(at) = at {
-            self.timers.sweep_by(at);
-        }
+        self.timers.sweep_by(strikes_at);
     }
 
     /// Never strikes until it is armed again.
     pub fn disarm(&self) {
-        // The waker stays registered: the same task is likely to wait again.
-        self.timers.entries.borrow_mut()[self.key].set(None);
+        // Who waited is likely to wait again: the waker stays.
+        self.timers.entries.borrow_mut()[self.key].set(NEVER, NEVER);
     }
 
     /// Whether the last wait has ended to make room for somebody else.
@@ -253,15 +313,14 @@ impl Deadline {
         }
     }
 
-    /// Like [`limit`](Self::limit), and over when the thread drains, after some grace.
-    pub fn limit_or_drain<F: Future>(&self, after: Duration, work: F) -> Limit<'_, F> {
-        if self.timers.draining() {
-            return self.limit(after.min(DRAIN_GRACE), work);
+    /// Like [`limit`](Self::limit), for a wait with nothing begun: over when the thread drains,
+    /// after some grace, and early for somebody who needs the room that it takes.
+    pub fn limit_idle<F: Future>(&self, after: Duration, way: Way, work: F) -> Limit<'_, F> {
+        self.set(after, true, Some(way));
+        Limit {
+            deadline: self,
+            work,
         }
-        let limit = self.limit(after, work);
-        let from = now() + DRAIN_GRACE;
-        self.timers.entries.borrow_mut()[self.key].drains_from = Some(from);
-        limit
     }
 }
 
@@ -278,10 +337,8 @@ pin_project! {
 impl<F> Limit<'_, F> {
     /// Lets the work end early for somebody who needs the room that it takes.
     pub fn giving_way(self, way: Way) -> Self {
-        let from = now() + way.after;
-        let mut entries = self.deadline.timers.entries.borrow_mut();
-        entries[self.deadline.key].gives_way = Some((way.room, way.rank, from));
-        drop(entries);
+        let timers = &self.deadline.timers;
+        timers.entries.borrow_mut()[self.deadline.key].give_way(way, timers.now());
         self
     }
 }
@@ -403,8 +460,17 @@ mod tests {
                 timers.drain();
                 future::pending().await
             };
-            let wait = idle.limit_or_drain(Duration::from_secs(60), future::pending::<()>());
+            let way = Way {
+                room: Room::Slot,
+                rank: 0,
+                after: Duration::ZERO,
+            };
+            let minute = Duration::from_secs(60);
+            let wait = idle.limit_idle(minute, way, future::pending::<()>());
             assert_eq!(future::or(wait, drain).await, Err(TimedOut));
+            // One that begins during the drain, and would wait for ever.
+            let wait = idle.limit_idle(Duration::ZERO, way, future::pending::<()>());
+            assert_eq!(wait.await, Err(TimedOut));
             assert_eq!(busy.limit(Duration::ZERO, async { 1 }).await, Ok(1));
         });
     }

@@ -7,6 +7,7 @@ use std::future::{poll_fn, Future};
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{ready, Context, Poll};
 
 use futures_lite::{AsyncRead, AsyncWrite};
@@ -203,7 +204,7 @@ pub struct Connection {
     /// Bytes received and not yet used.
     pub received: Buffer,
     /// Counts the connection as open until it is dropped.
-    pub counted: Option<Box<Counted>>,
+    pub counted: Option<Counted>,
     /// What is known of the socket's readiness belongs to one thread, so that a connection
     /// leaves it only as a `Detached`.
     _not_send: PhantomData<*const ()>,
@@ -257,25 +258,31 @@ impl Connection {
 }
 
 /// Counts a connection for as long as it is open, on whatever thread it is closed.
-pub struct Counted(Box<dyn Fn() + Send>);
+pub struct Counted(Arc<dyn Count>);
+
+/// What counts connections.
+pub trait Count: Send + Sync {
+    /// One of them has been closed.
+    fn closed(&self);
+}
 
 impl Counted {
-    /// Calls `closed` when it is dropped.
-    pub fn new(closed: impl Fn() + Send + 'static) -> Counted {
-        Counted(Box::new(closed))
+    /// Tells `count` when it is dropped.
+    pub fn by(count: Arc<dyn Count>) -> Counted {
+        Counted(count)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0();
+        self.0.closed();
     }
 }
 
 /// A connection that no thread uses now, and any may take.
 pub struct Detached {
     stream: Stream,
-    counted: Option<Box<Counted>>,
+    counted: Option<Counted>,
 }
 
 impl Detached {

@@ -1,7 +1,6 @@
 //! Who and what a line of the log is about: a client's connection, or one of its requests.
 
 use std::fmt::{self, Display};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::net::peer::Peer;
@@ -33,7 +32,7 @@ impl Client {
 /// What the log calls one request, kept after its head is gone.
 pub struct Subject {
     /// Who sent it.
-    pub(super) client: Rc<Client>,
+    pub(super) client: Client,
     method: Vec<u8>,
     path: Vec<u8>,
     start: Instant,
@@ -42,7 +41,7 @@ pub struct Subject {
 
 impl Subject {
     /// For the requests of one client.
-    pub(crate) fn new(client: Rc<Client>) -> Subject {
+    pub(crate) fn new(client: Client) -> Subject {
         Subject {
             client,
             method: Vec::new(),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use async_io::Timer;
 
-use crate::net::stream::Counted;
+use crate::net::stream::{Count, Counted};
 
 /// How long nobody dials behind a refusal, if nothing becomes free before: at first, and after
 /// it has doubled for some times.
@@ -125,6 +125,15 @@ impl Gate {
             is_queued: false,
             pause: Timer::never(),
         }
+    }
+}
+
+impl Count for Gate {
+    fn closed(&self) {
+        let mut state = self.state();
+        state.open -= 1;
+        state.closed_at = Some(Instant::now());
+        state.freed();
     }
 }
 
@@ -251,13 +260,7 @@ impl Permit {
             state.pause = None;
             state.freed();
         }
-        let closed = move || {
-            let mut state = gate.state();
-            state.open -= 1;
-            state.closed_at = Some(Instant::now());
-            state.freed();
-        };
-        Counted::new(closed)
+        Counted::by(gate)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::pin::{pin, Pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -48,17 +48,17 @@ pub fn serve<T>(
     place: Place,
     ticket: T,
 ) -> impl Future<Output = ()> {
-    let client = Rc::new(Client {
+    let client = Client {
         connection: number,
         address: peer,
-    });
+    };
     log::connection_opened(&client);
     worker.counters().connections.add(1);
     let session = Session {
         deadline: Deadline::new(&worker.timers),
         worker: worker.clone(),
-        subject: Subject::new(client.clone()),
-        client: client.clone(),
+        subject: Subject::new(client),
+        client,
         method: Method::OTHER,
         server_name: String::new(),
         bound: None,
@@ -77,16 +77,16 @@ pub fn serve<T>(
         // Named here, so that the block captures it, and drops it after its own variables.
         let _until_the_end = &closing;
         let mut session = session;
-        if let Some(mut tunnel) = session.as_mut().await {
+        if let Some(upgraded) = session.as_mut().await {
             drop(session);
-            tunnel.as_mut().await;
+            Box::pin(tunnel(&closing.worker, &closing.client, *upgraded)).await;
         }
     }
 }
 
 /// Tells of a connection's end, however it comes.
 struct Closing<T> {
-    client: Rc<Client>,
+    client: Client,
     start: Instant,
     worker: Rc<Worker>,
     _ticket: T,
@@ -99,45 +99,55 @@ impl<T> Drop for Closing<T> {
     }
 }
 
-/// What follows an upgrade.
-type Tunnel = Pin<Box<dyn Future<Output = ()>>>;
-
-/// Relays two connections that `protocol` now runs over, and closes them.
-#[allow(clippy::manual_async_fn)]
-fn tunnel(
-    worker: Rc<Worker>,
-    (client, access): (Rc<Client>, Option<Box<Access>>),
-    mut downstream: Connection,
-    mut upstream: Connection,
+/// What the last request of a session has become.
+struct Upgraded {
+    downstream: Connection,
+    upstream: Connection,
+    /// What now runs over both.
     protocol: Protocol,
     slot: Permit,
-) -> impl Future<Output = ()> {
+    access: Option<Box<Access>>,
+}
+
+/// Relays the two connections of an upgrade, and closes them.
+#[allow(clippy::manual_async_fn)]
+fn tunnel<'a>(
+    worker: &'a Worker,
+    client: &'a Client,
+    mut upgraded: Upgraded,
+) -> impl Future<Output = ()> + use<'a> {
     async move {
-        let _until_the_end = &slot;
-        log::upgraded(&client, protocol.name());
-        let (start, counters) = (Instant::now(), worker.counters());
-        counters.upgrades.add(1);
-        let open = OpenUpgrade(counters);
-        let ended = relay(&worker, &mut downstream, &mut upstream).await;
+        let _until_the_end = &upgraded.slot;
+        log::upgraded(client, upgraded.protocol.name());
+        let start = Instant::now();
+        let open = OpenUpgrade::counted(worker.counters());
+        let ended = relay(worker, &mut upgraded.downstream, &mut upgraded.upstream).await;
         drop(open);
         let carried = (ended.to_upstream, ended.to_downstream);
-        log::upgrade_closed(&client, protocol.name(), start.elapsed(), carried);
-        if let Some(mut access) = access {
-            access.answered(&client, 101, ended.to_downstream);
+        log::upgrade_closed(client, upgraded.protocol.name(), start.elapsed(), carried);
+        if let Some(mut access) = upgraded.access {
+            access.answered(client, 101, ended.to_downstream);
         }
         if ended.client_reset {
             // Nobody waits for what the upstream still sends.
             return;
         }
         // Where the upstream has reset, the client may still be reading what it was sent.
-        let one = linger_alone(&worker, downstream);
-        let other = linger_alone(&worker, upstream);
+        let one = linger_alone(worker, upgraded.downstream);
+        let other = linger_alone(worker, upgraded.upstream);
         Box::pin(future::zip(one, other)).await;
     }
 }
 
 /// Counts an upgrade's end, however it comes.
 struct OpenUpgrade<'a>(&'a Counters);
+
+impl OpenUpgrade<'_> {
+    fn counted(counters: &Counters) -> OpenUpgrade<'_> {
+        counters.upgrades.add(1);
+        OpenUpgrade(counters)
+    }
+}
 
 impl Drop for OpenUpgrade<'_> {
     fn drop(&mut self) {
@@ -152,7 +162,7 @@ async fn linger_alone(worker: &Worker, connection: Connection) {
 
 struct Session {
     worker: Rc<Worker>,
-    client: Rc<Client>,
+    client: Client,
     deadline: Deadline,
     /// What the log calls the current request.
     subject: Subject,
@@ -193,8 +203,8 @@ enum Then {
 }
 
 impl Session {
-    /// Serves request after request; gives the tunnel that the last one became, if any.
-    async fn run(mut self, mut connection: Connection) -> Option<Tunnel> {
+    /// Serves request after request; gives the upgrade that the last one became, if any.
+    async fn run(mut self, mut connection: Connection) -> Option<Box<Upgraded>> {
         if let Some(certificates) = self.worker.certificates.clone() {
             connection = Box::pin(self.secure(connection, &certificates)).await?;
         }
@@ -285,16 +295,13 @@ impl Session {
                     self.worker.counters().request(self.method, 101);
                     let asked = "only what was asked for is a switch";
                     let protocol = request.upgrade.expect(asked);
-                    let worker = self.worker;
-                    let tunnel = tunnel(
-                        worker,
-                        (self.client, self.subject.into_access()),
-                        connection,
+                    return Some(Box::new(Upgraded {
+                        downstream: connection,
                         upstream,
                         protocol,
-                        self.place.into_permit(),
-                    );
-                    return Some(Box::pin(tunnel));
+                        slot: self.place.into_permit(),
+                        access: self.subject.into_access(),
+                    }));
                 }
                 Ok(Outcome::Delivered {
                     status,
@@ -350,10 +357,8 @@ impl Session {
         let start = now();
         let head_timeout = self.worker.config.limits.head_timeout;
         let begun = connection.fill();
-        let arrival = self
-            .deadline
-            .limit_or_drain(head_timeout, begun)
-            .giving_way(self.place.way(Doing::Silent));
+        let way = self.place.way(Doing::Silent);
+        let arrival = self.deadline.limit_idle(head_timeout, way, begun);
         match arrival.await {
             Ok(Ok(1..)) => {}
             Ok(_) => return None,
@@ -415,10 +420,8 @@ impl Session {
                 (false, Some(_)) => Doing::Bound,
             };
             let begun = begin(connection, self.bound.as_deref());
-            let arrival = self
-                .deadline
-                .limit_or_drain(patience, begun)
-                .giving_way(self.place.way(doing));
+            let way = self.place.way(doing);
+            let arrival = self.deadline.limit_idle(patience, way, begun);
             match arrival.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return no_request(error),
@@ -717,20 +720,13 @@ mod tests {
             size_of::<F>()
         }
         fn tunnel_size<F>(
-            _: impl FnOnce(
-                Rc<Worker>,
-                (Rc<Client>, Option<Box<Access>>),
-                Connection,
-                Connection,
-                Protocol,
-                Permit,
-            ) -> F,
+            _: impl FnOnce(&'static Worker, &'static Client, Upgraded) -> F,
         ) -> usize {
             size_of::<F>()
         }
         let (task, tunnel) = (size(serve), tunnel_size(tunnel));
         assert!(task <= 120, "{task} bytes for a task");
-        // 16 of them count the connection for its hop and watch for a dead way.
-        assert!(tunnel <= 752, "{tunnel} bytes for a tunnel");
+        // 32 of them count connections for their hop and watch for a dead way.
+        assert!(tunnel <= 760, "{tunnel} bytes for a tunnel");
     }
 }

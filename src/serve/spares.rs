@@ -98,7 +98,7 @@ async fn dial(worker: &Worker, server_name: &str, deadline: &Deadline, renews: b
     };
     let steps = Steps::begin();
     let mut connection = worker.dialer.dial(server_name, deadline, &steps).await?;
-    connection.counted = Some(Box::new(permit.succeeded()));
+    connection.counted = Some(permit.succeeded());
     let counters = worker.counters();
     match renews {
         true => counters.spare_renewals.add(1),

@@ -117,7 +117,7 @@ impl Wanted<'_> {
             let dialled = dialler.dial_within(left(), self.server_name, self.deadline, &steps);
             let error = match dialled.await {
                 Ok(mut connection) => {
-                    connection.counted = Some(Box::new(permit.succeeded()));
+                    connection.counted = Some(permit.succeeded());
                     worker.counters().dial.observe(steps.total());
                     log::dialled(self.subject, &steps);
                     if let Some(board) = &worker.board {

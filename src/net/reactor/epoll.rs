@@ -95,8 +95,10 @@ enum Clock {
 
 #[derive(Default)]
 struct State {
-    read: Readiness,
-    write: Readiness,
+    /// For each direction, whether the socket is known to be ready.
+    ready: [bool; 2],
+    /// For each direction, who waits for that.
+    wakers: [Option<Waker>; 2],
     /// The peer will send no more: reads go on to the end without an edge.
     hung_up: bool,
     /// The connection is no more.
@@ -113,33 +115,28 @@ struct State {
     generation: u32,
 }
 
-#[derive(Default)]
-struct Readiness {
-    ready: bool,
-    waker: Option<Waker>,
-}
-
 impl State {
-    fn of(&mut self, direction: Direction) -> &mut Readiness {
-        match direction {
-            Direction::Read => &mut self.read,
-            Direction::Write => &mut self.write,
-        }
+    fn is_ready(&self, direction: Direction) -> bool {
+        self.ready[direction as usize]
     }
-}
 
-impl Readiness {
-    fn set(&mut self) {
-        self.ready = true;
-        if let Some(waker) = self.waker.take() {
+    fn set_ready(&mut self, direction: Direction, ready: bool) {
+        self.ready[direction as usize] = ready;
+    }
+
+    /// The socket is ready: whoever waits for that is woken.
+    fn wake(&mut self, direction: Direction) {
+        self.set_ready(direction, true);
+        if let Some(waker) = self.wakers[direction as usize].take() {
             waker.wake();
         }
     }
 
-    fn wait(&mut self, cx: &Context<'_>) -> Poll<()> {
-        match &self.waker {
+    fn wait(&mut self, direction: Direction, cx: &Context<'_>) -> Poll<()> {
+        let waiting = &mut self.wakers[direction as usize];
+        match waiting {
             Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => self.waker = Some(cx.waker().clone()),
+            _ => *waiting = Some(cx.waker().clone()),
         }
         Poll::Pending
     }
@@ -223,7 +220,7 @@ impl Reactor {
             generation,
             ..State::default()
         };
-        state.write.ready = true;
+        state.set_ready(Direction::Write, true);
         (sources.insert(state) as u32, generation)
     }
 
@@ -269,14 +266,14 @@ impl Reactor {
             state.hung_up |= ended;
             if ended || flags.intersects(EventFlags::IN | EventFlags::PRI) {
                 match state.end_only && !ended {
-                    true => state.read.ready = true,
-                    false => state.read.set(),
+                    true => state.set_ready(Direction::Read, true),
+                    false => state.wake(Direction::Read),
                 }
             }
             if broken || flags.contains(EventFlags::OUT) {
-                state.write.set();
+                state.wake(Direction::Write);
             }
-            stirred |= state.detached && state.read.ready;
+            stirred |= state.detached && state.is_ready(Direction::Read);
         }
         if stirred {
             let mut stirred = self.stirred.borrow_mut();
@@ -438,8 +435,7 @@ impl<T: AsFd> Source<T> {
     pub fn detach(&mut self) {
         self.with(|state| {
             state.detached = true;
-            state.read.waker = None;
-            state.write.waker = None;
+            state.wakers = [None, None];
         });
     }
 
@@ -479,23 +475,26 @@ impl<T: AsFd> Source<T> {
 
     /// Whether the socket is known to be ready.
     pub fn is_ready(&self, direction: Direction) -> bool {
-        self.with(|state| state.of(direction).ready)
+        self.with(|state| state.is_ready(direction))
     }
 
     /// The last read took all there was: the next waits for an edge.
     pub fn ran_dry(&self) {
-        self.with(|state| state.read.ready = state.hung_up || state.has_urgent);
+        self.with(|state| {
+            let more = state.hung_up || state.has_urgent;
+            state.set_ready(Direction::Read, more);
+        });
     }
 
     /// Lets the next read ask the kernel.
     pub fn assume_readable(&self) {
-        self.with(|state| state.read.ready = true);
+        self.with(|state| state.set_ready(Direction::Read, true));
     }
 
     /// The last attempt would have blocked.
     pub fn would_block(&self, direction: Direction) {
         let watch = self.with(|state| {
-            state.of(direction).ready = false;
+            state.set_ready(direction, false);
             direction == Direction::Write && !std::mem::replace(&mut state.watches_write, true)
         });
         if watch {
@@ -516,11 +515,11 @@ impl<T: AsFd> Source<T> {
     /// Waits until the socket is known to be ready.
     pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
         self.with(|state| {
-            if state.of(direction).ready {
+            if state.is_ready(direction) {
                 return Poll::Ready(());
             }
             state.end_only &= direction != Direction::Read;
-            state.of(direction).wait(cx)
+            state.wait(direction, cx)
         })
     }
 
@@ -546,7 +545,7 @@ impl<T: AsFd> Source<T> {
                 return Poll::Ready(());
             }
             state.end_only = true;
-            state.read.wait(cx)
+            state.wait(Direction::Read, cx)
         })
     }
 
