@@ -89,8 +89,12 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), Complaint> {
         log::panicked(&panic.to_string());
         log::flush();
     }));
+    let source = |flag: &'static str| {
+        let setting = settings.iter().find(|setting| setting.name == &flag[2..]);
+        setting.and_then(|setting| setting.source).unwrap_or(flag)
+    };
     let listen_on = |flag, address: Option<SocketAddr>| {
-        let listener = address.map(|address| listen::watched(flag, address));
+        let listener = address.map(|address| listen::watched(source(flag), address));
         listener.transpose()
     };
     let metrics = listen_on("--metrics-listen", config.metrics)?;
@@ -110,7 +114,7 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), Complaint> {
         config.listen.port = address.port();
     }
     let config = Arc::new(config);
-    refuse_itself(&config, &own)?;
+    refuse_itself(&config, &own, source("--upstream-host"))?;
     let certificates = config.listen.tls.as_ref().map(Certificates::new);
     let certificates = certificates.transpose()?.map(Arc::new);
     let dialer = Dialer::new(config.clone())?.never_to(&own);
@@ -171,17 +175,19 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), Complaint> {
 }
 
 /// An upstream that is this program's own listening address would be asked by itself for ever.
-fn refuse_itself(config: &Config, own: &[SocketAddr]) -> Result<(), Complaint> {
+/// `source` is the flag or the variable that names it.
+fn refuse_itself(config: &Config, own: &[SocketAddr], source: &str) -> Result<(), Complaint> {
     let upstream = &config.upstream;
     match (&config.route, &upstream.host) {
         (Route::Direct, Host::Ip(ip))
             if Own::new(own).includes(SocketAddr::new(*ip, upstream.port)) =>
         {
             let problem = both!(
-                "{upstream} is the address that this program listens on",
-                "{upstream} 是本程序自己监听的地址"
+                "{upstream} is the address that this program listens on; name the server that \
+                 it stands before, or listen on another port",
+                "{upstream} 是本程序自己监听的地址；请填写其后的服务器，或换一个监听端口"
             );
-            Err(Complaint::new("--upstream-host", problem))
+            Err(Complaint::new(source, problem))
         }
         _ => Ok(()),
     }

@@ -13,7 +13,8 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use crate::both;
 use crate::complaint::Complaint;
 use crate::config::{Bind, Listen};
-use crate::language::{Text, Words};
+use crate::error::describe;
+use crate::language::{Language, Text, Words};
 use crate::net::calls::{is_listener, open_stream};
 use crate::net::socket::set_options;
 
@@ -57,6 +58,22 @@ fn shown(listener: &TcpListener) -> Option<String> {
     }
 }
 
+/// Why an address cannot be listened on, and what to do about it.
+fn refusal(error: &io::Error) -> Words {
+    let cause = describe(error);
+    match error.kind() {
+        io::ErrorKind::AddrInUse => both!(
+            "{cause}; choose another one, or stop what listens there",
+            "{cause}；请换一个，或停止占用它的程序"
+        ),
+        io::ErrorKind::AddrNotAvailable => both!(
+            "{cause}; choose an address of this machine",
+            "{cause}；请选用本机的地址"
+        ),
+        _ => Words::same(cause),
+    }
+}
+
 /// The listeners for `threads` threads: the inherited ones, else those bound to `listen`.
 /// Call it once, before anything else opens a descriptor.
 pub fn listeners(listen: &Listen, threads: usize) -> Result<Listeners, Complaint> {
@@ -69,7 +86,7 @@ pub fn listeners(listen: &Listen, threads: usize) -> Result<Listeners, Complaint
                 let bound = bind_unix(path, listen.mode);
                 let (listener, bound) = bound.map_err(|error| {
                     let source = both!("listen on unix:{path}", "监听 unix:{path}");
-                    Complaint::io(source, &error)
+                    Complaint::about(source, refusal(&error))
                 })?;
                 shared.push(listener);
                 file = Some(bound);
@@ -89,12 +106,11 @@ pub fn listeners(listen: &Listen, threads: usize) -> Result<Listeners, Complaint
                     }
                     None => both!("listen on port {port}", "监听端口 {port}"),
                 };
-                match error.kind() {
-                    io::ErrorKind::PermissionDenied if port < 1024 => {
-                        Complaint::about(source, PRIVILEGED.words())
-                    }
-                    _ => Complaint::io(source, &error),
-                }
+                let problem = match error.kind() {
+                    io::ErrorKind::PermissionDenied if port < 1024 => PRIVILEGED.words(),
+                    _ => refusal(&error),
+                };
+                Complaint::about(source, problem)
             });
             let of_threads = bound?.into_iter().map(|listener| vec![listener]).collect();
             return Ok(Listeners { of_threads, file });
@@ -157,15 +173,17 @@ fn bind_unix(path: &str, mode: u32) -> io::Result<(TcpListener, SocketFile)> {
     Ok((socket.into(), file))
 }
 
-/// A listener for those who watch the program, as the given flag says.
-pub fn watched(flag: &str, address: SocketAddr) -> Result<TcpListener, Complaint> {
+/// A listener for those who watch the program, as the given flag or variable says.
+pub fn watched(source: &str, address: SocketAddr) -> Result<TcpListener, Complaint> {
     let bound = bind_one(address, false).and_then(|listener| {
         rustix::net::listen(&listener, BACKLOG)?;
         Ok(listener)
     });
     bound.map_err(|error| {
-        let words = crate::error::describe(&error);
-        Complaint::new(flag, Words::same(format!("{address}: {words}")))
+        let problem = refusal(&error);
+        let at = |language| format!("{address}: {}", problem.say(language));
+        let problem = Words::made(at(Language::English), at(Language::Chinese));
+        Complaint::new(source, problem)
     })
 }
 

@@ -284,7 +284,27 @@ pub fn a_port_in_use_is_exit_1() {
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(
         text(&refused.stderr),
-        format!("simple-proxy: listen on 127.0.0.1 port {port}: address already in use\n")
+        format!(
+            "simple-proxy: listen on 127.0.0.1 port {port}: address already in use; \
+             choose another one, or stop what listens there\n"
+        )
+    );
+    let mut elsewhere = program();
+    elsewhere.args([
+        "-u",
+        "a:1",
+        "-b",
+        "192.0.2.1",
+        "-p",
+        "0",
+        "--log-lang",
+        "zh",
+    ]);
+    let refused = output(&mut elsewhere);
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(
+        text(&refused.stderr),
+        "simple-proxy: 监听 192.0.2.1 端口 0: address not available；请选用本机的地址\n"
     );
 }
 

@@ -263,13 +263,16 @@ pub fn the_metrics_port_serves_nothing_else() {
     let mut command = program();
     command.args(["-u", &upstream, "-b", "127.0.0.1", "-p", "0"]);
     let refused = command
-        .args(["--metrics-listen", &address])
+        .env("SIMPLE_PROXY_METRICS_LISTEN", &address)
         .output()
         .unwrap();
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(
         String::from_utf8_lossy(&refused.stderr),
-        format!("simple-proxy: --metrics-listen: {address}: address already in use\n")
+        format!(
+            "simple-proxy: SIMPLE_PROXY_METRICS_LISTEN: {address}: address already in use; \
+             choose another one, or stop what listens there\n"
+        )
     );
 }
 

@@ -420,6 +420,19 @@ pub fn a_loop_is_refused() {
     assert_eq!(refused.status.code(), Some(1));
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(words.contains("that this program listens on"), "{words}");
+    let source = "simple-proxy: --upstream-host: 127.0.0.1:";
+    assert!(words.starts_with(source), "{words}");
+    let mut itself = inheriting(&listener, "", &[]);
+    let refused = itself.env("UPSTREAM_HOST", &literal).output().unwrap();
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        words.starts_with("simple-proxy: UPSTREAM_HOST: 127.0.0.1:"),
+        "{words}"
+    );
+    assert!(
+        words.contains("name the server that it stands before"),
+        "{words}"
+    );
     // By a name it is seen when it is dialled.
     let name = format!("localhost:{port}");
     let mut itself = inheriting(&listener, "", &["-u", &name]);
