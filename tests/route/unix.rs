@@ -286,7 +286,14 @@ pub fn a_link_local_upstream_is_dialled_on_its_link() {
         command.args(["-n", "sh", "-c", script, "sh", PROGRAM, "--check"]);
         let upstream = format!("[fe80::1%{zone}]:80");
         command.args(["-d", "-u", &upstream, "--log-lang", "en"]);
-        let output = command.output().unwrap();
+        // Even one that the kernel shows may not carry yet: then it is asked anew.
+        let mut attempts = (0..20).map(|_| command.output().unwrap());
+        let is_carried = |output: &std::process::Output| {
+            !String::from_utf8_lossy(&output.stdout).contains("network is unreachable")
+        };
+        let output = attempts
+            .find(is_carried)
+            .expect("a route behind an address");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
         let failed = format!("failed: [{stage}] {upstream}: {cause}");
