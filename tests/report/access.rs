@@ -73,6 +73,8 @@ pub fn lines_of_a_day() -> (String, String) {
     assert!(!client.rest().is_empty());
     drop(client);
     access.wait_for("\"GET /ws HTTP/1.1\"");
+    // Written by another thread than the answers are.
+    proxy.log.wait_for("GET /gone -> 502");
     let log = proxy.log.text();
     assert!(proxy.terminate().success());
     (access.text(), log)
