@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use crate::config::{Config, Forwarded};
 use crate::http::fields::values;
 use crate::http::origin::{is_origin_of, is_same_origin, outer_of};
-use crate::http::request::{Rejection, RequestHead};
+use crate::http::rejection::Rejection;
+use crate::http::request::RequestHead;
 use crate::http::syntax::split_port;
 
 /// Refuses what a foreign page makes a browser ask. Where we add a credential to each

@@ -1,22 +1,22 @@
 //! Request heads (RFC 9112 §3), checked: what of a request is taken, and what is refused.
-//! Leaves to `request_sent` how a head goes on upstream.
+//! Leaves the request line to `request_line`, and to `request_sent` how a head goes on upstream.
 
 use std::borrow::Cow;
-
-use memchr::{memchr, memchr2};
 
 use crate::http::authentication::names_connection_scheme;
 use crate::http::connection::ConnectionOptions;
 use crate::http::fields::{content_length, is_chunked, values, CodingError, Fields, Header};
 use crate::http::framing::Framing;
-use crate::http::head::{HeadError, Reading, Rules};
+use crate::http::head::{Reading, Rules};
 use crate::http::known::{Known, Present};
-use crate::http::syntax::{find_near, is_host, is_token_byte, list, without_zone};
+use crate::http::rejection::{bad, Rejection};
+use crate::http::request_line::{self, target_of, Target};
+use crate::http::syntax::{is_host, list, without_zone};
 
 /// What a request head must look like that may have so many bytes.
 pub fn rules(max_bytes: usize) -> Rules {
     Rules {
-        start_line: Some(check_start_line),
+        start_line: Some(request_line::check),
         reading: Reading::Strict,
         max_bytes,
     }
@@ -99,101 +99,6 @@ pub struct RequestHead<'b, 'f> {
     pub(super) options: ConnectionOptions,
 }
 
-/// A request that is not forwarded: the status for it, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// The status that the client gets.
-    pub status: u16,
-    /// Why, in words for the log and the client.
-    pub reason: &'static str,
-}
-
-fn bad(reason: &'static str) -> Rejection {
-    Rejection {
-        status: 400,
-        reason,
-    }
-}
-
-impl Rejection {
-    /// Of a head that could not be read; none where the client is gone and gets no response.
-    pub(crate) fn of(error: HeadError) -> Option<Rejection> {
-        let (status, reason) = match error {
-            HeadError::Closed | HeadError::Truncated | HeadError::Io(_) => return None,
-            HeadError::Malformed(reason) => (400, reason),
-            HeadError::Version => (505, "only HTTP/1.0 and 1.1 are spoken here"),
-            HeadError::StartLineTooLong => (414, "the request target is too long"),
-            HeadError::TooLarge => (431, "the request head is too large"),
-        };
-        Some(Rejection { status, reason })
-    }
-}
-
-/// Checks a request line as soon as it is there, so that other protocols are refused
-/// without waiting for a head that will never end.
-pub(crate) fn check_start_line(line: &[u8]) -> Result<(), HeadError> {
-    if line.is_empty() {
-        return Ok(());
-    }
-    let malformed = Err(HeadError::Malformed("the request line is malformed"));
-    // From both ends, since neither method nor version is long.
-    let [front @ .., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor] = line else {
-        return malformed;
-    };
-    let is_version = major.is_ascii_digit() && minor.is_ascii_digit();
-    let method = front.iter().take_while(|&&b| is_token_byte(b)).count();
-    let (method, rest) = front.split_at(method);
-    let [b' ', target @ ..] = rest else {
-        return malformed;
-    };
-    if !is_version || method.is_empty() || target.is_empty() || find_near(b' ', target).is_some() {
-        return malformed;
-    }
-    match major {
-        b'1' => Ok(()),
-        _ => Err(HeadError::Version),
-    }
-}
-
-/// The words of a request line that `check_start_line` has taken.
-fn words(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let line = &bytes[..memchr(b'\r', bytes)?];
-    let (method, rest) = line.split_at(memchr(b' ', line)?);
-    let (target, version) = rest[1..].split_at(memchr(b' ', &rest[1..])?);
-    Some((method, target, &version[1..]))
-}
-
-/// Whether the parser takes a request line as it is: it knows two versions, and takes a
-/// target for UTF-8.
-fn is_plain_request_line(bytes: &[u8]) -> bool {
-    let line = find_near(b'\r', bytes).map_or(bytes, |end| &bytes[..end]);
-    (line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")) && line.is_ascii()
-}
-
-/// Gives the target of a request line that the parser would refuse, but that is to be taken,
-/// and leaves in `canonical` a head that the parser takes, with another target in its place.
-/// None where the line is for the parser to judge.
-#[cold]
-fn replace_request_line<'b>(bytes: &'b [u8], canonical: &mut Vec<u8>) -> Option<&'b [u8]> {
-    let (method, target, version) = words(bytes)?;
-    let version_taken = match version {
-        b"HTTP/1.1" | b"HTTP/1.0" => version,
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9'] => b"HTTP/1.1",
-        _ => return None,
-    };
-    canonical.reserve(bytes.len());
-    canonical.extend_from_slice(method);
-    canonical.push(b' ');
-    // Any other fault of the target stays, for the parser to refuse.
-    let stand_in = |&b: &u8| if b.is_ascii() { b } else { b'?' };
-    canonical.extend(target.iter().map(stand_in));
-    canonical.push(b' ');
-    canonical.extend_from_slice(version_taken);
-    let rest = method.len() + target.len() + version.len() + 2;
-    canonical.extend_from_slice(&bytes[rest..]);
-    Some(target)
-}
-
 impl<'b, 'f> RequestHead<'b, 'f> {
     /// Parses and checks a whole head. `upgrades` are the tokens that may pass beside
     /// `websocket`. `canonical` is room for a head that the parser takes only in another
@@ -204,9 +109,9 @@ impl<'b, 'f> RequestHead<'b, 'f> {
         fields: &'f mut Fields<'b>,
         upgrades: &[String],
     ) -> Result<RequestHead<'b, 'f>, Rejection> {
-        let replaced = match is_plain_request_line(bytes) {
+        let replaced = match request_line::is_plain(bytes) {
             true => None,
-            false => replace_request_line(bytes, canonical),
+            false => request_line::replace(bytes, canonical),
         };
         let bytes = match replaced {
             Some(_) => canonical.as_slice(),
@@ -288,53 +193,6 @@ impl<'b, 'f> RequestHead<'b, 'f> {
     pub(crate) fn fields(&self) -> &'f [Header<'b>] {
         self.fields
     }
-}
-
-enum Target<'b> {
-    /// Origin-form or asterisk-form, sent on as it is.
-    Relative,
-    /// Absolute-form (RFC 9112 §3.2.2): its authority replaces Host.
-    Absolute {
-        authority: &'b [u8],
-        target: Cow<'b, [u8]>,
-    },
-}
-
-fn target_of<'b>(method: &str, target: &'b [u8]) -> Result<Target<'b>, Rejection> {
-    if method == "CONNECT" {
-        return Err(Rejection {
-            status: 501,
-            reason: "CONNECT is not offered here",
-        });
-    }
-    // A fragment is the client's own (RFC 9110 §4.2.5): one that comes is a mistake, which an
-    // upstream would read as one or as a part of the path.
-    if find_near(b'#', target).is_some() {
-        return Err(bad("a fragment in the request target"));
-    }
-    if target.starts_with(b"/") || (target == b"*" && method == "OPTIONS") {
-        return Ok(Target::Relative);
-    }
-    let malformed = bad("the request target is malformed");
-    let colon = memchr(b':', target).ok_or(malformed)?;
-    let (scheme, rest) = target.split_at(colon);
-    let rest = rest.strip_prefix(b"://").ok_or(malformed)?;
-    // Some WebSocket clients write the URL that they were given.
-    let schemes: [&[u8]; 4] = [b"http", b"https", b"ws", b"wss"];
-    if !schemes.iter().any(|s| s.eq_ignore_ascii_case(scheme)) {
-        return Err(bad("the scheme of the request target is not http"));
-    }
-    let end = memchr2(b'/', b'?', rest);
-    let (authority, path) = rest.split_at(end.unwrap_or(rest.len()));
-    if authority.is_empty() || !is_host(authority) {
-        return Err(bad("the authority of the request target is malformed"));
-    }
-    let target = match path {
-        b"" if method == "OPTIONS" => Cow::Borrowed(b"*".as_slice()),
-        [b'/', ..] => Cow::Borrowed(path),
-        path => Cow::Owned([b"/", path].concat()),
-    };
-    Ok(Target::Absolute { authority, target })
 }
 
 fn host_of<'b>(fields: &[Header<'b>], minor: u8) -> Result<Option<&'b [u8]>, Rejection> {
@@ -746,32 +604,6 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: vhost.example\r\nVia: 1.1 x\r\nX-Forwarded-For: 192.0.2.7\r\n\
              X-Forwarded-Host: a\r\nX-Forwarded-Proto: http\r\nVia: 1.1 simple-proxy\r\n\r\n"
         );
-    }
-
-    #[test]
-    fn start_lines() {
-        for (line, ok) in [
-            ("GET / HTTP/1.1", true),
-            ("GET / HTTP/1.0", true),
-            ("GET / HTTP/1.2", true),
-            ("GET / HTTP/1.10", false),
-            ("GET  HTTP/1.1", false),
-            ("GET  HTTP/2.0", false),
-            ("", true),
-            ("GET /", false),
-            ("GET  / HTTP/1.1", false),
-            ("GET / HTTP/1.1 ", false),
-            ("GET / http/1.1", false),
-            ("GET / HTTP/11.1", false),
-            ("SSH-2.0-OpenSSH_9.6", false),
-            ("G\x01T / HTTP/1.1", false),
-        ] {
-            assert_eq!(check_start_line(line.as_bytes()).is_ok(), ok, "{line:?}");
-        }
-        for line in ["PRI * HTTP/2.0", "GET / HTTP/3.0", "GET / HTTP/0.9"] {
-            let refused = check_start_line(line.as_bytes());
-            assert!(matches!(refused, Err(HeadError::Version)), "{line}");
-        }
     }
 
     #[test]

@@ -258,17 +258,17 @@ impl Connection {
 }
 
 /// Counts a connection for as long as it is open, on whatever thread it is closed.
-pub struct Counted(Arc<dyn Count>);
+pub struct Counted(Arc<dyn OnClose>);
 
-/// What counts connections.
-pub trait Count: Send + Sync {
-    /// One of them has been closed.
+/// Whom the end of a connection concerns that was counted.
+pub trait OnClose: Send + Sync {
+    /// It has been closed.
     fn closed(&self);
 }
 
 impl Counted {
     /// Tells `count` when it is dropped.
-    pub fn by(count: Arc<dyn Count>) -> Counted {
+    pub fn by(count: Arc<dyn OnClose>) -> Counted {
         Counted(count)
     }
 }

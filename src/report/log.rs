@@ -320,7 +320,7 @@ pub(crate) fn request_done(subject: &Subject, status: u16, bytes: u64) {
         return;
     }
     let elapsed = subject.elapsed();
-    let took = Took(elapsed, &subject.client);
+    let took = Took(elapsed, subject.client());
     let members = [
         ("status", Value::Number(status.into())),
         ("bytes", Value::Number(bytes)),
@@ -333,7 +333,7 @@ pub(crate) fn request_done(subject: &Subject, status: u16, bytes: u64) {
         format_args!("请求完成: {subject} -> {status} ({bytes} bytes, {took})"),
         format_args!("request done: {subject} -> {status} ({bytes} bytes, {took})"),
     );
-    let (connection, millis) = (subject.client.connection, millis(elapsed));
+    let (connection, millis) = (subject.client().connection, millis(elapsed));
     detail(
         format_args!("连接 {connection}: {subject} -> {status}，用时 {millis} 毫秒"),
         format_args!("connection {connection}: {subject} -> {status} in {millis} ms"),
@@ -343,7 +343,7 @@ pub(crate) fn request_done(subject: &Subject, status: u16, bytes: u64) {
 /// The upstream gave no usable response; the client got `status`.
 pub(crate) fn request_failed(subject: &Subject, status: u16, error: &Error) {
     let elapsed = subject.elapsed();
-    let took = Took(elapsed, &subject.client);
+    let took = Took(elapsed, subject.client());
     let (stage, address, cause) = (error.stage.name(), &error.address, &error.in_full());
     let members = [
         ("status", Value::Number(status.into())),
@@ -364,7 +364,7 @@ pub(crate) fn request_failed(subject: &Subject, status: u16, error: &Error) {
 /// An exchange ended before its response did.
 pub(crate) fn request_aborted(subject: &Subject, cause: &str) {
     let elapsed = subject.elapsed();
-    let took = Took(elapsed, &subject.client);
+    let took = Took(elapsed, subject.client());
     let members = [
         ("cause", Value::Text(cause)),
         ("seconds", Value::Seconds(elapsed)),
@@ -441,7 +441,7 @@ pub(crate) fn ended_unannounced(subject: &Subject) {
     if !is_enabled(Priority::Debug) {
         return;
     }
-    let (connection, members) = (subject.client.connection, subject.client.members());
+    let (connection, members) = (subject.client().connection, subject.client().members());
     emit_about(
         &members,
         Priority::Debug,
@@ -471,9 +471,9 @@ pub(crate) fn dialled(subject: &Subject, steps: &Steps) {
         let separator = if each.is_empty() { "" } else { ", " };
         each.push_str(&format!("{separator}{} {}", step.name(), millis(took)));
     }
-    let (connection, total) = (subject.client.connection, millis(total));
+    let (connection, total) = (subject.client().connection, millis(total));
     emit_about(
-        &subject.client.members(),
+        &subject.client().members(),
         Priority::Debug,
         ("dialled", &members),
         format_args!("连接 {connection}: 上游已连接，用时 {total} 毫秒 ({each})"),
@@ -525,7 +525,7 @@ pub(crate) fn spare_taken(subject: &Subject, age: Duration) {
     if !is_enabled(Priority::Debug) {
         return;
     }
-    let connection = subject.client.connection;
+    let connection = subject.client().connection;
     let members = [
         ("connection", Value::Number(connection)),
         ("age", Value::Seconds(age)),

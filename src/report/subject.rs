@@ -31,8 +31,7 @@ impl Client {
 
 /// What the log calls one request, kept after its head is gone.
 pub struct Subject {
-    /// Who sent it.
-    pub(super) client: Client,
+    client: Client,
     method: Vec<u8>,
     path: Vec<u8>,
     start: Instant,
@@ -63,6 +62,11 @@ impl Subject {
             kept.clear();
             kept.extend_from_slice(&text[..shown]);
         }
+    }
+
+    /// Who sends it.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// What the access log says of the request, where one is kept.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use async_io::Timer;
 
-use crate::net::stream::{Count, Counted};
+use crate::net::stream::{Counted, OnClose};
 
 /// How long nobody dials behind a refusal, if nothing becomes free before: at first, and after
 /// it has doubled for some times.
@@ -128,7 +128,7 @@ impl Gate {
     }
 }
 
-impl Count for Gate {
+impl OnClose for Gate {
     fn closed(&self) {
         let mut state = self.state();
         state.open -= 1;

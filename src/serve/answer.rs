@@ -5,7 +5,8 @@ use std::io::Write;
 
 use crate::date::push_http_date;
 use crate::error::Error;
-use crate::http::request::{Rejection, Request};
+use crate::http::rejection::Rejection;
+use crate::http::request::Request;
 use crate::http::response::write_connection;
 use crate::serve::status::{DATA_FIELDS, PAGE_FIELDS};
 

@@ -26,5 +26,6 @@ pub mod server;
 mod session;
 mod spares;
 mod status;
+mod tunnel;
 mod upstream;
 mod worker;

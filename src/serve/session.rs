@@ -14,26 +14,26 @@ use crate::http::fields::no_fields;
 use crate::http::head::{Extent, HeadError};
 use crate::http::naming::Names;
 use crate::http::read::{read_head, skip_empty_lines};
-use crate::http::request::{rules, Protocol, Rejection, Request, RequestHead};
+use crate::http::rejection::Rejection;
+use crate::http::request::{rules, Request, RequestHead};
 use crate::net::buffer::Outgoing;
 use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::peer::Peer;
 use crate::net::reactor::{next_turn, now};
 use crate::net::socket::Socket;
 use crate::net::stream::Connection;
-use crate::report::combined::Access;
 use crate::report::log;
-use crate::report::metrics::{Counters, Method};
+use crate::report::metrics::Method;
 use crate::report::status::Failed;
 use crate::report::subject::{Client, Subject};
 use crate::serve::answer;
 use crate::serve::bound::Bound;
 use crate::serve::certificates::Certificates;
-use crate::serve::door::{Doing, Permit, Place};
+use crate::serve::door::{Doing, Place};
 use crate::serve::forward::{Exchange, Failure, Outcome};
 use crate::serve::leaving::while_present;
 use crate::serve::linger::linger;
-use crate::serve::relay::relay;
+use crate::serve::tunnel::{tunnel, Upgraded};
 use crate::serve::worker::Worker;
 
 /// Serves one client until its connection ends, and then gives up the ticket. `number`
@@ -58,7 +58,6 @@ pub fn serve<T>(
         deadline: Deadline::new(&worker.timers),
         worker: worker.clone(),
         subject: Subject::new(client),
-        client,
         method: Method::OTHER,
         server_name: String::new(),
         bound: None,
@@ -99,70 +98,8 @@ impl<T> Drop for Closing<T> {
     }
 }
 
-/// What the last request of a session has become.
-struct Upgraded {
-    downstream: Connection,
-    upstream: Connection,
-    /// What now runs over both.
-    protocol: Protocol,
-    slot: Permit,
-    access: Option<Box<Access>>,
-}
-
-/// Relays the two connections of an upgrade, and closes them.
-#[allow(clippy::manual_async_fn)]
-fn tunnel<'a>(
-    worker: &'a Worker,
-    client: &'a Client,
-    mut upgraded: Upgraded,
-) -> impl Future<Output = ()> + use<'a> {
-    async move {
-        let _until_the_end = &upgraded.slot;
-        log::upgraded(client, upgraded.protocol.name());
-        let start = Instant::now();
-        let open = OpenUpgrade::counted(worker.counters());
-        let ended = relay(worker, &mut upgraded.downstream, &mut upgraded.upstream).await;
-        drop(open);
-        let carried = (ended.to_upstream, ended.to_downstream);
-        log::upgrade_closed(client, upgraded.protocol.name(), start.elapsed(), carried);
-        if let Some(mut access) = upgraded.access {
-            access.answered(client, 101, ended.to_downstream);
-        }
-        if ended.client_reset {
-            // Nobody waits for what the upstream still sends.
-            return;
-        }
-        // Where the upstream has reset, the client may still be reading what it was sent.
-        let one = linger_alone(worker, upgraded.downstream);
-        let other = linger_alone(worker, upgraded.upstream);
-        Box::pin(future::zip(one, other)).await;
-    }
-}
-
-/// Counts an upgrade's end, however it comes.
-struct OpenUpgrade<'a>(&'a Counters);
-
-impl OpenUpgrade<'_> {
-    fn counted(counters: &Counters) -> OpenUpgrade<'_> {
-        counters.upgrades.add(1);
-        OpenUpgrade(counters)
-    }
-}
-
-impl Drop for OpenUpgrade<'_> {
-    fn drop(&mut self) {
-        self.0.upgrades_closed.add(1);
-    }
-}
-
-async fn linger_alone(worker: &Worker, connection: Connection) {
-    let deadline = Deadline::new(&worker.timers);
-    linger(worker, connection, &deadline, None).await;
-}
-
 struct Session {
     worker: Rc<Worker>,
-    client: Client,
     deadline: Deadline,
     /// What the log calls the current request.
     subject: Subject,
@@ -184,10 +121,9 @@ struct Session {
 enum Arrived {
     /// With its head as it goes upstream.
     Forward(Request, Outgoing),
-    /// The question whether the program serves.
-    Health(Request),
-    /// Whole and well formed, but not served.
-    Refused(Request, Rejection),
+    /// Answered here: it is whole and well formed but refused, or it is the question whether
+    /// the program serves.
+    Here(Request, Option<Rejection>),
 }
 
 /// How a client connection goes on behind one request.
@@ -215,15 +151,8 @@ impl Session {
             let request_read = Cell::new(false);
             let (request, mut head) = match arrived {
                 Ok(Some(Arrived::Forward(request, head))) => (request, head),
-                Ok(Some(Arrived::Health(request))) => {
-                    let draining = self.worker.timers.draining();
-                    // A body is not read.
-                    let whole = !request.has_body();
-                    let close = self.worker.ends_connections()
-                        || self.place.is_beyond()
-                        || !request.persistent
-                        || !whole;
-                    let response = answer::health(&request, draining, close);
+                Ok(Some(Arrived::Here(request, rejection))) => {
+                    let (response, close) = self.response_from_here(&request, rejection);
                     if !self.send(&connection, &response).await {
                         return None;
                     }
@@ -231,29 +160,6 @@ impl Session {
                     // would keep the thread for itself.
                     next_turn().await;
                     if close {
-                        self.leave(connection).await;
-                        return None;
-                    }
-                    continue;
-                }
-                Ok(Some(Arrived::Refused(request, rejection))) => {
-                    // A body is not read.
-                    let whole = !request.has_body();
-                    let close = self.worker.ends_connections()
-                        || self.place.is_beyond()
-                        || !request.persistent
-                        || !whole;
-                    self.tell_rejection(self.method, &rejection);
-                    let response = answer::refused(&rejection, &request, close);
-                    self.tell_answer(rejection.status, &response);
-                    if !self.send(&connection, &response).await {
-                        return None;
-                    }
-                    // Nothing here has waited: without a pause a client that asks without end
-                    // would keep the thread for itself.
-                    next_turn().await;
-                    if close {
-                        self.bound = None;
                         self.leave(connection).await;
                         return None;
                     }
@@ -325,10 +231,6 @@ impl Session {
                     self.fail(&connection, &request, failure, may_go_on).await
                 }
             };
-            if !matches!(then, Then::NextRequest) {
-                // It ends with the client's, which may linger.
-                self.bound = None;
-            }
             match then {
                 Then::NextRequest => {}
                 Then::Close if connection.asked_quiet() => {
@@ -390,7 +292,7 @@ impl Session {
             Err(TimedOut) => "it was not completed in time".to_owned(),
         };
         self.worker.counters().handshakes_failed.add(1);
-        log::handshake_failed(&self.client, &cause);
+        log::handshake_failed(self.subject.client(), &cause);
         None
     }
 
@@ -500,15 +402,15 @@ impl Session {
         let health_path = config.health_path.as_deref().map(str::as_bytes);
         if health_path == Some(&*head.target) && matches!(head.method, "GET" | "HEAD") {
             // Not in the log: it is asked all the time.
-            return Ok(Arrived::Health(head.request));
+            return Ok(Arrived::Here(head.request, None));
         }
         let host = head.host.as_deref().unwrap_or_default();
-        log::request(&self.client, head.method, &head.target, host);
+        log::request(self.subject.client(), head.method, &head.target, host);
         if let Some(protocol) = &head.request.upgrade {
-            log::upgrade_request(&self.client, protocol.name(), &head.target, host);
+            log::upgrade_request(self.subject.client(), protocol.name(), &head.target, host);
         }
         if let Some(protocols) = head.upgrades_withheld() {
-            log::upgrade_withheld(&self.client, &protocols);
+            log::upgrade_withheld(self.subject.client(), &protocols);
         }
         self.subject.set(head.method, &head.target);
         if let Some(access) = self.subject.access() {
@@ -516,7 +418,7 @@ impl Session {
         }
         self.method = Method::of(head.method);
         if let Some(refused) = self.worker.guard.as_ref().and_then(|g| g.refuses(&head)) {
-            return Ok(Arrived::Refused(head.request, refused));
+            return Ok(Arrived::Here(head.request, Some(refused)));
         }
         if self.worker.board.is_some() {
             self.host.clear();
@@ -530,13 +432,13 @@ impl Session {
             Some(naming) => {
                 self.names.set(naming, &config.rewrite, &head, authority);
                 if self.names.withholds(&head) {
-                    log::origin_not_translated(&self.client, host);
+                    log::origin_not_translated(self.subject.client(), host);
                 }
                 Some(&self.names)
             }
         };
         let mut out = Outgoing::new();
-        let (client, https) = (self.client.address.ip(), config.listen.is_tls());
+        let (client, https) = (self.subject.client().address.ip(), config.listen.is_tls());
         head.write(
             out.bytes_mut(),
             &config.rewrite,
@@ -546,6 +448,28 @@ impl Session {
             names,
         );
         Ok(Arrived::Forward(head.request, out))
+    }
+
+    /// The response to a request that is answered here, and whether the connection ends behind
+    /// it.
+    fn response_from_here(
+        &mut self,
+        request: &Request,
+        rejection: Option<Rejection>,
+    ) -> (Vec<u8>, bool) {
+        // A body is not read.
+        let close = self.worker.ends_connections()
+            || self.place.is_beyond()
+            || !request.persistent
+            || request.has_body();
+        let Some(rejection) = rejection else {
+            let draining = self.worker.timers.draining();
+            return (answer::health(request, draining, close), close);
+        };
+        self.tell_rejection(self.method, &rejection);
+        let response = answer::refused(&rejection, request, close);
+        self.tell_answer(rejection.status, &response);
+        (response, close)
     }
 
     /// Tells the log of a request that is not forwarded, or not to its end, and gives the
@@ -565,7 +489,6 @@ impl Session {
     /// Answers a request that is not forwarded, and closes the connection.
     async fn refuse(&mut self, method: Method, connection: Connection, rejection: &Rejection) {
         let response = self.reject(method, rejection);
-        self.bound = None;
         if self.send(&connection, &response).await {
             self.leave(connection).await;
         }
@@ -582,7 +505,7 @@ impl Session {
     /// Tells the log and the metrics of a request that is not forwarded.
     fn tell_rejection(&self, method: Method, rejection: &Rejection) {
         let Rejection { status, reason } = *rejection;
-        log::request_rejected(&self.client, status, reason);
+        log::request_rejected(self.subject.client(), status, reason);
         self.worker.counters().request(method, status);
     }
 
@@ -644,7 +567,7 @@ impl Session {
     fn tell_board(&self, error: &Error) {
         if let Some(board) = &self.worker.board {
             let request = Failed {
-                client: self.client.address.host(),
+                client: self.subject.client().address.host(),
                 method: self.subject.method(),
                 path: self.subject.path(),
                 host: &self.host,
@@ -708,25 +631,17 @@ fn no_request(error: HeadError) -> Result<Option<Arrived>, Rejection> {
     Rejection::of(error).map_or(Ok(None), Err)
 }
 
-// The portable relay is larger.
-#[cfg(all(test, not(portable)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What one connection costs beside its buffers and sockets.
+    /// What one connection costs beside its current stage.
     #[test]
     fn a_connection_is_small() {
         fn size<F>(_: impl FnOnce(Rc<Worker>, Connection, Peer, u64, Place, usize) -> F) -> usize {
             size_of::<F>()
         }
-        fn tunnel_size<F>(
-            _: impl FnOnce(&'static Worker, &'static Client, Upgraded) -> F,
-        ) -> usize {
-            size_of::<F>()
-        }
-        let (task, tunnel) = (size(serve), tunnel_size(tunnel));
+        let task = size(serve);
         assert!(task <= 120, "{task} bytes for a task");
-        // 32 of them count connections for their hop and watch for a dead way.
-        assert!(tunnel <= 760, "{tunnel} bytes for a tunnel");
     }
 }

@@ -1,0 +1,34 @@
+//! The Refresh field, which no RFC describes (HTML, "shared declarative refresh steps").
+
+use std::ops::Range;
+
+use crate::http::origin::starts_with;
+
+/// Where the URL of a Refresh field stands: behind the seconds and `url=`, and between
+/// quotation marks, where these are there.
+pub(super) fn url_range(value: &[u8]) -> Range<usize> {
+    let skip = |from: usize, skipped: fn(u8) -> bool| {
+        let rest = &value[from..];
+        from + rest.iter().position(|&b| !skipped(b)).unwrap_or(rest.len())
+    };
+    let blank = |byte: u8| matches!(byte, b' ' | b'\t');
+    let mut at = skip(0, |byte| byte.is_ascii_digit() || byte == b'.');
+    at = skip(at, blank);
+    if matches!(value.get(at), Some(b';' | b',')) {
+        at = skip(at + 1, blank);
+    }
+    if starts_with(&value[at..], b"url") {
+        let equals = skip(at + 3, blank);
+        if value.get(equals) == Some(&b'=') {
+            at = skip(equals + 1, blank);
+        }
+    }
+    match value.get(at) {
+        Some(quote @ (b'"' | b'\'')) => {
+            let rest = &value[at + 1..];
+            let length = rest.iter().position(|byte| byte == quote);
+            at + 1..at + 1 + length.unwrap_or(rest.len())
+        }
+        _ => at..value.len(),
+    }
+}
