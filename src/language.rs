@@ -69,6 +69,14 @@ impl Words {
         Words::made(text.clone(), text)
     }
 
+    /// The same with more behind it.
+    pub(crate) fn followed_by(&self, more: &Words) -> Words {
+        Words::made(
+            format!("{}{}", self.english, more.english),
+            format!("{}{}", self.chinese, more.chinese),
+        )
+    }
+
     /// The text in one language.
     pub fn say(&self, language: Language) -> &str {
         match language {

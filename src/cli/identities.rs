@@ -8,7 +8,6 @@ use crate::cli::variables::source_of;
 use crate::complaint::Complaint;
 use crate::config::ListenTls;
 use crate::identity::Identity;
-use crate::language::Language;
 
 /// The certificates that the program presents.
 pub(super) struct Identities {
@@ -57,13 +56,11 @@ fn identity(
         (Some(chain), Some(key)) => {
             let identity = Identity::new(chain.certificates, key.key);
             identity.map(Some).map_err(|problem| {
-                let [english, chinese] =
-                    [Language::English, Language::Chinese].map(|l| problem.say(l));
                 let (key, chain) = (key.path, chain.path);
-                let problem = both!(
-                    "{english} (got '{key}' and '{chain}')",
-                    "{chinese}（给出的值：'{key}' 和 '{chain}'）"
-                );
+                let problem = problem.followed_by(&both!(
+                    " (got '{key}' and '{chain}')",
+                    "（给出的值：'{key}' 和 '{chain}'）"
+                ));
                 Complaint::new(source(key_flag), problem)
             })
         }

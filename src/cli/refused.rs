@@ -4,7 +4,7 @@
 use crate::authority::parse_port;
 use crate::both;
 use crate::cli::flags::Flag;
-use crate::language::{Language, Words};
+use crate::language::Words;
 use crate::text::Escaped;
 
 /// Flags whose values may hold a credential.
@@ -21,15 +21,8 @@ const LONGEST: usize = 80;
 
 /// Adds the value to what is wrong with it, where it can be told.
 pub(crate) fn with_value(problem: &Words, flag: &Flag, text: &str) -> Words {
-    let (english, chinese) = (
-        problem.say(Language::English),
-        problem.say(Language::Chinese),
-    );
     match repeatable(flag.long, text) {
-        Some(value) => both!(
-            "{english} (got '{value}')",
-            "{chinese}（给出的值：'{value}'）"
-        ),
+        Some(value) => problem.followed_by(&both!(" (got '{value}')", "（给出的值：'{value}'）")),
         None => problem.clone(),
     }
 }
