@@ -154,7 +154,24 @@ pub struct Proxy {
     pub log: Lines,
 }
 
+/// Arguments with which `Proxy::metrics` finds the metrics.
+pub const METRICS: [&str; 4] = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en"];
+
 impl Proxy {
+    /// Where the metrics are served.
+    pub fn metrics(&self) -> SocketAddr {
+        let line = self.log.wait_for("metrics: http://");
+        let address = line.rsplit("http://").next().unwrap();
+        address.trim_end_matches("/metrics").parse().unwrap()
+    }
+
+    /// The page of the metrics.
+    pub fn metrics_page(&self) -> String {
+        let mut reader = Client::connect(self.metrics());
+        reader.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+        reader.response().text()
+    }
+
     /// Starts it with these arguments, on a port of its own.
     pub fn start(args: &[&str]) -> Proxy {
         Proxy::start_with(args, &[])

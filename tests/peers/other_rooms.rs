@@ -41,6 +41,12 @@ pub fn trials() -> Vec<Trial> {
         &[&needs[..], &[Need::NetworkNamespace]].concat(),
         crate::route::unix::a_link_local_upstream_is_dialled_on_its_link,
     ));
+    let needs = ["unshare", "setpriv"].map(Need::Command);
+    trials.push(trial(
+        "a_port_that_needs_a_privilege_is_exit_1_with_a_remedy",
+        &[&needs[..], &[Need::NetworkNamespace]].concat(),
+        crate::cli::settings::a_port_that_needs_a_privilege_is_exit_1_with_a_remedy,
+    ));
     let needs = ["unshare", "mount", "sh"].map(Need::Command);
     let needs = [&needs[..], &[Need::MountNamespace, Need::Port53]].concat();
     for (name, body) in [

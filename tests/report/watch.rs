@@ -119,11 +119,8 @@ pub fn health_is_answered_here() {
 
 /// Starts the program with metrics; gives their address as well.
 pub fn start_measured(args: &[&str]) -> (Proxy, SocketAddr) {
-    let metrics = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en"];
-    let proxy = Proxy::start(&[args, &metrics].concat());
-    let line = proxy.log.wait_for("metrics: http://");
-    let address = line.rsplit("http://").next().unwrap();
-    let address = address.trim_end_matches("/metrics").parse().unwrap();
+    let proxy = Proxy::start(&[args, &METRICS].concat());
+    let address = proxy.metrics();
     (proxy, address)
 }
 

@@ -167,17 +167,9 @@ pub fn busy_clients_are_never_closed_upon() {
 
 /// Sixteen beyond the limit are let in for their heads.
 pub fn beyond_the_limit_a_head_is_read_and_health_is_answered() {
-    let metrics = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en"];
-    let proxy = limited("2", &[&["--threads", "1"], &metrics[..]].concat());
+    let proxy = limited("2", &[&["--threads", "1"], &METRICS[..]].concat());
     proxy.log.wait_for("connection limit: 2");
-    let line = proxy.log.wait_for("metrics: http://");
-    let metrics = line.rsplit("http://").next().unwrap();
-    let metrics = metrics.trim_end_matches("/metrics").parse().unwrap();
-    let page = || {
-        let mut client = Client::connect(metrics);
-        client.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
-        client.response().text()
-    };
+    let page = || proxy.metrics_page();
     let mut tunnels: Vec<Client> = (0..2).map(|_| proxy.connect()).collect();
     for tunnel in &mut tunnels {
         tunnel.upgrade("/");
@@ -249,17 +241,9 @@ pub fn who_leaves_while_it_waits_for_a_slot_holds_no_place() {
 /// Tunnels never give way, and neither do clients whose heads are read: whoever comes behind
 /// them waits to be accepted, and is served in turn once a tunnel has ended.
 pub fn sixteen_who_wait_behind_tunnels_are_served_when_one_ends() {
-    let metrics = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en"];
     for threads in ["1", "4"] {
-        let proxy = limited("2", &[&["--threads", threads], &metrics[..]].concat());
-        let line = proxy.log.wait_for("metrics: http://");
-        let address = line.rsplit("http://").next().unwrap();
-        let address = address.trim_end_matches("/metrics").parse().unwrap();
-        let page = || {
-            let mut client = Client::connect(address);
-            client.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
-            client.response().text()
-        };
+        let proxy = limited("2", &[&["--threads", threads], &METRICS[..]].concat());
+        let page = || proxy.metrics_page();
         let mut tunnels: Vec<Client> = (0..2).map(|_| proxy.connect()).collect();
         for tunnel in &mut tunnels {
             tunnel.upgrade("/");
@@ -323,16 +307,10 @@ pub fn who_waits_for_a_slot_is_served_in_turn() {
             }
         });
         let args = ["--max-connections", "1", "--threads", threads];
-        let metrics = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en"];
-        let proxy = Proxy::before(upstream, &[args, metrics].concat());
-        let line = proxy.log.wait_for("metrics: http://");
-        let address = line.rsplit("http://").next().unwrap();
-        let address = address.trim_end_matches("/metrics").parse().unwrap();
+        let proxy = Proxy::before(upstream, &[args, METRICS].concat());
         let waiting = |count: usize| {
-            let mut client = Client::connect(address);
-            client.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
             let gauge = format!("connections_waiting {count}\n");
-            client.response().text().contains(&gauge)
+            proxy.metrics_page().contains(&gauge)
         };
         let mut tunnel = proxy.connect();
         tunnel.upgrade("/");
@@ -354,11 +332,8 @@ pub fn who_waits_for_a_slot_is_served_in_turn() {
 
 /// The seventeenth waited for 30 s.
 pub fn silent_readers_of_the_metrics_hold_nobody_up() {
-    let args = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en"];
-    let proxy = limited("2", &args);
-    let line = proxy.log.wait_for("metrics: http://");
-    let metrics = line.rsplit("http://").next().unwrap();
-    let metrics = metrics.trim_end_matches("/metrics").parse().unwrap();
+    let proxy = limited("2", &METRICS);
+    let metrics = proxy.metrics();
     let mut silent: Vec<Client> = (0..16).map(|_| Client::connect(metrics)).collect();
     let asked = Instant::now();
     for _ in 0..3 {
@@ -497,19 +472,15 @@ pub fn a_terminal_that_is_closed_ends_the_program() {
 
 /// From a client at 127.0.0.1: one proxy serves its neighbour only, the other serves it too.
 pub fn only_clients_that_are_allowed_are_served() {
-    let metrics = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en", "-v"];
-    let proxy = limited("9", &[&["--allow", "127.0.0.2"], &metrics[..]].concat());
-    let line = proxy.log.wait_for("metrics: http://");
+    let closed = ["--allow", "127.0.0.2", "-v"];
+    let proxy = limited("9", &[&closed[..], &METRICS].concat());
     let mut client = proxy.connect();
     // It may be closed before it has sent anything.
     let _ = client.try_send(GET.as_bytes());
     assert!(client.is_closed());
     proxy.log.wait_for("refused: not listed by --allow");
-    let address = line.rsplit("http://").next().unwrap();
     // The port of the metrics is open to all.
-    let mut reader = Client::connect(address.trim_end_matches("/metrics").parse().unwrap());
-    reader.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
-    let page = reader.response().text();
+    let page = proxy.metrics_page();
     assert!(page.contains("connections_not_allowed_total 1\n"), "{page}");
     let proxy = limited("9", &["--allow", "127.0.0.2", "--allow", "127.0.0.1/32"]);
     assert_eq!(proxy.get("/").status(), 200);
