@@ -15,6 +15,7 @@ a C compiler, and its package lists (apt-get update).
 """
 
 import collections
+import concurrent.futures
 import json
 import os
 import re
@@ -69,6 +70,9 @@ class Broker:
                     (self.tls if what == "tls" else self.connected)[test] += 1
                     led = what == "connect" and self.through and listens(port)
                     client.sendall(b"%d\n" % (self.proxy(host, port) if led else 0))
+                except ConnectionError:
+                    # The test has ended meanwhile.
+                    pass
                 except (OSError, ValueError) as error:
                     print(f"a connection could not be led: {error}", file=sys.stderr)
 
@@ -126,6 +130,7 @@ def run(command, log, **options):
         except ProcessLookupError:
             pass
         process.wait()
+    return process.returncode
 
 
 def fetch(command, **options):
@@ -184,19 +189,13 @@ class Pytest:
             fetch(["tar", "-xzf", archive, "--strip-components=1", "-C", directory])
             # The installed package is tested, with its compiled parts, not the one beside it.
             shutil.rmtree(os.path.join(directory, self.source.split("==")[0]), ignore_errors=True)
-        elif self.debian:
+        else:
             # The tests are one package of Debian's, what supports them is in another.
             version = f"python3.{sys.version_info[1]}" if sys.executable == "/usr/bin/python3" else \
                 os.path.basename(os.path.realpath("/usr/bin/python3"))
             debian(self.debian % version, directory)
             for place in f"/usr/lib/{version}/test", f"{directory}/usr/lib/{version}/test":
                 shutil.copytree(place, os.path.join(directory, "test"), dirs_exist_ok=True)
-        else:
-            name = self.packages[0].split("==")[0]
-            found = subprocess.check_output(
-                [os.path.join(self.python, "bin/python"), "-c",
-                 f"import {name}; print({name}.__path__[0])"], text=True).strip()
-            shutil.copytree(os.path.join(found, "test"), os.path.join(directory, "test"))
 
     def run(self, broker, only):
         """Runs the tests given, or all, and returns those that pass."""
@@ -223,9 +222,69 @@ class Pytest:
         return {test for test, all_results in seen.items() if all_results == {"pass"}}
 
 
+class Go:
+    """The tests of a package of Go's library, each of which runs in a process of its own."""
+
+    def __init__(self, name, package, version):
+        self.name, self.package, self.version = name, package, version
+
+    def prepare(self, work):
+        """Fetches Go, once, and builds the tests with the overlay."""
+        self.work = work
+        base = os.path.join(work, f"go-{self.version}")
+        once(base, self.fetch)
+        root = os.path.join(base, f"usr/lib/go-{self.version}")
+        self.tests = os.path.join(root, "src", self.package)
+        self.program = os.path.join(work, f"{self.name}.test")
+        with open(os.path.join(root, "src/crypto/tls/tls.go")) as source:
+            text = source.read()
+        # Where a listener is made that expects TLS.
+        place = "\tl := new(listener)\n"
+        assert text.count(place) == 1
+        patched = os.path.join(work, "tls.go")
+        with open(patched, "w") as source:
+            source.write(text.replace(place, place + "\tnet.SuitesTLS(inner.Addr())\n"))
+        overlay = os.path.join(work, "overlay.json")
+        with open(overlay, "w") as names:
+            json.dump({"Replace": {
+                os.path.join(root, "src/crypto/tls/tls.go"): patched,
+                os.path.join(root, "src/net/suites.go"): os.path.join(HERE, "interposer.go"),
+            }}, names)
+        environment = dict(os.environ, GOROOT=root, GOCACHE=os.path.join(work, "go-cache"),
+                           GOPATH=os.path.join(work, "go-path"), GOPROXY="off", GOFLAGS="",
+                           CGO_ENABLED="0")
+        fetch([os.path.join(root, "bin/go"), "test", "-c", "-vet=off", "-overlay", overlay, "-o", self.program,
+               self.package], env=environment, cwd=root)
+        self.root = root
+
+    def fetch(self, directory):
+        for part in "go", "src":
+            debian(f"golang-{self.version}-{part}", directory)
+
+    def run(self, broker, only):
+        """Runs the tests given, or all, and returns those that pass."""
+        if only is None:
+            listed = subprocess.check_output([self.program, "-test.list", "^Test"], cwd=self.tests, text=True)
+            only = listed.split()
+        # Most wait more than they work.
+        with concurrent.futures.ThreadPoolExecutor(2) as two:
+            good = two.map(lambda test: self.passes(broker, test), sorted(only))
+            return {test for test, passed in zip(sorted(only), good) if passed}
+
+    def passes(self, broker, test):
+        environment = dict(os.environ, SUITES_BROKER=broker.path, SUITES_TEST=test, GOROOT=self.root)
+        with open(os.path.join(self.work, f"{self.name}.log"), "a") as log:
+            return run([self.program, "-test.run", f"^{test}$", "-test.short",
+                        f"-test.timeout={TEST_TIME}s"], log, cwd=self.tests, env=environment) == 0
+
+
 SUITES = [
     Pytest("cpython", [], ["test/test_httplib.py", "test/test_httpservers.py"],
            debian="lib%s-testsuite"),
+    Pytest("uvicorn", ["uvicorn[standard]==0.54.0", "a2wsgi", "cryptography", "httpx2", "pytest-mock",
+                       "pytest-xdist", "trustme", "wsproto", "zttp"],
+           ["tests", "--ignore=tests/benchmarks"], source="uvicorn==0.54.0"),
+    Go("go-httputil", "net/http/httputil", "1.19"),
 ]
 
 
