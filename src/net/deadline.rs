@@ -57,6 +57,9 @@ const NEVER: Tick = Tick::MAX;
 /// All deadlines of one thread.
 pub struct Timers {
     made: Instant,
+    /// The last time that was asked for as a tick, and that tick: within a turn of the thread
+    /// the time is the same.
+    last: Cell<(Instant, Tick)>,
     entries: RefCell<Slab<Entry>>,
     /// When the sweep next looks; later than the earliest deadline by the granularity at
     /// most.
@@ -81,8 +84,10 @@ struct Entry {
 
 impl Default for Timers {
     fn default() -> Timers {
+        let made = Instant::now();
         Timers {
-            made: Instant::now(),
+            made,
+            last: Cell::new((made, 0)),
             entries: RefCell::default(),
             next_sweep: Cell::new(NEVER),
             sweeper: RefCell::default(),
@@ -109,8 +114,20 @@ impl Timers {
     }
 
     /// The tick of this turn of the thread.
+    #[inline]
     fn now(&self) -> Tick {
-        self.tick(now())
+        let now = now();
+        match self.last.get() {
+            (last, tick) if last == now => tick,
+            _ => self.next_tick(now),
+        }
+    }
+
+    #[inline(never)]
+    fn next_tick(&self, now: Instant) -> Tick {
+        let tick = self.tick(now);
+        self.last.set((now, tick));
+        tick
     }
 
     /// Waits until the next sweep is due.
@@ -192,6 +209,15 @@ impl Timers {
     }
 }
 
+/// So much later; never for zero.
+#[inline]
+fn later(now: Tick, after: Duration) -> Tick {
+    match after {
+        Duration::ZERO => NEVER,
+        _ => now.saturating_add(nanoseconds(after)),
+    }
+}
+
 fn nanoseconds(length: Duration) -> Tick {
     let seconds = length.as_secs().saturating_mul(1_000_000_000);
     seconds.saturating_add(length.subsec_nanos().into())
@@ -249,58 +275,42 @@ impl Deadline {
 
     /// Strikes `after` from now, in place of any earlier arming; zero is never.
     pub fn arm(&self, after: Duration) {
-        self.set(after, false, None);
+        let strikes_at = later(self.timers.now(), after);
+        self.entry(|entry| {
+            entry.set(strikes_at, NEVER);
+            entry.gave_way = false;
+        });
+        self.timers.sweep_by(strikes_at);
     }
 
     #[inline]
-    fn set(&self, after: Duration, drains: bool, way: Option<Way>) {
-        let now = self.timers.now();
-        let mut strikes_at = match after {
-            Duration::ZERO => NEVER,
-            _ => now.saturating_add(nanoseconds(after)),
-        };
-        let mut drains_from = NEVER;
-        if drains {
-            drains_from = now + nanoseconds(DRAIN_GRACE);
-            if self.timers.draining() {
-                strikes_at = strikes_at.min(drains_from);
-            }
-        }
-        {
-            let mut entries = self.timers.entries.borrow_mut();
-            let entry = &mut entries[self.key];
-            entry.set(strikes_at, drains_from);
-            entry.gave_way = false;
-            if let Some(way) = way {
-                entry.give_way(way, now);
-            }
-        }
-        self.timers.sweep_by(strikes_at);
+    fn entry<T>(&self, work: impl FnOnce(&mut Entry) -> T) -> T {
+        work(&mut self.timers.entries.borrow_mut()[self.key])
     }
 
     /// Never strikes until it is armed again.
     pub fn disarm(&self) {
         // Who waited is likely to wait again: the waker stays.
-        self.timers.entries.borrow_mut()[self.key].set(NEVER, NEVER);
+        self.entry(|entry| entry.set(NEVER, NEVER));
     }
 
     /// Whether the last wait has ended to make room for somebody else.
     pub fn gave_way(&self) -> bool {
-        self.timers.entries.borrow()[self.key].gave_way
+        self.entry(|entry| entry.gave_way)
     }
 
     /// Waits until it strikes; it has struck until it is armed again.
     pub fn poll_struck(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut entries = self.timers.entries.borrow_mut();
-        let entry = &mut entries[self.key];
-        if entry.struck {
-            return Poll::Ready(());
-        }
-        match &entry.waker {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => entry.waker = Some(cx.waker().clone()),
-        }
-        Poll::Pending
+        self.entry(|entry| {
+            if entry.struck {
+                return Poll::Ready(());
+            }
+            match &entry.waker {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                _ => entry.waker = Some(cx.waker().clone()),
+            }
+            Poll::Pending
+        })
     }
 
     /// Does `work`, for at most `after` from now; zero is without limit. The work may arm
@@ -316,7 +326,18 @@ impl Deadline {
     /// Like [`limit`](Self::limit), for a wait with nothing begun: over when the thread drains,
     /// after some grace, and early for somebody who needs the room that it takes.
     pub fn limit_idle<F: Future>(&self, after: Duration, way: Way, work: F) -> Limit<'_, F> {
-        self.set(after, true, Some(way));
+        let now = self.timers.now();
+        let drains_from = later(now, DRAIN_GRACE);
+        let mut strikes_at = later(now, after);
+        if self.timers.draining() {
+            strikes_at = strikes_at.min(drains_from);
+        }
+        self.entry(|entry| {
+            entry.set(strikes_at, drains_from);
+            entry.gave_way = false;
+            entry.give_way(way, now);
+        });
+        self.timers.sweep_by(strikes_at);
         Limit {
             deadline: self,
             work,
@@ -337,8 +358,8 @@ pin_project! {
 impl<F> Limit<'_, F> {
     /// Lets the work end early for somebody who needs the room that it takes.
     pub fn giving_way(self, way: Way) -> Self {
-        let timers = &self.deadline.timers;
-        timers.entries.borrow_mut()[self.deadline.key].give_way(way, timers.now());
+        let now = self.deadline.timers.now();
+        self.deadline.entry(|entry| entry.give_way(way, now));
         self
     }
 }
