@@ -76,10 +76,13 @@ pub fn serve<T>(
         // Named here, so that the block captures it, and drops it after its own variables.
         let _until_the_end = &closing;
         let mut session = session;
-        if let Some(upgraded) = session.as_mut().await {
-            drop(session);
-            Box::pin(tunnel(&closing.worker, &closing.client, *upgraded)).await;
-        }
+        // Not an `if let`, in which the box that was moved out of would stay to its end.
+        let tunnel = match session.as_mut().await {
+            Some(upgraded) => Box::pin(tunnel(&closing.worker, &closing.client, *upgraded)),
+            None => return,
+        };
+        drop(session);
+        tunnel.await;
     }
 }
 
