@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -568,6 +569,30 @@ impl Client {
         self.socket.shutdown(Shutdown::Write).unwrap();
     }
 
+    /// Ends our side and waits until the peer's kernel has taken all of it: what has arrived
+    /// there is not lost when this end is closed.
+    pub fn end_sending_and_wait(&self) {
+        self.end_sending();
+        let own = self.socket.local_addr().unwrap().port();
+        let peer = self.socket.peer_addr().unwrap().port();
+        // The state of a socket whose end is acknowledged.
+        const FIN_WAIT2: &str = "05";
+        wait_until("the peer's kernel has it all", || {
+            in_kernel(own, peer).expect("it is open").state == FIN_WAIT2
+        });
+    }
+
+    /// Reads a little now and then, `most` bytes at most, until told of something.
+    pub fn slowly_until(&mut self, told: &Receiver<()>, most: usize) -> Vec<u8> {
+        let mut got = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        while told.recv_timeout(Duration::from_millis(20)).is_err() {
+            assert!(Instant::now() < deadline, "never told");
+            got.extend(self.exactly(4096.min(most - got.len())));
+        }
+        got
+    }
+
     /// Closes with a reset.
     pub fn reset(self) {
         let socket = socket2::SockRef::from(&self.socket);
@@ -813,6 +838,29 @@ pub fn splice(a: Client, b: Client) {
     let there = thread::spawn(move || pump(from, to, &ahead));
     pump(b.socket, a.socket, &b.ahead);
     let _ = there.join();
+}
+
+/// What the kernel knows of one end of a connection (proc_pid_net(5)).
+pub struct InKernel {
+    /// By its number in the kernel, in hexadecimal.
+    pub state: String,
+    /// How many bytes were sent and are not acknowledged.
+    pub unacknowledged: usize,
+}
+
+/// The end of a connection over IPv4 whose ports are these; None where there is none.
+pub fn in_kernel(own: u16, peer: u16) -> Option<InKernel> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
+    table.lines().skip(1).find_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let ports = (port(columns[1])?, port(columns[2])?);
+        let (sent, _received) = columns[4].split_once(':')?;
+        (ports == (own, peer)).then(|| InKernel {
+            state: columns[3].to_owned(),
+            unacknowledged: usize::from_str_radix(sent, 16).unwrap(),
+        })
+    })
 }
 
 /// Waits for something that can only be looked at.

@@ -1,8 +1,6 @@
 //! What a client received, and messages as the tests read them.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -230,26 +228,8 @@ pub(super) fn wait_until_delivered(socket: &TcpStream) {
     let (Ok(own), Ok(peer)) = (socket.local_addr(), socket.peer_addr()) else {
         return;
     };
-    let hex = |address: SocketAddr| match address.ip() {
-        std::net::IpAddr::V4(ip) => {
-            let ip = u32::from_ne_bytes(ip.octets());
-            format!("{ip:08X}:{:04X}", address.port())
-        }
-        std::net::IpAddr::V6(_) => unreachable!("the tests use IPv4"),
-    };
-    let ends = format!(" {} {} ", hex(own), hex(peer));
     let deadline = Instant::now() + PATIENCE;
-    loop {
-        let table = BufReader::new(File::open("/proc/net/tcp").unwrap());
-        let mut lines = table.lines().map(Result::unwrap);
-        let Some(line) = lines.find(|line| line.contains(&ends)) else {
-            return;
-        };
-        // sl, both addresses, state, then the bytes that are not acknowledged
-        let queues = line.split_whitespace().nth(4).unwrap();
-        if queues.starts_with("00000000:") {
-            return;
-        }
+    while in_kernel(own.port(), peer.port()).is_some_and(|end| end.unacknowledged > 0) {
         assert!(Instant::now() < deadline, "the bytes do not arrive");
         thread::sleep(Duration::from_millis(1));
     }
