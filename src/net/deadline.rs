@@ -6,13 +6,14 @@ use std::future::{poll_fn, Future};
 use std::pin::{pin, Pin};
 use std::rc::Rc;
 use std::task::{ready, Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_io::Timer;
 use pin_project_lite::pin_project;
 use slab::Slab;
 
 use crate::net::reactor::{next_look, now};
+use crate::net::tick::Tick;
 
 /// How much later than asked a deadline may strike; keeps sweeps rare under load.
 const GRANULARITY: Duration = Duration::from_millis(20);
@@ -47,19 +48,8 @@ pub struct Way {
     pub after: Duration,
 }
 
-/// A time, as nanoseconds since the thread's timers were made: half the size of an `Instant`,
-/// and compared by one instruction.
-type Tick = u64;
-
-/// Later than all.
-const NEVER: Tick = Tick::MAX;
-
 /// All deadlines of one thread.
 pub struct Timers {
-    made: Instant,
-    /// The last time that was asked for as a tick, and that tick: within a turn of the thread
-    /// the time is the same.
-    last: Cell<(Instant, Tick)>,
     entries: RefCell<Slab<Entry>>,
     /// When the sweep next looks; later than the earliest deadline by the granularity at
     /// most.
@@ -84,12 +74,9 @@ struct Entry {
 
 impl Default for Timers {
     fn default() -> Timers {
-        let made = Instant::now();
         Timers {
-            made,
-            last: Cell::new((made, 0)),
             entries: RefCell::default(),
-            next_sweep: Cell::new(NEVER),
+            next_sweep: Cell::new(Tick::NEVER),
             sweeper: RefCell::default(),
             draining: Cell::new(false),
         }
@@ -105,35 +92,14 @@ impl Timers {
             // are served before a deadline strikes: their tasks may disarm it. Another thread
             // may have woken this task while it was still waking those that read.
             next_look().await;
-            self.strike_due(self.tick(Instant::now()));
+            self.strike_due(Tick::read());
         }
-    }
-
-    fn tick(&self, at: Instant) -> Tick {
-        nanoseconds(at.saturating_duration_since(self.made))
-    }
-
-    /// The tick of this turn of the thread.
-    #[inline]
-    fn now(&self) -> Tick {
-        let now = now();
-        match self.last.get() {
-            (last, tick) if last == now => tick,
-            _ => self.next_tick(now),
-        }
-    }
-
-    #[inline(never)]
-    fn next_tick(&self, now: Instant) -> Tick {
-        let tick = self.tick(now);
-        self.last.set((now, tick));
-        tick
     }
 
     /// Waits until the next sweep is due.
     async fn due(&self) {
         let mut timer = Timer::never();
-        let mut set_for = NEVER;
+        let mut set_for = Tick::NEVER;
         poll_fn(|cx| {
             *self.sweeper.borrow_mut() = Some(cx.waker().clone());
             loop {
@@ -143,8 +109,8 @@ impl Timers {
                 }
                 set_for = next;
                 timer = match next {
-                    NEVER => Timer::never(),
-                    at => Timer::at(self.made + Duration::from_nanos(at)),
+                    Tick::NEVER => Timer::never(),
+                    at => Timer::after(at.since(Tick::read())),
                 };
             }
         })
@@ -152,7 +118,7 @@ impl Timers {
     }
 
     fn strike_due(&self, now: Tick) {
-        let mut earliest = NEVER;
+        let mut earliest = Tick::NEVER;
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
             if entry.strikes_at <= now {
                 entry.strike();
@@ -160,7 +126,7 @@ impl Timers {
                 earliest = earliest.min(entry.strikes_at);
             }
         }
-        let soonest = now + nanoseconds(GRANULARITY);
+        let soonest = now + GRANULARITY;
         self.next_sweep.set(earliest.max(soonest));
     }
 
@@ -171,13 +137,13 @@ impl Timers {
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
             entry.strikes_at = entry.strikes_at.min(entry.drains_from);
         }
-        self.sweep_by(self.now());
+        self.sweep_by(now());
     }
 
     /// Ends one wait that gives way to who needs `room`: that of the lowest rank, and of those
     /// the one that could have been ended for the longest. False where there is none.
     pub fn make_room(&self, room: Room) -> bool {
-        let now = self.tick(Instant::now());
+        let now = Tick::read();
         let mut entries = self.entries.borrow_mut();
         let first = entries
             .iter_mut()
@@ -213,22 +179,17 @@ impl Timers {
 #[inline]
 fn later(now: Tick, after: Duration) -> Tick {
     match after {
-        Duration::ZERO => NEVER,
-        _ => now.saturating_add(nanoseconds(after)),
+        Duration::ZERO => Tick::NEVER,
+        _ => now + after,
     }
-}
-
-fn nanoseconds(length: Duration) -> Tick {
-    let seconds = length.as_secs().saturating_mul(1_000_000_000);
-    seconds.saturating_add(length.subsec_nanos().into())
 }
 
 impl Entry {
     /// One that never strikes.
     const IDLE: Entry = Entry {
-        strikes_at: NEVER,
-        drains_from: NEVER,
-        gives_way_from: NEVER,
+        strikes_at: Tick::NEVER,
+        drains_from: Tick::NEVER,
+        gives_way_from: Tick::NEVER,
         waker: None,
         room: Room::Slot,
         rank: 0,
@@ -239,17 +200,17 @@ impl Entry {
     fn set(&mut self, strikes_at: Tick, drains_from: Tick) {
         self.strikes_at = strikes_at;
         self.drains_from = drains_from;
-        self.gives_way_from = NEVER;
+        self.gives_way_from = Tick::NEVER;
         self.struck = false;
     }
 
     fn give_way(&mut self, way: Way, now: Tick) {
-        self.gives_way_from = now.saturating_add(nanoseconds(way.after));
+        self.gives_way_from = now + way.after;
         (self.room, self.rank) = (way.room, way.rank);
     }
 
     fn strike(&mut self) {
-        self.strikes_at = NEVER;
+        self.strikes_at = Tick::NEVER;
         self.struck = true;
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -275,9 +236,9 @@ impl Deadline {
 
     /// Strikes `after` from now, in place of any earlier arming; zero is never.
     pub fn arm(&self, after: Duration) {
-        let strikes_at = later(self.timers.now(), after);
+        let strikes_at = later(now(), after);
         self.entry(|entry| {
-            entry.set(strikes_at, NEVER);
+            entry.set(strikes_at, Tick::NEVER);
             entry.gave_way = false;
         });
         self.timers.sweep_by(strikes_at);
@@ -291,7 +252,7 @@ impl Deadline {
     /// Never strikes until it is armed again.
     pub fn disarm(&self) {
         // Who waited is likely to wait again: the waker stays.
-        self.entry(|entry| entry.set(NEVER, NEVER));
+        self.entry(|entry| entry.set(Tick::NEVER, Tick::NEVER));
     }
 
     /// Whether the last wait has ended to make room for somebody else.
@@ -326,7 +287,7 @@ impl Deadline {
     /// Like [`limit`](Self::limit), for a wait with nothing begun: over when the thread drains,
     /// after some grace, and early for somebody who needs the room that it takes.
     pub fn limit_idle<F: Future>(&self, after: Duration, way: Way, work: F) -> Limit<'_, F> {
-        let now = self.timers.now();
+        let now = now();
         let drains_from = later(now, DRAIN_GRACE);
         let mut strikes_at = later(now, after);
         if self.timers.draining() {
@@ -358,7 +319,7 @@ pin_project! {
 impl<F> Limit<'_, F> {
     /// Lets the work end early for somebody who needs the room that it takes.
     pub fn giving_way(self, way: Way) -> Self {
-        let now = self.deadline.timers.now();
+        let now = now();
         self.deadline.entry(|entry| entry.give_way(way, now));
         self
     }

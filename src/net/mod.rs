@@ -17,5 +17,6 @@ pub mod spares;
 #[cfg(not(portable))]
 pub mod splice;
 pub mod stream;
+pub mod tick;
 pub mod tls;
 pub mod tls_stream;

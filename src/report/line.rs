@@ -179,6 +179,9 @@ fn tell_dropped() {
 /// Writes the thread's lines out, as far as the reader takes them without a wait. Gives
 /// the time after which to try again, if some are left.
 pub fn flush() -> Option<Duration> {
+    if !output::holds_any() {
+        return None;
+    }
     tell_dropped();
     output::flush()
 }

@@ -2,7 +2,7 @@
 //! of the thread and are written when it is about to wait. A reader that stops costs lines,
 //! which are counted, never the data path's time.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard};
@@ -64,6 +64,8 @@ struct Streams {
 
 thread_local! {
     static PENDING: RefCell<Streams> = RefCell::default();
+    /// Whether those are anything but empty: what is asked before each wait of the thread.
+    static HOLDS_ANY: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Does nothing while a line is being formatted, should that very formatting panic.
@@ -77,6 +79,7 @@ fn with_pending<T: Default>(work: impl FnOnce(&mut Streams) -> T) -> T {
 /// Adds the line that `fill` appends, without its end. Longer than a pipe takes at once,
 /// it is cut.
 pub fn line(stream: Stream, fill: impl FnOnce(&mut String)) {
+    HOLDS_ANY.set(true);
     with_pending(|streams| {
         let pending = match stream {
             Stream::Error => &mut streams.error,
@@ -104,13 +107,23 @@ pub fn take_dropped() -> usize {
     })
 }
 
+/// Whether the thread has lines to write out, or has dropped some.
+#[inline]
+pub fn holds_any() -> bool {
+    HOLDS_ANY.get()
+}
+
 /// Writes the thread's lines out, as far as the reader takes them without a wait. Gives
 /// the time after which to try again, if some are left.
 pub fn flush() -> Option<Duration> {
-    with_pending(|streams| match streams.write_out(Duration::ZERO) {
-        Outcome::Busy => Some(RETRY_SOON),
-        Outcome::Stuck => Some(RETRY),
-        Outcome::Written => None,
+    with_pending(|streams| {
+        let outcome = streams.write_out(Duration::ZERO);
+        HOLDS_ANY.set(!streams.are_empty());
+        match outcome {
+            Outcome::Busy => Some(RETRY_SOON),
+            Outcome::Stuck => Some(RETRY),
+            Outcome::Written => None,
+        }
     })
 }
 
@@ -150,6 +163,11 @@ enum Outcome {
 }
 
 impl Streams {
+    fn are_empty(&self) -> bool {
+        let empty = |pending: &Pending| pending.lines.is_empty() && pending.dropped == 0;
+        empty(&self.error) && empty(&self.output)
+    }
+
     fn write_out(&mut self, patience: Duration) -> Outcome {
         let error = self.error.write_out(Stream::Error, patience);
         error.max(self.output.write_out(Stream::Output, patience))

@@ -1,10 +1,11 @@
 //! Who and what a line of the log is about: a client's connection, or one of its requests.
 
 use std::fmt::{self, Display};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::net::peer::Peer;
 use crate::net::reactor::now;
+use crate::net::tick::Tick;
 use crate::report::combined::Access;
 use crate::report::json::Value;
 use crate::report::line::Member;
@@ -34,7 +35,7 @@ pub struct Subject {
     client: Client,
     method: Vec<u8>,
     path: Vec<u8>,
-    start: Instant,
+    start: Tick,
     access: Option<Box<Access>>,
 }
 
@@ -99,7 +100,7 @@ impl Subject {
 
     /// How long ago the request's head was there.
     pub(crate) fn elapsed(&self) -> Duration {
-        now().saturating_duration_since(self.start)
+        now().since(self.start)
     }
 
     /// What names it in every line, in JSON.

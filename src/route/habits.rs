@@ -3,7 +3,9 @@
 //! sent twice.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::net::tick::Tick;
 
 /// A connection that stays open for so long behind a response shows that the upstream keeps
 /// connections; one that ends earlier, unannounced, shows that it does not.
@@ -29,7 +31,7 @@ const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
 /// What has been learned of the upstream, from all threads.
 pub struct Habits {
     /// What the times below count from.
-    start: Instant,
+    start: Tick,
     /// Some connection has served a second request, or has stayed open for `SHOWS`.
     keeps: AtomicBool,
     /// Until when, in milliseconds, an unannounced end counts.
@@ -44,7 +46,7 @@ pub struct Habits {
 impl Default for Habits {
     fn default() -> Habits {
         Habits {
-            start: Instant::now(),
+            start: Tick::read(),
             keeps: AtomicBool::new(false),
             doubted_until: AtomicU64::new(0),
             survived: AtomicU64::new(0),
@@ -72,7 +74,7 @@ impl Habits {
 
     /// A connection that had rested for so long has served another request. `now` is asked
     /// only where that tells something new.
-    pub fn served_again(&self, rest: Duration, now: impl FnOnce() -> Instant) {
+    pub fn served_again(&self, rest: Duration, now: impl FnOnce() -> Tick) {
         self.survived(rest);
         if !self.keeps.load(Relaxed) {
             self.keeps(now());
@@ -80,7 +82,7 @@ impl Habits {
     }
 
     /// A connection is still open after this rest.
-    pub fn stayed_open(&self, rest: Duration, now: Instant) {
+    pub fn stayed_open(&self, rest: Duration, now: Tick) {
         self.survived(rest);
         if rest >= SHOWS {
             self.keeps(now);
@@ -88,11 +90,11 @@ impl Habits {
     }
 
     /// The upstream has ended a connection, unannounced, after this rest at the latest.
-    pub fn ended(&self, rest: Duration, now: Instant) {
+    pub fn ended(&self, rest: Duration, now: Tick) {
         self.survived.fetch_min(millis(rest), Relaxed);
         if rest < SHOWS {
             self.keeps.store(false, Relaxed);
-            let until = millis(now.saturating_duration_since(self.start) + DOUBT);
+            let until = millis(now.since(self.start) + DOUBT);
             self.doubted_until.fetch_max(until, Relaxed);
         }
     }
@@ -104,9 +106,9 @@ impl Habits {
         }
     }
 
-    fn keeps(&self, now: Instant) {
+    fn keeps(&self, now: Tick) {
         if !self.keeps.load(Relaxed) {
-            let now = millis(now.saturating_duration_since(self.start));
+            let now = millis(now.since(self.start));
             if now >= self.doubted_until.load(Relaxed) {
                 self.keeps.store(true, Relaxed);
             }
@@ -168,7 +170,7 @@ mod tests {
     #[test]
     fn nothing_is_safe_before_anything_was_shown() {
         let habits = Habits::default();
-        let now = Instant::now();
+        let now = Tick::read();
         assert!(!habits.is_safe_once(Duration::ZERO, Some(seconds(60))));
         habits.stayed_open(Duration::from_millis(999), now);
         assert!(!habits.is_safe_once(Duration::ZERO, None));
@@ -179,7 +181,7 @@ mod tests {
     #[test]
     fn a_second_request_shows_it_too() {
         let habits = Habits::default();
-        habits.served_again(Duration::ZERO, Instant::now);
+        habits.served_again(Duration::ZERO, Tick::read);
         assert!(habits.is_safe_once(seconds(2), None));
         assert!(!habits.is_safe_once(seconds(3), None));
     }
@@ -187,7 +189,7 @@ mod tests {
     #[test]
     fn an_early_end_counts_for_a_minute() {
         let habits = Habits::default();
-        let now = Instant::now();
+        let now = Tick::read();
         habits.served_again(seconds(5), || now);
         habits.ended(Duration::from_millis(200), now);
         habits.served_again(Duration::ZERO, || now + seconds(59));
@@ -199,7 +201,7 @@ mod tests {
     #[test]
     fn a_long_rest_must_have_been_promised_or_survived() {
         let habits = Habits::default();
-        let now = Instant::now();
+        let now = Tick::read();
         habits.answered_after(Duration::from_millis(100));
         habits.served_again(seconds(10), || now);
         for (rest, promised, safe) in [

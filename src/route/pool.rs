@@ -9,13 +9,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_io::Timer;
 
 use crate::config::Limits;
 use crate::net::reactor::{looks, now, poll_stirred, BLIND};
 use crate::net::stream::{Connection, Detached};
+use crate::net::tick::Tick;
 use crate::route::gate::Gate;
 use crate::route::habits::Habits;
 
@@ -45,9 +46,9 @@ struct Shelf {
 struct Idle {
     connection: Detached,
     server_name: Box<str>,
-    since: Instant,
+    since: Tick,
     /// When it is closed.
-    until: Instant,
+    until: Tick,
     /// How long the upstream has said that it keeps it (`Keep-Alive: timeout`).
     promised: Option<Duration>,
     /// How often the thread had looked at its sockets by then.
@@ -55,8 +56,8 @@ struct Idle {
 }
 
 impl Idle {
-    fn rest(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.since)
+    fn rest(&self, now: Tick) -> Duration {
+        now.since(self.since)
     }
 }
 
@@ -111,7 +112,7 @@ impl Shelves {
     fn displace(&self, server_name: &str) {
         let of_this_name = |idle: &&Idle| *idle.server_name == *server_name;
         let mut count = 0;
-        let mut newest: Option<(Instant, &Shelf)> = None;
+        let mut newest: Option<(Tick, &Shelf)> = None;
         for shelf in self.stocked(0) {
             let since = shelf.with(|idle| {
                 count += idle.iter().filter(of_this_name).count();
@@ -137,7 +138,7 @@ pub struct Pool {
     own: usize,
     sweeper: Cell<Option<Waker>>,
     /// When the sweep next looks, if it waits for a time.
-    next_sweep: Cell<Option<Instant>>,
+    next_sweep: Cell<Option<Tick>>,
 }
 
 /// A kept connection that was taken for a request.
@@ -294,7 +295,7 @@ impl Pool {
             let mut timer = Timer::never();
             let mut set_for = None;
             poll_fn(|cx| self.poll_sweep_due(cx, &mut timer, &mut set_for)).await;
-            self.sweep_once(Instant::now());
+            self.sweep_once(Tick::read());
         }
     }
 
@@ -303,7 +304,7 @@ impl Pool {
         &self,
         cx: &mut Context<'_>,
         timer: &mut Timer,
-        set_for: &mut Option<Instant>,
+        set_for: &mut Option<Tick>,
     ) -> Poll<()> {
         self.sweeper.set(Some(cx.waker().clone()));
         let next = match self.own().is_empty() {
@@ -317,7 +318,7 @@ impl Pool {
             return Poll::Pending;
         };
         if set_for.replace(at) != Some(at) {
-            timer.set_at(at);
+            timer.set_after(at.since(Tick::read()));
         }
         match Pin::new(timer).poll(cx) {
             Poll::Ready(_) => Poll::Ready(()),
@@ -325,7 +326,7 @@ impl Pool {
         }
     }
 
-    fn sweep_once(&self, now: Instant) {
+    fn sweep_once(&self, now: Tick) {
         let habits = self.habits();
         let _closed: Vec<Idle> = self.own().with(|idle| {
             let note_if_over = |idle: &mut Idle| {
@@ -365,7 +366,7 @@ impl Drop for Pool {
 struct Wanted<'a> {
     server_name: &'a str,
     may_be_sent_twice: bool,
-    now: Instant,
+    now: Tick,
     habits: &'a Habits,
     /// One would have done for a request that may be sent twice.
     declined: Cell<bool>,
@@ -577,7 +578,7 @@ mod tests {
             assert!(pool.take("a", false).is_none());
             assert_eq!(count(&pool), 2);
             pool.own()
-                .with(|idle| idle[0].since -= Duration::from_secs(1));
+                .with(|idle| idle[0].since.move_back(Duration::from_secs(1)));
             pool.take("a", false).is_some()
         };
         assert!(block_on(taken, || None).expect("the reactor runs"));
@@ -614,7 +615,7 @@ mod tests {
                 let (connection, upstream) = connection();
                 pools[pool].put(connection, "a", None);
                 let age = Duration::from_secs(seconds);
-                pools[pool].own().with(|idle| idle[0].since -= age);
+                pools[pool].own().with(|idle| idle[0].since.move_back(age));
                 std::mem::forget(upstream);
             }
             assert!(pools[0].take_oldest().is_some());

@@ -3,9 +3,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::net::stream::Detached;
+use crate::net::tick::Tick;
 
 /// A name for which no request was answered for so long gets no spare.
 const IN_USE: Duration = Duration::from_secs(60);
@@ -31,7 +32,7 @@ pub enum Next {
         renews: bool,
     },
     /// Nothing before this time, or before something changes.
-    Wait(Option<Instant>),
+    Wait(Option<Tick>),
     /// The process drains: nothing ever again.
     Stop,
 }
@@ -55,7 +56,7 @@ impl Spares {
     }
 
     /// A request for this server name was answered well.
-    pub fn used(&self, server_name: &str, now: Instant) {
+    pub fn used(&self, server_name: &str, now: Tick) {
         if self.are_wanted() {
             self.stock().used(server_name, now);
         }
@@ -65,7 +66,7 @@ impl Spares {
     pub fn take(
         &self,
         server_name: &str,
-        now: Instant,
+        now: Tick,
         fits: impl Fn(Duration) -> bool,
     ) -> Option<(Detached, Duration)> {
         match self.are_wanted() {
@@ -80,13 +81,13 @@ impl Spares {
     }
 
     /// Keeps a connection that was dialled as `Next::Dial` said.
-    pub fn put(&self, connection: Detached, server_name: &str, now: Instant) {
+    pub fn put(&self, connection: Detached, server_name: &str, now: Tick) {
         let _closed = self.stock().put(connection, server_name, now);
     }
 
     /// What is to be done next. Closes what is old and could not be renewed (`failed`) and
     /// what is for names that are not in use any more.
-    pub fn next(&self, now: Instant, failed: bool) -> Next {
+    pub fn next(&self, now: Tick, failed: bool) -> Next {
         let (next, _closed) = self.stock().next(now, failed);
         next
     }
@@ -116,7 +117,7 @@ impl Spares {
 struct Stock<C> {
     most: usize,
     /// The names in use, the most recently used first.
-    names: Vec<(Box<str>, Instant)>,
+    names: Vec<(Box<str>, Tick)>,
     /// The oldest first.
     idle: Vec<Spare<C>>,
     changed: bool,
@@ -127,7 +128,7 @@ struct Stock<C> {
 struct Spare<C> {
     connection: C,
     server_name: Box<str>,
-    since: Instant,
+    since: Tick,
 }
 
 impl<C> Stock<C> {
@@ -149,7 +150,7 @@ impl<C> Stock<C> {
         }
     }
 
-    fn used(&mut self, server_name: &str, now: Instant) {
+    fn used(&mut self, server_name: &str, now: Tick) {
         let at = self
             .names
             .iter()
@@ -170,12 +171,12 @@ impl<C> Stock<C> {
     fn take(
         &mut self,
         server_name: &str,
-        now: Instant,
+        now: Tick,
         fits: impl Fn(Duration) -> bool,
     ) -> Option<(C, Duration)> {
         let is_for_it = |spare: &Spare<C>| *spare.server_name == *server_name;
         let at = self.idle.iter().rposition(is_for_it)?;
-        let age = now.saturating_duration_since(self.idle[at].since);
+        let age = now.since(self.idle[at].since);
         if !fits(age) {
             return None;
         }
@@ -189,7 +190,7 @@ impl<C> Stock<C> {
     }
 
     /// Gives what it takes the place of, if there is no room beside it.
-    fn put(&mut self, connection: C, server_name: &str, now: Instant) -> Option<C> {
+    fn put(&mut self, connection: C, server_name: &str, now: Tick) -> Option<C> {
         if self.stopped {
             return Some(connection);
         }
@@ -208,19 +209,18 @@ impl<C> Stock<C> {
     }
 
     /// The place of one that is to be renewed.
-    fn old(&self, now: Instant) -> Option<usize> {
-        let is_old = |spare: &Spare<C>| now.saturating_duration_since(spare.since) >= RENEWED_AT;
+    fn old(&self, now: Tick) -> Option<usize> {
+        let is_old = |spare: &Spare<C>| now.since(spare.since) >= RENEWED_AT;
         self.idle.first().filter(|oldest| is_old(oldest)).map(|_| 0)
     }
 
-    fn next(&mut self, now: Instant, failed: bool) -> (Next, Vec<Spare<C>>) {
+    fn next(&mut self, now: Tick, failed: bool) -> (Next, Vec<Spare<C>>) {
         self.changed = false;
         let mut closed = Vec::new();
         if self.stopped {
             return (Next::Stop, closed);
         }
-        self.names
-            .retain(|(_, used)| now.saturating_duration_since(*used) < IN_USE);
+        self.names.retain(|(_, used)| now.since(*used) < IN_USE);
         // The younger ones are kept where there are more than are wanted.
         let wanted = self.wanted();
         for (name, count) in self.counts() {
@@ -307,7 +307,7 @@ mod tests {
 
     /// Dials until nothing is missing, and gives the names in order; each connection is the
     /// moment's number.
-    fn fill(stock: &mut Stock<u32>, now: Instant) -> Vec<String> {
+    fn fill(stock: &mut Stock<u32>, now: Tick) -> Vec<String> {
         let mut dialled = Vec::new();
         loop {
             assert!(stock.idle.len() <= stock.most);
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn nothing_is_dialled_for_nobody() {
-        let now = Instant::now();
+        let now = Tick::read();
         let mut stock = Stock::<u32>::new(3);
         assert_eq!(stock.next(now, false).0, Next::Wait(None));
         stock.used("a", now);
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn each_name_gets_one_before_any_gets_two() {
-        let now = Instant::now();
+        let now = Tick::read();
         let mut stock = Stock::<u32>::new(3);
         stock.used("a", now);
         stock.used("b", now);
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn one_is_renewed_at_ten_seconds() {
-        let now = Instant::now();
+        let now = Tick::read();
         let mut stock = Stock::<u32>::new(1);
         stock.used("a", now);
         fill(&mut stock, now);
@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_drain_ends_it() {
-        let now = Instant::now();
+        let now = Tick::read();
         let mut stock = Stock::<u32>::new(2);
         stock.used("a", now);
         fill(&mut stock, now);

@@ -197,7 +197,7 @@ impl Answering<'_> {
             return Ok(Next::AnotherHead);
         }
         let habits = self.worker.pool.habits();
-        habits.answered_after(now().saturating_duration_since(self.progress.began));
+        habits.answered_after(now().since(self.progress.began));
         let took = self.subject.elapsed();
         self.worker.counters().response_head.observe(took);
         if let Some(board) = &self.worker.board {

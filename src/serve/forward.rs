@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::future::{poll_fn, Future};
 use std::pin::pin;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::config::Limits;
 use crate::error::{describe, Error, Stage};
@@ -19,6 +19,7 @@ use crate::net::deadline::{Deadline, TimedOut};
 use crate::net::reactor::now;
 use crate::net::socket::Socket;
 use crate::net::stream::{Connection, Stream};
+use crate::net::tick::Tick;
 use crate::report::subject::Subject;
 use crate::serve::answering::{Answer, Answering, CONNECTION_TERMINATED};
 use crate::serve::bound::Bound;
@@ -100,7 +101,7 @@ pub struct Progress {
     /// this request.
     pub bound: bool,
     /// When the request was ready to be sent.
-    pub began: Instant,
+    pub began: Tick,
     /// The request was sent whole.
     pub uploaded: Cell<bool>,
     /// The client was told to go on, or went on without.
@@ -229,7 +230,7 @@ impl Exchange<'_> {
     /// was on its way already.
     fn was_race(&self, progress: &Progress, error: &Error) -> bool {
         let round_trip = self.worker.pool.habits().round_trip();
-        let took = now().saturating_duration_since(progress.began);
+        let took = now().since(progress.began);
         !progress.answered.get()
             && error.token == CONNECTION_TERMINATED
             && took <= RACE.max(2 * round_trip)

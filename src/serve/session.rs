@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_lite::future::{self, poll_once};
 
@@ -22,6 +22,7 @@ use crate::net::peer::Peer;
 use crate::net::reactor::{next_turn, now};
 use crate::net::socket::Socket;
 use crate::net::stream::Connection;
+use crate::net::tick::Tick;
 use crate::report::log;
 use crate::report::metrics::Method;
 use crate::report::status::Failed;
@@ -68,7 +69,7 @@ pub fn serve<T>(
     let session = Box::pin(session.run(connection));
     let closing = Closing {
         client,
-        start: Instant::now(),
+        start: now(),
         worker,
         _ticket: ticket,
     };
@@ -89,7 +90,7 @@ pub fn serve<T>(
 /// Tells of a connection's end, however it comes.
 struct Closing<T> {
     client: Client,
-    start: Instant,
+    start: Tick,
     worker: Rc<Worker>,
     _ticket: T,
 }
@@ -97,7 +98,7 @@ struct Closing<T> {
 impl<T> Drop for Closing<T> {
     fn drop(&mut self) {
         self.worker.counters().connections_closed.add(1);
-        log::connection_closed(&self.client, self.start.elapsed());
+        log::connection_closed(&self.client, now().since(self.start));
     }
 }
 
@@ -281,7 +282,7 @@ impl Session {
             self.refuse(Method::OTHER, connection, &rejection).await;
             return None;
         }
-        let left = head_timeout.saturating_sub(now().saturating_duration_since(start));
+        let left = head_timeout.saturating_sub(now().since(start));
         let left = left.max(Duration::from_millis(1));
         let acceptor = certificates.acceptor();
         let handshake = acceptor.accept(connection, &self.worker.handshakes);
@@ -337,7 +338,7 @@ impl Session {
                 }
             }
             if first {
-                head_timeout = head_timeout.saturating_sub(now().saturating_duration_since(start));
+                head_timeout = head_timeout.saturating_sub(now().since(start));
                 head_timeout = head_timeout.max(Duration::from_millis(1));
             }
         }

@@ -4,13 +4,14 @@ use std::future::{poll_fn, Future};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_io::Timer;
 use futures_lite::future;
 
 use crate::error::Result;
 use crate::net::deadline::Deadline;
+use crate::net::tick::Tick;
 use crate::report::log;
 use crate::route::spares::Next;
 use crate::route::steps::Steps;
@@ -25,11 +26,11 @@ pub async fn maintain(worker: Rc<Worker>) {
     let deadline = Deadline::new(&worker.timers);
     let mut pause: Option<Duration> = None;
     loop {
-        let next = worker.spares.next(Instant::now(), pause.is_some());
+        let next = worker.spares.next(Tick::read(), pause.is_some());
         let (server_name, renews) = match next {
             Next::Stop => return,
             Next::Wait(until) => {
-                let timer = until.map_or_else(Timer::never, Timer::at);
+                let timer = until.map_or_else(Timer::never, timer_at);
                 changed_or(&worker, timer).await;
                 continue;
             }
@@ -51,7 +52,7 @@ pub async fn maintain(worker: Rc<Worker>) {
                 log::spare_failed(&error, length);
                 pause = Some(length);
                 // What is old and was not renewed is closed before the pause.
-                if worker.spares.next(Instant::now(), true) == Next::Stop {
+                if worker.spares.next(Tick::read(), true) == Next::Stop {
                     return;
                 }
                 rest(&worker, length).await;
@@ -60,11 +61,15 @@ pub async fn maintain(worker: Rc<Worker>) {
     }
 }
 
+fn timer_at(at: Tick) -> Timer {
+    Timer::after(at.since(Tick::read()))
+}
+
 /// Waits for so long, or until the process drains.
 async fn rest(worker: &Worker, length: Duration) {
-    let until = Instant::now() + length;
-    while Instant::now() < until && !worker.spares.has_stopped() {
-        changed_or(worker, Timer::at(until)).await;
+    let until = Tick::read() + length;
+    while Tick::read() < until && !worker.spares.has_stopped() {
+        changed_or(worker, timer_at(until)).await;
     }
 }
 
@@ -107,6 +112,6 @@ async fn dial(worker: &Worker, server_name: &str, deadline: &Deadline, renews: b
     log::spare_dialled(&steps, renews);
     worker
         .spares
-        .put(connection.detach(), server_name, Instant::now());
+        .put(connection.detach(), server_name, Tick::read());
     Ok(())
 }

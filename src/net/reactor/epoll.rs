@@ -11,13 +11,14 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{eventfd, EventfdFlags, Timespec};
 use slab::Slab;
 
 use super::{Direction, SMALLEST_SHARE};
+use crate::net::tick::Tick;
 
 /// Events taken from the kernel at once.
 const BATCH: usize = 256;
@@ -90,7 +91,7 @@ enum Clock {
     Stopped,
     /// Nobody has asked in this turn.
     Unread,
-    Read(Instant),
+    Read(Tick),
 }
 
 #[derive(Default)]
@@ -312,12 +313,12 @@ pub fn block_on<T>(
 
 /// The time, read once in a turn of the thread: for deadlines and for what a request
 /// took, which need it often and not to the microsecond.
-pub fn now() -> Instant {
+pub fn now() -> Tick {
     CLOCK.with(|clock| match clock.get() {
-        Clock::Stopped => Instant::now(),
+        Clock::Stopped => Tick::read(),
         Clock::Read(at) => at,
         Clock::Unread => {
-            let at = Instant::now();
+            let at = Tick::read();
             clock.set(Clock::Read(at));
             at
         }

@@ -6,12 +6,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::{pin, Pin};
 use std::task::{ready, Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_io::{Async, Timer};
 use rustix::event::{self, PollFd, PollFlags, Timespec};
 
 use super::Direction;
+use crate::net::tick::Tick;
 
 pub use futures_lite::future::yield_now as next_turn;
 
@@ -27,8 +28,8 @@ pub async fn next_look() {
 }
 
 /// The time.
-pub fn now() -> Instant {
-    Instant::now()
+pub fn now() -> Tick {
+    Tick::read()
 }
 
 /// How many bytes a task that never has to wait may move before it yields to the others of its
