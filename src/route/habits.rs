@@ -25,8 +25,10 @@ const MARGIN: Duration = Duration::from_secs(1);
 /// A connection that was idle for longer may have been forgotten by a NAT on the way.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(5);
 
-/// How soon an acknowledgement must come on such a connection, at least.
-const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a request that the kernel repeats on such a connection may stay without an
+/// acknowledgement, at least. The kernel counts from its second repetition, which it sends
+/// after twice 0.2 s and two round trips, and repeats it once more within this time.
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(700);
 
 /// What has been learned of the upstream, from all threads.
 pub struct Habits {
@@ -229,7 +231,7 @@ mod tests {
     fn only_after_a_long_rest_is_the_way_doubted() {
         let habits = Habits::default();
         assert_eq!(habits.patience(seconds(5)), None);
-        assert_eq!(habits.patience(seconds(6)), Some(seconds(1)));
+        assert_eq!(habits.patience(seconds(6)), Some(SHORTEST_PATIENCE));
         habits.answered_after(Duration::from_millis(400));
         assert_eq!(
             habits.patience(seconds(6)),
