@@ -5,12 +5,17 @@ benches/attacks.py PROGRAM [--old PROGRAM] [--only WORDS]: PROGRAM is "now", tha
 "before". nginx, HAProxy and Caddy are attacked where they are installed, each with one thread,
 kept upstream connections and heads of 64 KiB allowed. Everything is on loopback. An attack that
 one of them has no setting for is a dash. CPU is that of the attacked process, of the scheduler's
-account; where it is compared, the least of several runs counts.
+account; where it is compared, the least of several runs counts. Ways that lose packets are made
+in network namespaces with iptables, as root; without it, their rows say that they were not
+measured.
 """
 
 import argparse
+import collections
 import contextlib
+import ctypes
 import os
+import random
 import re
 import resource
 import shutil
@@ -23,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # What takes longer is not waited for.
@@ -164,8 +170,10 @@ class Running:
         self.log = tempfile.TemporaryFile(dir=folder)
         limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
         environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "GOMAXPROCS": "1"}
+        # In a session of its own, as a service is: without a terminal.
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log,
-                                        stderr=self.log, preexec_fn=limit, env=environment)
+                                        stderr=self.log, preexec_fn=limit, env=environment,
+                                        start_new_session=True)
         self.pid = self.process.pid
         self.port = port
         self.metrics = None
@@ -207,7 +215,8 @@ class Running:
         return self
 
     def __exit__(self, *_):
-        self.process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
         self.log.close()
 
@@ -218,7 +227,7 @@ class SimpleProxy:
     def __init__(self, path):
         self.path = path
 
-    def start(self, upstream, tls=False, limit=None, port=None, extra=()):
+    def start(self, upstream, tls=False, limit=None, port=None, extra=(), reloads=False):
         command = [self.path, "-b", "127.0.0.1", "-p", str(port or 0), "--threads", "1", "-u",
                    upstream if isinstance(upstream, str) else f"127.0.0.1:{upstream}"]
         if tls:
@@ -231,20 +240,23 @@ class SimpleProxy:
 class Nginx:
     is_ours = False
 
-    def start(self, upstream, tls=False, limit=None, port=None, extra=()):
+    def start(self, upstream, tls=False, limit=None, port=None, extra=(), reloads=False):
         port = port or free_port()
         scheme = "https" if tls else "http"
         conf = folder / f"nginx-{port}.conf"
         user = "user root;" if os.geteuid() == 0 else ""
         # Connections to the upstream count too.
-        conf.write_text(f"""daemon off; master_process off; {user} pid {folder}/nginx-{port}.pid;
+        master = "on" if reloads else "off"
+        conf.write_text(f"""daemon off; master_process {master}; {user}
+pid {folder}/nginx-{port}.pid;
 error_log stderr crit; events {{ worker_connections {limit or 1000}; }}
 http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
   fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
   large_client_header_buffers 4 64k; keepalive_requests 1000000;
   map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-  upstream up {{ server 127.0.0.1:{upstream}; keepalive 32; }}
-  server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {scheme}://up;
+  upstream up {{ server 127.0.0.1:{upstream}; keepalive 64; }}
+  server {{ listen 127.0.0.1:{port}; location = /healthz {{ return 200; }}
+    location / {{ proxy_pass {scheme}://up;
     proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_read_timeout 300s;
     proxy_set_header Upgrade $http_upgrade;
     proxy_set_header Connection $connection_upgrade; }} }} }}
@@ -256,7 +268,7 @@ http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}
 class HAProxy:
     is_ours = False
 
-    def start(self, upstream, tls=False, limit=None, port=None, extra=()):
+    def start(self, upstream, tls=False, limit=None, port=None, extra=(), reloads=False):
         port = port or free_port()
         conf = folder / f"haproxy-{port}.cfg"
         secure = " ssl verify none" if tls else ""
@@ -274,19 +286,21 @@ defaults
   timeout http-keep-alive 75s
 frontend f
   bind 127.0.0.1:{port}
+  monitor-uri /healthz
   default_backend b
 backend b
   http-reuse safe
   server s 127.0.0.1:{upstream}{secure}
 """)
         command = shutil.which("haproxy") or "/usr/sbin/haproxy"
-        return Running([command, "-db", "-q", "-f", str(conf)], port)
+        mode = "-W" if reloads else "-db"
+        return Running([command, mode, "-q", "-f", str(conf)], port)
 
 
 class Caddy:
     is_ours = False
 
-    def start(self, upstream, tls=False, limit=None, port=None, extra=()):
+    def start(self, upstream, tls=False, limit=None, port=None, extra=(), reloads=False):
         if limit:
             raise NotImplementedError("it has no limit")
         port = port or free_port()
@@ -310,9 +324,9 @@ http://127.0.0.1:{port}, http://a.example:{port} {{
 
 # ---- The attacks: each takes one who is attacked and gives what it cost, in words.
 
-def seconds(taken):
+def seconds(taken, patience=PATIENCE):
     if taken is None:
-        return f"over {PATIENCE} s"
+        return f"over {patience} s"
     return f"{taken:.1f} s" if taken >= 0.1 else f"{max(1, round(taken * 1000))} ms"
 
 
@@ -356,6 +370,223 @@ def identity(peer):
         return f"{served} of 20" + ("" if works else ", login fails")
 
 
+def surplus(peer):
+    """An upstream that sends a response too many: strangers who get it."""
+    def upstream(wire):
+        while True:
+            wire.until(b"\r\n\r\n")
+            wire.send(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+
+    with peer.start(serve(upstream)) as running:
+        got = 0
+        for _ in range(20):
+            stranger = running.connect()
+            stranger.send(GET)
+            got += stranger.response()[2] == b"evil"
+            stranger.close()
+        return f"{got} of 20"
+
+
+POST = b"POST /%d HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi"
+
+
+class Posts:
+    """POSTs with numbers, from clients that repeat one whose kept connection was closed in
+    silence, as curl and browsers do (RFC 9112 section 9.3.1)."""
+
+    def __init__(self):
+        self.arrived = collections.Counter()
+        self.refused = self.silent = 0
+        self.lock = threading.Lock()
+
+    def arrive(self, wire, head):
+        """Reads one behind its head, in the upstream; whether it was there before."""
+        wire.exactly(2)
+        with self.lock:
+            self.arrived[head.split()[1]] += 1
+            return self.arrived[head.split()[1]] > 1
+
+    def send(self, running, wire, number):
+        """Sends one, over a kept connection if there is any; the connection, if it is kept."""
+        is_kept = wire is not None
+        wire = wire or running.connect()
+        try:
+            wire.send(POST % number)
+            status, head, _ = wire.response()
+        except (OSError, Ended):
+            if not is_kept:
+                raise
+            with self.lock:
+                self.silent += 1
+            return self.send(running, None, number)
+        with self.lock:
+            self.refused += status != 200
+        return None if (field(head, b"connection") or b"").lower() == b"close" else wire
+
+    def told(self):
+        twice = sum(count > 1 for count in self.arrived.values())
+        return f"{self.refused}, {self.silent}, {twice}"
+
+
+def at_work(work):
+    def attack(peer):
+        """50 POSTs on kept connections, that the upstream closes having worked on them."""
+        posts = Posts()
+        # Each has a connection of its own, which serves two requests before.
+        meeting = threading.Barrier(50)
+
+        def upstream(wire):
+            while True:
+                head = wire.until(b"\r\n\r\n")
+                if not head.startswith(b"POST"):
+                    meeting.wait(PATIENCE)
+                elif not posts.arrive(wire, head):
+                    time.sleep(work)
+                    return
+                wire.send(OK)
+
+        with peer.start(serve(upstream)) as running:
+            def client(number):
+                wire = running.connect()
+                for _ in range(2):
+                    wire.send(GET)
+                    wire.response()
+                posts.send(running, wire, number)
+
+            together(client, 50)
+        return posts.told()
+    return attack
+
+
+def unannounced(peer):
+    """8 clients with 100 POSTs each; the upstream closes up to 10 ms behind each response."""
+    posts = Posts()
+
+    def upstream(wire):
+        posts.arrive(wire, wire.until(b"\r\n\r\n"))
+        wire.send(OK)
+        time.sleep(random.uniform(0, 0.01))
+
+    with peer.start(serve(upstream)) as running:
+        def client(client):
+            wire = None
+            for number in range(100):
+                wire = posts.send(running, wire, 100 * client + number)
+                time.sleep(random.uniform(0, 0.01))
+
+        together(client, 8)
+    return posts.told()
+
+
+def in_namespace(action):
+    """Does it in a network namespace of its own, which its threads and processes share."""
+    def inside():
+        if ctypes.CDLL(None).unshare(0x4000_0000):  # CLONE_NEWNET
+            raise PermissionError("root is needed, for a network namespace")
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        return action()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(inside).result()
+
+
+def forget(ends):
+    """Drops what is sent on an upstream connection from now on, as a NAT that has forgotten it
+    does. Its ends are those that the upstream sees."""
+    for sender, receiver in (ends, ends[::-1]):
+        subprocess.run(["iptables", "-A", "INPUT", "-p", "tcp", "--sport", str(sender[1]),
+                        "--dport", str(receiver[1]), "-j", "DROP"], check=True)
+
+
+def dead_kept(peer):
+    """A way dies while a kept connection is idle for 6 s: how long the next GET takes."""
+    def inside():
+        ends = []
+
+        def upstream(wire):
+            ends.append((wire.sock.getpeername(), wire.sock.getsockname()))
+            wire.sock.settimeout(None)
+            answering(wire)
+
+        with peer.start(serve(upstream)) as running:
+            wire = running.connect()
+            wire.send(GET)
+            wire.response()
+            time.sleep(6)
+            forget(ends[0])
+            statuses = []
+
+            def ask():
+                wire.send(GET)
+                statuses.append(wire.response()[0])
+
+            taken = seconds(timed(ask))
+            return taken if statuses in ([], [200]) else f"{statuses[0]} after {taken}"
+    return in_namespace(inside)
+
+
+# A WebSocket on a dead way is waited for so long.
+LONGEST = 150
+
+
+def dead_tunnel(peer):
+    """The way of a WebSocket dies: until it is ended, behind a message that is lost."""
+    def inside():
+        ends = []
+
+        def upstream(wire):
+            wire.until(b"\r\n\r\n")
+            ends.append((wire.sock.getpeername(), wire.sock.getsockname()))
+            wire.send(SWITCHING)
+            wire.sock.settimeout(None)
+            wire.rest()
+
+        with peer.start(serve(upstream)) as running:
+            wire = running.connect()
+            wire.send(UPGRADE)
+            wire.until(b"\r\n\r\n")
+            forget(ends[0])
+            wire.sock.settimeout(LONGEST)
+            wire.send(b"\x82\x80\0\0\0\0")
+
+            def end():
+                with contextlib.suppress(ConnectionError):
+                    wire.rest()
+
+            return seconds(timed(end), LONGEST)
+    return in_namespace(inside)
+
+
+def urgent(peer):
+    """Urgent data (MSG_OOB) within a WebSocket, either way: until what is behind it arrives."""
+    opened = []
+
+    def upstream(wire):
+        wire.until(b"\r\n\r\n")
+        wire.send(SWITCHING)
+        opened.append(wire)
+        time.sleep(3 * PATIENCE)
+
+    with peer.start(serve(upstream)) as running:
+        client = running.connect()
+        client.send(UPGRADE)
+        client.until(b"\r\n\r\n")
+        longest = 0
+        for sender, receiver in ((client, opened[0]), (opened[0], client)):
+            # So that all of it is there when the first of it is read.
+            os.kill(running.pid, signal.SIGSTOP)
+            time.sleep(0.1)
+            sender.send(b"before")
+            sender.sock.send(b"!", socket.MSG_OOB)
+            sender.send(b"behind")
+            os.kill(running.pid, signal.SIGCONT)
+            taken = timed(lambda: receiver.until(b"behind"))
+            if taken is None:
+                return seconds(None)
+            longest = max(longest, taken)
+        return seconds(longest)
+
+
 def head_cost(running, head):
     """Microseconds of CPU for one head, the least of five runs; and the status."""
     wire = running.connect()
@@ -390,7 +621,7 @@ def heads(value_of):
     return attack
 
 
-# What is interpreted, in heads of 31 KB that are as costly as they may be.
+# What is interpreted, in fields of 31 KB that are as costly as they may be.
 INTERPRETED = {
     "Connection with commas": b"Connection: zz" + b"," * 31_000,
     "Connection with options": b"Connection: " + b"a," * 15_500 + b"a",
@@ -406,12 +637,25 @@ INTERPRETED = {
 }
 
 
+def with_field(line):
+    """A request that holds such a field."""
+    host = b"" if line.startswith(b"Host") else b"Host: a.example\r\n"
+    return b"GET / HTTP/1.1\r\n" + host + SHORT_FIELDS + line + b"\r\n\r\n"
+
+
+COSTLY = {
+    **{name: with_field(line) for name, line in INTERPRETED.items()},
+    "empty lines before it": b"\r\n" * 15_500 + with_field(b"X-Other: x"),
+    "a trailer section": b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n"
+                         b"0\r\n" + b"a:b\r\n" * 6_200 + b"\r\n",
+}
+
+
 def any_head(peer):
-    """The costliest of these heads, refused or not, beside a harmless one; a connection each."""
+    """The costliest of these requests, refused or not, beside a harmless one; a connection
+    each."""
     with peer.start(serve(answering)) as running:
-        def cost(line):
-            host = b"" if line.startswith(b"Host") else b"Host: a.example\r\n"
-            head = b"GET / HTTP/1.1\r\n" + host + SHORT_FIELDS + line + b"\r\n\r\n"
+        def cost(head):
             costs = []
             for _ in range(3):
                 before = running.cpu()
@@ -425,15 +669,16 @@ def any_head(peer):
                 costs.append((running.cpu() - before) / 40 * 1e6)
             return min(costs)
 
-        harmless = cost(b"X-Other: " + b"x" * 31_000)
-        worst = max((cost(line) / harmless, name) for name, line in INTERPRETED.items())
+        harmless = cost(with_field(b"X-Other: " + b"x" * 31_000))
+        worst = max((cost(head) / harmless, name) for name, head in COSTLY.items())
         return f"{worst[0]:.1f} times ({worst[1]})"
 
 
-def idle(silent):
+def idle(silent, path=b"/"):
     def attack(peer):
         """Idle clients take every slot: how long a new one waits."""
-        with peer.start(serve(answering), limit=LIMIT) as running:
+        extra = ["--health-path", "/healthz"]
+        with peer.start(serve(answering), limit=LIMIT, extra=extra) as running:
             held = []
             for _ in range(LIMIT):
                 wire = running.connect()
@@ -449,7 +694,7 @@ def idle(silent):
                     # One that is closed upon tries again.
                     with contextlib.suppress(ConnectionError, Ended):
                         wire = running.connect()
-                        wire.send(GET)
+                        wire.send(GET.replace(b"/", path, 1))
                         assert wire.response()[0] == 200
                         return
                     time.sleep(0.05)
@@ -459,37 +704,65 @@ def idle(silent):
     return attack
 
 
+def load(running, clients, duration):
+    """So many clients that ask for a while: their requests, and how many of those failed."""
+    end = time.monotonic() + duration
+    done, failed = [0] * clients, [0] * clients
+
+    def client(number):
+        wire = None
+        while time.monotonic() < end:
+            done[number] += 1
+            try:
+                wire = wire or running.connect()
+                wire.send(GET)
+                status, head, _ = wire.response()
+                failed[number] += status != 200
+                if (field(head, b"connection") or b"").lower() == b"close":
+                    wire = None
+            except (OSError, Ended):
+                failed[number] += 1
+                wire = None
+            time.sleep(0.02)
+
+    together(client, clients)
+    return sum(done), sum(failed)
+
+
+def together(client, count):
+    """Runs so many clients, each with its number, to their end."""
+    threads = [threading.Thread(target=client, args=(n,)) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def busy(peer):
     """More busy clients than slots: requests that met a closed connection."""
     with peer.start(serve(answering), limit=LIMIT) as running:
-        end = time.monotonic() + 4
-        done, failed = [0] * 100, [0] * 100
-
-        def client(number):
-            wire = None
-            while time.monotonic() < end:
-                done[number] += 1
-                try:
-                    wire = wire or running.connect()
-                    wire.send(GET)
-                    status, head, _ = wire.response()
-                    failed[number] += status != 200
-                    if (field(head, b"connection") or b"").lower() == b"close":
-                        wire = None
-                except (OSError, Ended):
-                    failed[number] += 1
-                    wire = None
-                time.sleep(0.02)
-
-        threads = [threading.Thread(target=client, args=(n,)) for n in range(100)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return f"{sum(failed) / sum(done):.0%} of {sum(done)}"
+        done, failed = load(running, 100, 4)
+        return f"{failed / done:.0%} of {done}"
 
 
-def leaves(begun):
+def hang_up(peer):
+    """SIGHUP to a process without a terminal, within a second of load."""
+    def upstream(wire):
+        while True:
+            wire.until(b"\r\n\r\n")
+            time.sleep(0.05)
+            wire.send(OK)
+
+    with peer.start(serve(upstream), reloads=True) as running:
+        signalling = threading.Timer(0.7, running.process.send_signal, [signal.SIGHUP])
+        signalling.start()
+        done, failed = load(running, 16, 2)
+        signalling.join()
+        goes_on = running.process.poll() is None
+        return f"{failed} of {done}, " + ("goes on" if goes_on else "has ended")
+
+
+def leaves(begun, request=GET):
     def attack(peer):
         """A client leaves while the upstream is silent: when the upstream sees it."""
         arrived, noticed = threading.Event(), threading.Event()
@@ -505,7 +778,7 @@ def leaves(begun):
 
         with peer.start(serve(upstream)) as running:
             wire = running.connect()
-            wire.send(GET)
+            wire.send(request)
             arrived.wait(PATIENCE)
             if begun:
                 wire.until(b"\r\n\r\n")
@@ -737,28 +1010,45 @@ def uploads(peer):
 
 ATTACKS = [
     ("A client logs in by NTLM; strangers who are then served as that user", identity),
+    ("An upstream sends a second response right behind its own: strangers who get it", surplus),
+    ("50 POSTs on kept connections; the upstream reads each, works for a second and closes: "
+     "answered 502, closed in silence, run twice because clients repeat the latter", at_work(1)),
+    ("The same where it closes at once", at_work(0)),
+    ("800 POSTs; the upstream closes within 10 ms behind each response, unannounced: the same "
+     "counts", unannounced),
     ("Head of 32 KB, `Connection` with 31,000 commas: CPU, and compared with a harmless head",
      heads((b"Connection", b"zz" + b"," * 31_000))),
     ("The same with 31,000 blanks", heads((b"Connection", b"zz" + b" " * 31_000 + b"y"))),
-    (f"The costliest of {len(INTERPRETED)} such heads, refused or not", any_head),
+    (f"The costliest of {len(COSTLY)} such requests, refused or not", any_head),
     ("Chunks of one byte, HTTP/1.1 client: CPU for each byte", small_chunks(b"1.1")),
     ("The same, HTTP/1.0 client", small_chunks(b"1.0")),
     ("Upload of one-byte chunks with extensions of 60 bytes: CPU for each byte", uploads),
     (f"{LIMIT} clients idle after an answer, {LIMIT} allowed: wait of a new client", idle(False)),
     (f"{LIMIT} silent clients, {LIMIT} allowed: wait of a new client", idle(True)),
+    ("The same: wait of a health check", idle(True, b"/healthz")),
     (f"100 busy clients, {LIMIT} allowed: requests that failed", busy),
     ("A client leaves, its upstream says nothing: until the upstream sees it", leaves(b"")),
+    ("The same while a 101 is awaited", leaves(b"", UPGRADE)),
     ("The same within a response that stands still",
      leaves(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")),
     ("A client that only ends its side (`nc -N`), its upstream answers after 0.2 s", half_closed),
     ("A client resets a WebSocket that receives frames: until the upstream sees it", tunnel),
+    ("Urgent data within a WebSocket, either way: until what is behind it arrives", urgent),
+    ("A NAT has forgotten a kept connection that was idle for 6 s: wait of the next GET",
+     dead_kept),
+    ("A NAT has forgotten the connection of a WebSocket: until it is ended", dead_tunnel),
     ("8 clients reset under floods over TLS, one thread: longest wait of another client",
      tls_flood),
     ("100 clients give up on a silent SOCKS proxy: descriptors held 2 s later", given_up),
     ("A client resets while its POST is dialled for", gone_in_dial),
     ("The upstream is the proxy itself: the answer", loop),
+    ("SIGHUP without a terminal, under load: requests that failed, and the process", hang_up),
     ("16 silent connections to the metrics: wait of the next reader", metrics),
 ]
+
+
+# Most of what these take is waiting, so they are made on all at once.
+AT_ONCE = [dead_kept, dead_tunnel]
 
 
 def circumstances():
@@ -796,15 +1086,19 @@ def main():
     for words, attack in ATTACKS:
         if given.only not in words:
             continue
-        cells = []
-        for name, peer in peers.items():
+
+        def cell(named):
+            name, peer = named
             try:
-                cells.append(attack(peer))
+                return attack(peer)
             except NotImplementedError:
-                cells.append(DASH)
+                return DASH
             except Exception as error:  # One that cannot be measured must not end the rest.
                 print(f"{words}: {name}: {error!r}", file=sys.stderr)
-                cells.append("not measured")
+                return "not measured"
+
+        with ThreadPoolExecutor(len(peers) if attack in AT_ONCE else 1) as pool:
+            cells = list(pool.map(cell, peers.items()))
         print("| " + " | ".join([words, *cells]) + " |", flush=True)
 
 
