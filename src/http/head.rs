@@ -62,6 +62,10 @@ pub struct Extent {
 /// a line costs is more than its bytes.
 const MAX_LINES: usize = 2 * MAX_RESPONSE_FIELDS + 2;
 
+/// What a record of TLS begins with, in front of its version (RFC 8446 §5.1).
+const TLS_ALERT: u8 = 21;
+const TLS_HANDSHAKE: u8 = 22;
+
 /// How far a head that is still arriving has been examined.
 #[derive(Debug, Default)]
 pub struct Scan {
@@ -81,6 +85,12 @@ impl Scan {
     /// extent of the head when it is whole.
     pub fn advance(&mut self, bytes: &[u8], rules: &Rules) -> Result<Option<Extent>, HeadError> {
         let mut next = self.examined;
+        if let (0, Some(_), [TLS_ALERT | TLS_HANDSHAKE, 3, ..]) = (next, rules.start_line, bytes) {
+            return Err(HeadError::Malformed(match rules.reading {
+                Reading::Strict => "TLS on a port that speaks none; use http or ws",
+                Reading::Lenient => "this is TLS, which --tls on asks for",
+            }));
+        }
         while let Some(length) = find_near(b'\n', &bytes[next..]) {
             let newline = next + length;
             next = newline + 1;
@@ -239,6 +249,22 @@ mod tests {
             let found = scan(&[head, b"\nHTTP".as_slice()].concat(), Reading::Lenient);
             assert_eq!(found.expect("well formed").map(|e| e.length), Some(length));
             assert_eq!(scan(head, Reading::Strict).is_err(), has_bare_lf);
+        }
+    }
+
+    #[test]
+    fn tls_is_called_by_its_name() {
+        let handshake = b"\x16\x03\x01\x02\x00\x01\x00\x00\x0a\x00";
+        let alert = b"\x15\x03\x03\x00\x02\x02\x0a";
+        for bytes in [&handshake[..], alert, &alert[..2]] {
+            for (reading, words) in [
+                (Reading::Strict, "use http"),
+                (Reading::Lenient, "--tls on"),
+            ] {
+                let found = scan(bytes, reading);
+                let told = matches!(&found, Err(HeadError::Malformed(why)) if why.contains(words));
+                assert!(told, "{bytes:?}: {found:?}");
+            }
         }
     }
 

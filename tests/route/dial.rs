@@ -569,6 +569,10 @@ pub fn every_failure_is_a_status_a_stage_and_a_cause() {
             "the response is not valid: this is not HTTP",
         ),
         (
+            "\x15\x03\x01\x00\x02\x02\x0a",
+            "the response is not valid: this is TLS, which --tls on asks for",
+        ),
+        (
             "HTTP/2.0 200 OK\r\n\r\n",
             "the response is not valid: the upstream speaks no HTTP/1",
         ),
