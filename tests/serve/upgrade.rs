@@ -1,7 +1,7 @@
 //! Upgrades and the relay: what is logged, what is held back, and that nothing is lost.
 
 use libtest_mimic::Trial;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -31,6 +31,7 @@ pub fn trials() -> Vec<Trial> {
         a_switch_before_the_whole_request_is_502,
         of_several_protocols_one_goes_on_and_the_rest_is_told,
         a_reset_ends_both_sides,
+        what_was_sent_before_a_reset_arrives,
         an_idle_relay_is_closed_when_asked,
         a_relay_of_which_one_side_has_ended_rests_for_ten_seconds,
     ]
@@ -362,6 +363,56 @@ pub fn what_the_client_sent_before_closing_arrives() {
         let tail = seen.recv_timeout(PATIENCE).unwrap();
         assert_eq!(tail.len(), TAIL);
         assert!(tail == Noise::new(13).bytes(TAIL));
+    }
+}
+
+/// A write to the side that has reset can meet that before what it had sent is read. The close
+/// frame of an upstream that closed without reading on was lost in two of three cases.
+pub fn what_was_sent_before_a_reset_arrives() {
+    const CLOSE: &[u8] = b"\x88\x02\x03\xf1";
+    for (start, tls) in [
+        (origin as fn(_) -> SocketAddr, "off"),
+        (|script| tls_origin("a.test", script), "on"),
+    ] {
+        let (tell, told) = channel::<()>();
+        let told = Mutex::new(told);
+        let (report, seen) = channel();
+        let report = Mutex::new(report);
+        let upstream = start(move |mut client: Client| {
+            let report = |got: &[u8]| report.lock().unwrap().send(got.to_vec()).unwrap();
+            let head = client.head();
+            client.send(SWITCHING);
+            told.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            client.send_bytes(CLOSE);
+            if head.starts_with("GET /resets ") {
+                client.reset();
+                report(b"");
+            } else {
+                report(b"");
+                report(&client.rest_or_reset());
+            }
+        });
+        let proxy = Proxy::before(upstream, &["--tls", tls]);
+        for _ in 0..20 {
+            for path in ["/resets", "/stays"] {
+                let mut client = proxy.connect();
+                client.upgrade(path);
+                // So that all of it is there when the proxy looks.
+                proxy.guard.signal("STOP");
+                tell.send(()).unwrap();
+                seen.recv_timeout(PATIENCE).unwrap();
+                client.send("the last");
+                if path == "/resets" {
+                    proxy.guard.signal("CONT");
+                    assert_eq!(client.rest_or_reset(), CLOSE, "TLS {tls}");
+                } else {
+                    client.reset();
+                    proxy.guard.signal("CONT");
+                    let got = seen.recv_timeout(PATIENCE).unwrap();
+                    assert_eq!(String::from_utf8_lossy(&got), "the last", "TLS {tls}");
+                }
+            }
+        }
     }
 }
 
