@@ -21,7 +21,7 @@ use crate::upstream::upstream;
 use crate::PATIENCE;
 
 /// The limit of connections that is flooded.
-const LIMIT: &str = "16";
+const LIMIT: usize = 16;
 
 /// Idle clients that are kept open: more than the limit and the places beyond it.
 const IDLE: usize = 48;
@@ -71,7 +71,8 @@ pub fn sieges(program: &str, tally: &'static Tally) -> io::Result<Vec<Siege>> {
     let (port, itself) = (own.to_string(), format!("localhost:{own}"));
     // Nothing but what is attacked may end a wait.
     let waits = ["--connect-timeout", "600"];
-    let limit = ["--max-connections", LIMIT, "--health-path", "/healthz"];
+    let limit = LIMIT.to_string();
+    let limit = ["--max-connections", &limit, "--health-path", "/healthz"];
     let siege = |name, attack, args: &[&[&str]]| -> io::Result<Siege> {
         let program = Program::start(program, &args.concat())?;
         Ok(Siege {
@@ -215,6 +216,33 @@ impl Siege {
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Whether every slot that a client has had is free again: as many clients as there are
+    /// slots are served, and none of them has to give way. Nothing where there is no limit.
+    pub fn has_all_slots(&self) -> Option<bool> {
+        let has_all = || -> Done<bool> {
+            let mut clients = Vec::new();
+            for _ in 0..LIMIT {
+                let mut wire = self.route.connect()?;
+                wire.send(SMALL)?;
+                let head = wire.head()?;
+                if field(&head, "connection") == Some("close") {
+                    return Ok(false);
+                }
+                wire.body(&head)?;
+                clients.push(wire);
+            }
+            // An idle one gives way after a second.
+            thread::sleep(MAY_BE_CLOSED);
+            for wire in &clients {
+                wire.socket.set_nonblocking(true)?;
+            }
+            Ok(!clients.iter().any(|wire| has_ended(&wire.socket)))
+        };
+        // Those of the last round may not all have been let go.
+        let tries = || (0..10).any(|_| has_all().unwrap_or(false));
+        matches!(self.attack, Attack::Flood).then(tries)
     }
 
     /// The program is asked for what it would ask itself for.

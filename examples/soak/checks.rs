@@ -57,6 +57,10 @@ impl Checks {
             let name = siege.route.name;
             let what = format!("{name}: {rounds} rounds: {effects} {}", siege.effect());
             self.check(effects > 0, &what);
+            if let Some(has_all) = siege.has_all_slots() {
+                let what = format!("{name}: as many clients as there are slots keep them");
+                self.check(has_all, &what);
+            }
         }
     }
 

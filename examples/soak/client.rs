@@ -348,7 +348,9 @@ impl<'a> Visit<'a> {
     /// Leaves in the middle of something.
     fn abort(&mut self) -> Done {
         self.tally.aborts.fetch_add(1, Relaxed);
-        let stages = ["head", "request", "response", "upload", "upgrade", "relay"];
+        let stages = [
+            "head", "request", "silence", "response", "upload", "upgrade", "relay",
+        ];
         let stage = stages[self.noise.below(stages.len() as u64) as usize];
         let mut wire = self.connect()?;
         let reached = self.begin(&mut wire, stage);
@@ -386,6 +388,12 @@ impl<'a> Visit<'a> {
         match stage {
             "head" => wire.send(&head_alone[..self.noise.split(head_alone.len() - 1)]),
             "request" => wire.send(&head_alone),
+            "silence" => {
+                wire.send(b"GET /silent HTTP/1.1\r\nHost: soak.test\r\n\r\n")?;
+                // The upstream may have it by then.
+                thread::sleep(Duration::from_millis(self.noise.below(20)));
+                Ok(())
+            }
             "response" => {
                 let wanted = self.noise.split(target.size.min(100_000));
                 wire.send(&head_alone)?;

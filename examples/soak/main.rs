@@ -8,6 +8,13 @@
 //! Afterwards nothing may be left behind: no socket, no thread, no memory, no connection cut off
 //! at the end.
 //!
+//! It was tried on programs that were broken on purpose, each in one way, and within 15 s it
+//! reported each: a login that is kept for others; one kept connection in 50 that is never
+//! closed; threads of lookups that do not end; one slot in 50 clients that is not given back; an
+//! upload that is repeated on a fresh connection; half a body that ends like a whole one; a
+//! client's leaving that is not passed on; a piece of a WebSocket that is left out. What is lost
+//! or mixed up only now and then between threads `handover.rs` reports, not this.
+//!
 //! It prints its seed; SEED in the environment repeats it.
 
 mod attacks;

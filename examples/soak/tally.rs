@@ -22,10 +22,11 @@ pub const ACTIVITIES: [&str; 12] = [
 ];
 
 /// Where a connection is reset, each counted: by its client, where nothing else is said.
-pub const STAGES: [&str; 9] = [
+pub const STAGES: [&str; 10] = [
     "head",
     "dial",
     "request",
+    "silence",
     "upload",
     "response",
     "upgrade",

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
+use std::time::Duration;
 
 use openssl::ssl::{SslAcceptor, SslMethod};
 
@@ -59,6 +60,9 @@ pub fn upstream(tls: Option<SslAcceptor>, tally: &'static Tally) -> io::Result<S
     });
     Ok(address)
 }
+
+/// A client that leaves is passed on after half a second; a busy machine takes longer.
+const TOLD_WITHIN: Duration = Duration::from_secs(15);
 
 /// Serves one connection for as long as it lasts.
 fn serve(mut wire: Wire, tally: &Tally) -> Done {
@@ -125,6 +129,14 @@ fn serve(mut wire: Wire, tally: &Tally) -> Done {
             ["abandoned"] => {
                 wire.body(&head)?;
                 return Err(Wrong("half an upload came as a whole one".to_owned()));
+            }
+            // Nothing is said until the client leaves, which is passed on.
+            ["silent"] => {
+                wire.socket.set_read_timeout(Some(TOLD_WITHIN))?;
+                return match wire.rest() {
+                    Err(Wrong(_)) => Err(Wrong("a client has left, and this was not told".into())),
+                    _ => Ok(()),
+                };
             }
             ["fault", fault] => {
                 tally.upstream_faults.fetch_add(1, Relaxed);
