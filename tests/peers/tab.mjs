@@ -1,16 +1,19 @@
 // Opens URL in a tab of headless Chromium and prints what EXPRESSION, or its promise, becomes
 // there, or that it took too long. Then closes the tab; the browser stays until standard
-// input ends. PROFILE is a folder of its own.
+// input ends. PROFILE is a folder of its own. A new tab is about:blank already; navigated to,
+// it may open no WebSocket to this machine.
 import { open } from './browser.mjs';
 
 const [url, expression, profile] = process.argv.slice(2);
 const page = await open(profile);
-const loaded = new Promise(done => page.listen(({ method }) => {
-  if (method === 'Page.loadEventFired') done();
-}));
-await page.call('Page.enable');
-await page.call('Page.navigate', { url });
-await loaded;
+if (url !== 'about:blank') {
+  const loaded = new Promise(done => page.listen(({ method }) => {
+    if (method === 'Page.loadEventFired') done();
+  }));
+  await page.call('Page.enable');
+  await page.call('Page.navigate', { url });
+  await loaded;
+}
 const late = new Promise(done => setTimeout(() => done('nothing within a minute'), 60_000).unref());
 console.log(await Promise.race([page.evaluate(expression), late]));
 await page.leave();
