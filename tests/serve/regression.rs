@@ -469,14 +469,21 @@ pub fn an_answer_that_came_while_the_process_was_stopped_is_delivered() {
     });
     let proxy = Proxy::before(upstream, &["--response-timeout", "2"]);
     for _ in 0..3 {
-        let mut client = proxy.connect();
-        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        was_asked.recv_timeout(PATIENCE).unwrap();
+        let mut clients: Vec<Client> = (0..40).map(|_| proxy.connect()).collect();
+        for client in &mut clients {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        }
+        for _ in &clients {
+            was_asked.recv_timeout(PATIENCE).unwrap();
+        }
         proxy.guard.signal("STOP");
-        go_on.send(()).unwrap();
+        for _ in &clients {
+            go_on.send(()).unwrap();
+        }
         thread::sleep(Duration::from_millis(2500));
         proxy.guard.signal("CONT");
-        assert_eq!(client.response().status(), 200);
+        let answers = clients.iter_mut().map(|client| client.response().status());
+        assert_eq!(answers.collect::<Vec<_>>(), [200; 40]);
     }
 }
 

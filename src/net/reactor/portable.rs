@@ -93,6 +93,7 @@ pub struct Source<T> {
     inner: Async<T>,
     readable: Cell<bool>,
     writable: Cell<bool>,
+    waits: [Cell<bool>; 2],
     next_question: RefCell<Option<Timer>>,
 }
 
@@ -103,6 +104,7 @@ impl<T: AsFd> Source<T> {
             inner: Async::new_nonblocking(socket)?,
             readable: Cell::new(false),
             writable: Cell::new(true),
+            waits: Default::default(),
             next_question: RefCell::default(),
         })
     }
@@ -120,6 +122,7 @@ impl<T: AsFd> Source<T> {
     /// Makes a detached source one of this thread.
     pub fn attach(&mut self) -> io::Result<()> {
         self.readable.set(false);
+        self.waits = Default::default();
         Ok(())
     }
 
@@ -159,13 +162,25 @@ impl<T: AsFd> Source<T> {
     pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_ready(direction) {
             // Where the wait fails, the operation that follows fails with the reason.
-            let _ = ready!(match direction {
-                Direction::Read => self.inner.poll_readable(cx),
-                Direction::Write => self.inner.poll_writable(cx),
-            });
+            let (told, readiness) = match direction {
+                Direction::Read => (self.inner.poll_readable(cx).map(drop), PollFlags::IN),
+                Direction::Write => (self.inner.poll_writable(cx).map(drop), PollFlags::OUT),
+            };
+            // async-io keeps to itself what the kernel told it in the turn in which the wait
+            // began. Who is polled because a deadline has struck must know it all the same.
+            let goes_on = self.waits(direction).replace(told.is_pending());
+            if told.is_pending() && !(goes_on && self.has(readiness | BROKEN)) {
+                return Poll::Pending;
+            }
+            self.waits(direction).set(false);
             self.flag(direction).set(true);
         }
         Poll::Ready(())
+    }
+
+    /// Whether a wait has begun and is not over.
+    fn waits(&self, direction: Direction) -> &Cell<bool> {
+        &self.waits[direction as usize]
     }
 
     /// Waits until the connection is reset, while nobody reads from it. An end of the
