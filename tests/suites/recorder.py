@@ -1,5 +1,6 @@
 # A plugin for pytest, loaded by run.py: runs the tests that the file SUITES_ONLY lists, if it is
 # set, and writes what becomes of each to SUITES_RESULTS. A test passes if none of its parts fails.
+import gc
 import os
 import sys
 
@@ -15,12 +16,33 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item.nodeid in wanted]
 
 
+failed = False
+
+
 def pytest_runtest_logreport(report):
+    global failed
+    failed |= report.failed
     good = report.passed and not hasattr(report, "wasxfail")
     if report.when != "call" and good:
         return
     with open(os.environ["SUITES_RESULTS"], "a") as results:
         results.write(f"{'pass' if good else 'fail'}\t{report.nodeid}\n")
+
+
+# What a failed test has left goes here: where Python warns of it is a test's own fault otherwise.
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol():
+    global failed
+    yield
+    if not failed:
+        return
+    failed = False
+    for name in "last_type", "last_value", "last_traceback", "last_exc":
+        if hasattr(sys, name):
+            delattr(sys, name)
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    gc.collect()
+    sys.unraisablehook = hook
 
 
 # A test that failed may have left a thread, for which Python would wait.
