@@ -290,6 +290,20 @@ SUITES = [
     Pytest("uvicorn", ["uvicorn[standard]==0.54.0", "a2wsgi", "cryptography", "httpx2", "pytest-mock",
                        "pytest-xdist", "trustme", "wsproto", "zttp"],
            ["tests", "--ignore=tests/benchmarks"], source="uvicorn==0.54.0"),
+    Pytest("aiohttp", ["aiohttp==3.14.5", "aiodns", "backports.zstd", "blockbuster", "brotli",
+                       "freezegun", "gunicorn", "isal", "proxy.py", "pytest-cov", "pytest-mock",
+                       "pytest-xdist", "pytest_codspeed", "python-on-whales", "trustme", "uvloop",
+                       "wheel", "zlib_ng"],
+           # The files of which some test connects to a server.
+           [*(f"tests/test_{name}.py" for name in (
+               "client_functional", "client_middleware", "client_middleware_digest_auth",
+               "client_session", "client_ws_functional", "connector", "formdata",
+               "proxy_functional", "run_app", "test_utils", "web_app", "web_exceptions",
+               "web_functional", "web_log", "web_middleware", "web_runner",
+               "web_sendfile_functional", "web_server", "web_urldispatcher",
+               "web_websocket_functional")),
+            "-m", "not dev_mode and not autobahn and not internal"],
+           source="aiohttp==3.14.5"),
     Go("go-http", "net/http", "1.19"),
     Go("go-httputil", "net/http/httputil", "1.19"),
 ]
