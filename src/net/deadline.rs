@@ -12,7 +12,7 @@ use async_io::Timer;
 use pin_project_lite::pin_project;
 use slab::Slab;
 
-use crate::net::reactor::{next_look, now};
+use crate::net::reactor::{all_told, now};
 use crate::net::tick::Tick;
 
 /// How much later than asked a deadline may strike; keeps sweeps rare under load.
@@ -91,7 +91,7 @@ impl Timers {
             // Should the thread have been held up, the sockets that have become ready meanwhile
             // are served before a deadline strikes: their tasks may disarm it. Another thread
             // may have woken this task while it was still waking those that read.
-            next_look().await;
+            all_told().await;
             self.strike_due(Tick::read());
         }
     }

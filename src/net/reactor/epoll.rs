@@ -383,6 +383,20 @@ pub async fn next_turn() {
 /// The same, where `next_turn` is not enough for it elsewhere.
 pub use next_turn as next_look;
 
+/// Waits until the thread has learned all that its sockets had to tell: a turn that a signal
+/// interrupted tells nothing, a full one not everything, and a task that another thread wakes is
+/// polled before its turn has come. Where every turn is full, there is an end to the patience.
+pub async fn all_told() {
+    const PATIENCE: usize = 64;
+    let before = looks();
+    for _ in 0..PATIENCE {
+        next_turn().await;
+        if looks() != before {
+            return;
+        }
+    }
+}
+
 /// The key of a source, from its name in the epoll set.
 fn key_of(name: u64) -> usize {
     name as u32 as usize

@@ -12,11 +12,13 @@ mod portable;
 
 #[cfg(not(portable))]
 pub use epoll::{
-    block_on, looks, next_look, next_turn, now, poll_stirred, share, wake_next_turn, Source, BLIND,
+    all_told, block_on, looks, next_look, next_turn, now, poll_stirred, share, wake_next_turn,
+    Source, BLIND,
 };
 #[cfg(portable)]
 pub use portable::{
-    block_on, looks, next_look, next_turn, now, poll_stirred, share, wake_next_turn, Source, BLIND,
+    all_told, block_on, looks, next_look, next_turn, now, poll_stirred, share, wake_next_turn,
+    Source, BLIND,
 };
 
 /// The smallest share of a turn, however many there are.

@@ -27,6 +27,9 @@ pub async fn next_look() {
     Timer::after(Duration::from_micros(100)).await;
 }
 
+/// Nothing more can be waited for: a socket is asked when its task is polled.
+pub use next_look as all_told;
+
 /// The time.
 pub fn now() -> Tick {
     Tick::read()
