@@ -55,10 +55,11 @@ impl Spares {
         self.stock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request for this server name was answered well.
-    pub fn used(&self, server_name: &str, now: Tick) {
+    /// A request for this server name was answered well. `now` is asked only where there may
+    /// be spares.
+    pub fn used(&self, server_name: &str, now: impl FnOnce() -> Tick) {
         if self.are_wanted() {
-            self.stock().used(server_name, now);
+            self.stock().used(server_name, now());
         }
     }
 

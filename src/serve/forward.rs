@@ -285,7 +285,7 @@ impl Exchange<'_> {
             }
         };
         if answer.is_good() {
-            self.worker.spares.used(self.server_name, now());
+            self.worker.spares.used(self.server_name, now);
         }
         Ok(match answer {
             Answer::Switched => Outcome::Switched(upstream),

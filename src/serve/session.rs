@@ -314,7 +314,7 @@ impl Session {
             return no_request(error);
         }
         if connection.received.is_empty() {
-            let start = now();
+            let start = first.then(now);
             let patience = if first {
                 head_timeout
             } else {
@@ -337,7 +337,7 @@ impl Session {
                     }
                 }
             }
-            if first {
+            if let Some(start) = start {
                 head_timeout = head_timeout.saturating_sub(now().since(start));
                 head_timeout = head_timeout.max(Duration::from_millis(1));
             }
