@@ -371,7 +371,7 @@ impl Goal {
 /// What is moved for a throughput, and what a client notices of a difference.
 const SIZE: usize = 64 << 20;
 const THROUGHPUT: Goal = Goal::AtLeast(0.97);
-const LATENCY: Goal = Goal::AtMost(1.03, 5.0);
+const LATENCY: Goal = Goal::AtMost(1.03, 2.0);
 
 /// Connections at the same time, where latency is looked at, and exchanges on each.
 const CONNECTIONS: usize = 16;
