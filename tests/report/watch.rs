@@ -230,7 +230,7 @@ pub fn metrics_tell_the_stage_that_failed() {
 
 pub fn the_metrics_port_serves_nothing_else() {
     let upstream = answering(|_| ok("upstream")).to_string();
-    let (proxy, metrics) = start_measured(&["-u", &upstream, "--head-timeout", "1"]);
+    let (proxy, metrics) = start_measured(&["-u", &upstream]);
     for (request, status) in [
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 404),
         (

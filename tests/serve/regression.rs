@@ -411,7 +411,7 @@ pub fn interim_answers_to_connect_are_passed_over() {
 /// An empty line behind a request was taken for the start of the next: 408 in its place.
 pub fn an_empty_line_behind_a_request_begins_no_other() {
     let upstream = answering(|_| ok("fine"));
-    let args = ["--head-timeout", "1", "--drain-timeout", "60"];
+    let args = ["--head-timeout", "3", "--drain-timeout", "60"];
     let proxy = Proxy::before(upstream, &args);
     let mut together = proxy.connect();
     let mut apart = proxy.connect();
@@ -421,7 +421,7 @@ pub fn an_empty_line_behind_a_request_begins_no_other() {
         assert_eq!(client.response().text(), "fine");
     }
     apart.send("\r\n");
-    thread::sleep(Duration::from_millis(1500));
+    thread::sleep(Duration::from_millis(3500));
     for client in [&mut together, &mut apart] {
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(client.response().text(), "fine");
