@@ -110,7 +110,7 @@ impl Timers {
                 set_for = next;
                 timer = match next {
                     Tick::NEVER => Timer::never(),
-                    at => Timer::after(at.since(Tick::read())),
+                    at => Timer::after(at.left()),
                 };
             }
         })

@@ -33,6 +33,11 @@ impl Tick {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// How long it is until then; zero where it has come.
+    pub fn left(self) -> Duration {
+        self.since(Tick::read())
+    }
+
     /// For tests of what happens with time.
     #[cfg(test)]
     pub fn move_back(&mut self, length: Duration) {

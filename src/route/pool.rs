@@ -318,7 +318,7 @@ impl Pool {
             return Poll::Pending;
         };
         if set_for.replace(at) != Some(at) {
-            timer.set_after(at.since(Tick::read()));
+            timer.set_after(at.left());
         }
         match Pin::new(timer).poll(cx) {
             Poll::Ready(_) => Poll::Ready(()),

@@ -30,7 +30,7 @@ pub async fn maintain(worker: Rc<Worker>) {
         let (server_name, renews) = match next {
             Next::Stop => return,
             Next::Wait(until) => {
-                let timer = until.map_or_else(Timer::never, timer_at);
+                let timer = until.map_or_else(Timer::never, |at| Timer::after(at.left()));
                 changed_or(&worker, timer).await;
                 continue;
             }
@@ -61,15 +61,11 @@ pub async fn maintain(worker: Rc<Worker>) {
     }
 }
 
-fn timer_at(at: Tick) -> Timer {
-    Timer::after(at.since(Tick::read()))
-}
-
 /// Waits for so long, or until the process drains.
 async fn rest(worker: &Worker, length: Duration) {
     let until = Tick::read() + length;
     while Tick::read() < until && !worker.spares.has_stopped() {
-        changed_or(worker, timer_at(until)).await;
+        changed_or(worker, Timer::after(until.left())).await;
     }
 }
 
