@@ -11,6 +11,7 @@ cargo bench --bench compare -- [OPTION]... [WORKLOAD]...
   --seconds S      measured time of each (2)
   --only NAME      no other contenders but this one; may be repeated
   --generators N   threads of the generator and of the upstream (1 each)
+  --threads N      threads of the program (1); its peers always have one
   --list           name the workloads and end
   --drive NAME     give the program alone exactly --count units of one workload
   --count N        so many units (1000)
@@ -36,6 +37,8 @@ pub struct Settings {
     pub only: Vec<String>,
     /// Threads of the generator, and of the upstream.
     pub generators: usize,
+    /// Threads of the program, where a workload has none of its own.
+    pub threads: usize,
     /// Only tell how it is used.
     pub help: bool,
     /// Only name the workloads.
@@ -60,6 +63,7 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Option<Settings>, Str
         settle: Duration::from_millis(400),
         only: Vec::new(),
         generators: 1,
+        threads: 1,
         help: false,
         list: false,
         drive: None,
@@ -78,6 +82,7 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Option<Settings>, Str
             "--seconds" => seconds = Some(number(&value()?, 0.1, 600.0)?),
             "--only" => settings.only.push(value()?.to_lowercase()),
             "--generators" => settings.generators = number(&value()?, 1.0, 64.0)? as usize,
+            "--threads" => settings.threads = number(&value()?, 1.0, 64.0)? as usize,
             "--drive" => settings.drive = Some(value()?),
             "--count" => settings.count = number(&value()?, 1.0, 1e9)? as u64,
             "--wrap" => settings.wrap = value()?.split_whitespace().map(str::to_owned).collect(),

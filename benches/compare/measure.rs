@@ -108,7 +108,7 @@ impl Bench {
             logs: workload.logs,
             threads: match workload.field {
                 Field::Threads(threads) => threads,
-                _ => 1,
+                _ => self.settings.threads,
             },
         };
         contender.start(&job, &self.folder, &self.settings.wrap)
