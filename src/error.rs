@@ -174,10 +174,21 @@ impl Error {
                 Text::new("does the upstream speak TLS on this port? if not, --tls off; if it wants a name, --tls-name", "上游的此端口是否使用 TLS？若否，请用 --tls off；若需要服务器名称，请用 --tls-name")
             }
             Stage::Response if self.cause.contains("was answered 403") => {
-                Text::new(
-                    "it may check Origin: give it its own name with --host-header, or another Origin with --header",
-                    "它可能检查 Origin：用 --host-header 给出它自己的名称，或用 --header 另设 Origin",
-                )
+                match (&config.rewrite.host, config.rewrite.map_off) {
+                    (None, _) => Text::new(
+                        "it may check Origin: give it its own name with --host-header, or another Origin with --header",
+                        "它可能检查 Origin：用 --host-header 给出它自己的名称，或用 --header 另设 Origin",
+                    ),
+                    (Some(_), true) => Text::new(
+                        "it may check Origin: leave out --map off",
+                        "它可能检查 Origin：请去掉 --map off",
+                    ),
+                    // It was given its own name as Origin.
+                    (Some(_), false) => Text::new(
+                        "does it want a login, or an Origin other than its own name? --header can set either",
+                        "它是否要求登录，或要求不同于自身名称的 Origin？两者都可用 --header 设置",
+                    ),
+                }
             }
             Stage::Response if self.cause.contains("WebSocket") => {
                 Text::new("check the path, and whether the upstream wants another Host (--host-header)", "请检查路径，以及上游是否要求其他 Host（--host-header）")

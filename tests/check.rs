@@ -12,6 +12,7 @@ pub fn trials() -> Vec<Trial> {
         every_setting_is_shown,
         the_report_is_in_chinese_too,
         the_origins_are_shown_and_what_they_break,
+        a_403_that_looks_like_a_check_of_origin_is_called_that,
         a_route_through_a_proxy_to_tls,
         broken_routes_are_named,
         json_is_one_object,
@@ -97,13 +98,12 @@ pub fn the_report_is_in_chinese_too() {
 
 pub fn the_origins_are_shown_and_what_they_break() {
     let upstream = tls_origin("app.example.com", |mut client| {
-        let head = client.head();
+        client.head();
         let fields = "Location: https://app.example.com/x\r\n\
                       Set-Cookie: s=1; Domain=.example.com; Secure\r\n";
-        client.send(&match head.starts_with("GET ") {
-            true => "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n".to_owned(),
-            false => format!("HTTP/1.1 302 Found\r\n{fields}Content-Length: 0\r\n\r\n"),
-        });
+        client.send(&format!(
+            "HTTP/1.1 302 Found\r\n{fields}Content-Length: 0\r\n\r\n"
+        ));
     });
     let upstream = upstream.to_string();
     let flags = ["-u", &upstream, "--tls=on", "-p8080"];
@@ -119,9 +119,90 @@ pub fn the_origins_are_shown_and_what_they_break() {
     checked.has("note: Location names app.example.com");
     checked.has("note: a cookie has Domain=example.com");
     checked.has("leave out --map off");
-    let checked = check(&[&flags[..], &named, &["--check-path=/ws"]].concat(), &[]);
-    assert_eq!(checked.status, Some(1), "{}", checked.text);
-    checked.has("it may check Origin: give it its own name with --host-header");
+    let checked = check(&[&flags[..], &["--map=off"]].concat(), &[]);
+    checked.has("try --host-header NAME without --map off");
+    // What nothing here could mend is no reason to advise anything.
+    let http = answering(|_| {
+        let fields = "Location: http://app.example.com:81/x\r\n\
+                      Set-Cookie: s=1; Domain=other.example\r\n";
+        format!("HTTP/1.1 302 Found\r\n{fields}Content-Length: 0\r\n\r\n")
+    });
+    let args = ["-u", &http.to_string(), "-p8080"];
+    let checked = check(&[&args[..], &named].concat(), &[]);
+    checked.has("a browser at http://localhost:8080 leaves the proxy the upstream can be");
+    assert!(!checked.text.contains("--map"), "{}", checked.text);
+    assert!(!checked.text.contains("a cookie"), "{}", checked.text);
+}
+
+/// An upstream may refuse WebSockets of other pages, and take those of programs or not.
+pub fn a_403_that_looks_like_a_check_of_origin_is_called_that() {
+    let checking = |also_without: bool| {
+        let upstream = answering(move |head| {
+            if head.starts_with("HEAD ") {
+                return ok("");
+            }
+            let origin = field(head, "origin");
+            let is_own = origin.map_or(also_without, |origin| origin == "http://app.example.com");
+            match is_own {
+                true => switching(head),
+                false => "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            }
+        });
+        upstream.to_string()
+    };
+    let [lenient, strict] = [true, false].map(checking);
+    let refused = "a WebSocket of a page at http://localhost:8080 is answered 403: the upstream \
+                   checks Origin";
+    let named = "--host-header=app.example.com";
+    let origin = "--header=Origin: http://app.example.com";
+    let own = "it may check Origin: give it its own name with --host-header";
+    let map = "it may check Origin: leave out --map off";
+    let other = "does it want a login, or an Origin other than its own name?";
+    for (upstream, more, status, words) in [
+        (
+            &lenient,
+            &[][..],
+            0,
+            &*format!("{refused}; try --host-header"),
+        ),
+        (
+            &lenient,
+            &[named],
+            0,
+            "was answered 101 Switching Protocols",
+        ),
+        (
+            &lenient,
+            &[named, "--map=off"],
+            0,
+            &*format!("{refused}; leave out --map off"),
+        ),
+        (
+            &lenient,
+            &[origin],
+            0,
+            "was answered 101 Switching Protocols",
+        ),
+        (&strict, &[], 1, own),
+        // A page gets what a program does not.
+        (&strict, &[named], 0, "was answered 101 Switching Protocols"),
+        (&strict, &[named, "--map=off"], 1, map),
+        (&strict, &["--host-header=other.example"], 1, other),
+        (
+            &strict,
+            &[origin],
+            0,
+            "was answered 101 Switching Protocols",
+        ),
+    ] {
+        let args = ["-u", upstream, "-p8080", "--check-path=/ws"];
+        let checked = check(&[&args[..], more].concat(), &[]);
+        assert_eq!(checked.status, Some(status), "{more:?}\n{}", checked.text);
+        checked.has(words);
+        checked.fits_a_terminal();
+        let notes = checked.text.contains("note:");
+        assert_eq!(notes, words.starts_with("a WebSocket"), "{}", checked.text);
+    }
 }
 
 pub fn every_setting_is_shown() {

@@ -3,9 +3,9 @@
 
 use crate::both;
 use crate::config::Config;
-use crate::http::cookies::cookie_domain;
+use crate::http::cookies::{cookie_domain, covers};
 use crate::http::fields::no_fields;
-use crate::http::guard::is_same_host;
+use crate::http::guard::{is_ip_literal, is_same_host};
 use crate::http::naming::{Names, Naming};
 use crate::http::origin::host_of_url;
 use crate::http::request::RequestHead;
@@ -21,7 +21,12 @@ pub struct Origins {
     pub inner: String,
     /// Whether one is translated into the other.
     pub translated: bool,
+    /// The Host by which the upstream is called for such a browser.
+    pub host: String,
+    /// Whether that is one of our own, by `--host-header`.
     renamed: bool,
+    /// Whether `--map off` is given.
+    map_off: bool,
 }
 
 impl Origins {
@@ -36,12 +41,26 @@ impl Origins {
             names.set(&naming, &config.rewrite, &head, &config.default_host());
         }
         let (outer, inner) = names.texts();
+        let authority = outer
+            .split_once("://")
+            .map_or("", |(_, authority)| authority);
+        let host = config.rewrite.host.as_deref().unwrap_or(authority);
         Origins {
             translated: Naming::of(config).is_some() && outer != inner,
+            host: host.to_owned(),
             renamed: config.rewrite.host.is_some(),
+            map_off: config.rewrite.map_off,
             names,
             outer,
             inner,
+        }
+    }
+
+    /// The Origin of such a browser's own pages, as it goes upstream.
+    pub fn origin_sent(&self) -> &str {
+        match self.translated {
+            true => &self.inner,
+            false => &self.outer,
         }
     }
 
@@ -57,35 +76,61 @@ impl Origins {
         let (host, _) = split_port(host.as_bytes());
         let outer = &self.outer;
         let own = String::from_utf8_lossy(host);
-        let remedy = match self.renamed {
-            true => Words::new("leave out --map off", "请去掉 --map off"),
-            false => both!("try --host-header {own}", "可加 --host-header {own}"),
-        };
-        let (english, chinese) = (
-            remedy.say(crate::language::Language::English),
-            remedy.say(crate::language::Language::Chinese),
-        );
         if name.eq_ignore_ascii_case("location") {
             let named = host_of_url(value)?;
             let leaves = is_same_host(named, host) && !self.names.is_outer(value);
-            return leaves.then(|| {
+            let remark = || {
                 both!(
-                    "Location names {own}: a browser at {outer} leaves the proxy; {english}",
-                    "Location 指向 {own}：位于 {outer} 的浏览器会离开代理；{chinese}"
+                    "Location names {own}: a browser at {outer} leaves the proxy",
+                    "Location 指向 {own}：位于 {outer} 的浏览器会离开代理"
                 )
-            });
+            };
+            return leaves.then(|| self.with_remedy(remark(), host));
         }
         if name.eq_ignore_ascii_case("set-cookie") {
             let domain = cookie_domain(value)?;
-            let refused = !domain.is_empty() && !is_same_host(domain, b"localhost");
+            // One that is not the upstream's own is refused everywhere.
+            let may_be_own = !self.renamed || covers(domain, host);
+            let refused = !domain.is_empty() && !is_same_host(domain, b"localhost") && may_be_own;
             let domain = String::from_utf8_lossy(domain);
-            return refused.then(|| {
+            let remark = || {
                 both!(
-                    "a cookie has Domain={domain}: a browser at {outer} refuses it; {english}",
-                    "Cookie 带有 Domain={domain}：位于 {outer} 的浏览器会拒收；{chinese}"
+                    "a cookie has Domain={domain}: a browser at {outer} refuses it",
+                    "Cookie 带有 Domain={domain}：位于 {outer} 的浏览器会拒收"
                 )
-            });
+            };
+            return refused.then(|| self.with_remedy(remark(), host));
         }
         None
+    }
+
+    /// The upstream, called by `host`, takes WebSockets without Origin and answers 403 to
+    /// those of such a browser's own pages.
+    pub fn origin_is_refused(&self, host: &str) -> Words {
+        let outer = &self.outer;
+        let (host, _) = split_port(host.as_bytes());
+        let remark = both!(
+            "a WebSocket of a page at {outer} is answered 403: the upstream checks Origin",
+            "来自 {outer} 页面的 WebSocket 得到 403：上游检查 Origin"
+        );
+        self.with_remedy(remark, host)
+    }
+
+    /// A remark, and what to set if that would help with an upstream that was called by `host`.
+    fn with_remedy(&self, remark: Words, host: &[u8]) -> Words {
+        let own = match is_ip_literal(host) {
+            true => "NAME".into(),
+            false => String::from_utf8_lossy(host),
+        };
+        let remedy = match (self.renamed, self.map_off) {
+            (true, true) => Words::new("; leave out --map off", "；请去掉 --map off"),
+            (false, false) => both!("; try --host-header {own}", "；可加 --host-header {own}"),
+            (false, true) => both!(
+                "; try --host-header {own} without --map off",
+                "；可加 --host-header {own}，并去掉 --map off"
+            ),
+            (true, false) => return remark,
+        };
+        remark.followed_by(&remedy)
     }
 }

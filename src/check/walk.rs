@@ -69,6 +69,19 @@ struct Answered {
     remarks: Vec<Words>,
 }
 
+/// How the upstream answers a WebSocket handshake.
+struct Handshake {
+    status: String,
+    /// Why there is no WebSocket, if there is none.
+    problem: Option<String>,
+}
+
+impl Handshake {
+    fn is_forbidden(&self) -> bool {
+        self.status.starts_with("403")
+    }
+}
+
 impl Walk {
     /// A walk that has not begun.
     pub fn new(config: Arc<Config>, timers: &Rc<Timers>) -> Result<Walk, Complaint> {
@@ -297,18 +310,59 @@ impl Walk {
         .map_err(|problem: String| broken("http_protocol_error", &problem))
     }
 
+    /// A WebSocket as a program asks for one, without Origin, and then as a page on this
+    /// machine does. An upstream may refuse either because of Origin.
     async fn websocket(&mut self, path: &str) -> Result<(), Error> {
-        let start = Instant::now();
+        let mut start = Instant::now();
+        let (host, page_host) = (self.host.clone(), self.origins.host.clone());
+        let mut shaken = self.handshake(path, &host, None).await?;
+        // What --header sets goes upstream from programs and pages alike.
+        let is_ours = self.config.rewrite.request_fields.replaces("Origin");
+        if !is_ours && (shaken.problem.is_none() || shaken.is_forbidden()) {
+            let began = Instant::now();
+            let origin = self.origins.origin_sent().to_owned();
+            let paged = self.handshake(path, &page_host, Some(&origin)).await;
+            match (&shaken.problem, paged) {
+                (None, Ok(paged)) if paged.is_forbidden() => {
+                    let remark = self.origins.origin_is_refused(&host);
+                    self.remarks.push(remark);
+                }
+                (Some(_), Ok(paged)) if paged.problem.is_none() => {
+                    (start, shaken) = (began, paged);
+                }
+                _ => {}
+            }
+        }
+        let Handshake { status, problem } = shaken;
+        if let Some(problem) = problem {
+            let error = Error::new(Stage::Response, "http_protocol_error", problem);
+            return Err(error.at(&self.config.upstream));
+        }
+        let detail = both!(
+            "GET {path} was answered {status}",
+            "GET {path} 的响应为 {status}"
+        );
+        self.line("websocket", start.elapsed(), detail);
+        Ok(())
+    }
+
+    /// Asks for a WebSocket over a connection of its own.
+    async fn handshake(
+        &self,
+        path: &str,
+        host: &str,
+        origin: Option<&str>,
+    ) -> Result<Handshake, Error> {
         let steps = Steps::begin();
         let dialled = self.dialer.dial(&self.server_name, &self.deadline, &steps);
         let mut connection = dialled.await?;
         // RFC 6455 §4.1: 16 bytes that nobody could have guessed.
         let bytes: [u64; 2] = std::array::from_fn(|n| RandomState::new().hash_one(n));
         let key = BASE64_STANDARD.encode(bytes.map(u64::to_ne_bytes).concat());
-        let host = &self.host;
+        let origin = origin.map_or(String::new(), |origin| format!("Origin: {origin}\r\n"));
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+             {origin}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
         );
         let Answered { status, accept, .. } = self
             .answer(&mut connection, &request, &request_of(false, true))
@@ -316,19 +370,13 @@ impl Walk {
         let wanted =
             openssl::sha::sha1(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes());
         let problem = match accept {
-            Some(accept) if accept == BASE64_STANDARD.encode(wanted).as_bytes() => {
-                let detail = both!(
-                    "GET {path} was answered {status}",
-                    "GET {path} 的响应为 {status}"
-                );
-                self.line("websocket", start.elapsed(), detail);
-                return Ok(());
-            }
-            Some(_) => "the upstream's Sec-WebSocket-Accept does not fit".to_owned(),
-            None => format!("the WebSocket handshake on {path} was answered {status}, not 101"),
+            Some(accept) if accept == BASE64_STANDARD.encode(wanted).as_bytes() => None,
+            Some(_) => Some("the upstream's Sec-WebSocket-Accept does not fit".to_owned()),
+            None => Some(format!(
+                "the WebSocket handshake on {path} was answered {status}, not 101"
+            )),
         };
-        let error = Error::new(Stage::Response, "http_protocol_error", problem);
-        Err(error.at(&self.config.upstream))
+        Ok(Handshake { status, problem })
     }
 }
 

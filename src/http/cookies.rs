@@ -76,7 +76,7 @@ impl<'v> Attribute<'v> {
 }
 
 /// Whether a cookie with this Domain goes to that host (RFC 6265 §5.1.3).
-fn covers(domain: &[u8], host: &[u8]) -> bool {
+pub fn covers(domain: &[u8], host: &[u8]) -> bool {
     let domain = domain.strip_prefix(b".").unwrap_or(domain);
     is_same_host(domain, host)
         || !domain.is_empty() && is_below(host, domain) && !is_ip_literal(host)
