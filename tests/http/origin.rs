@@ -20,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         fields_of_ones_own,
         fields_that_cannot_be_set_are_refused_without_their_value,
         a_credential_serves_no_foreign_page,
+        a_client_certificate_serves_no_foreign_page,
         only_hosts_that_are_listed_are_served,
         origins_that_are_listed_are_served,
         forwarded_goes_on_from_a_trusted_front,
@@ -372,6 +373,24 @@ pub fn a_credential_serves_no_foreign_page() {
     assert_eq!(response.status(), 200);
 }
 
+pub fn a_client_certificate_serves_no_foreign_page() {
+    let (upstream, _heads) = recording(true, "");
+    let folder = Folder::new("client-certificate");
+    let certificate = Certificate::new("client.example");
+    let cert = folder.write("cert.pem", &certificate.pem());
+    let key = folder.write("key.pem", &certificate.key_pem());
+    let flags = ["--tls=on", "--tls-cert", &cert, "--tls-key", &key];
+    let proxy = Proxy::before(upstream, &flags);
+    for (fields, status) in [
+        ("Host: localhost", 200),
+        ("Host: rebound.example", 421),
+        ("Host: localhost\r\nOrigin: http://evil.example", 403),
+    ] {
+        let response = proxy.fetch(&format!("GET / HTTP/1.1\r\n{fields}\r\n\r\n"));
+        assert_eq!(response.status(), status, "{fields}");
+    }
+}
+
 pub fn only_hosts_that_are_listed_are_served() {
     let (upstream, heads) = recording(false, "");
     let flags = ["--allow-host", "app.example", "--allow-host=*.Dev.example"];
@@ -441,6 +460,7 @@ pub fn origins_that_are_listed_are_served() {
         "https://",
         "https://a/b",
         "https://u@a",
+        "https://*.example.com",
         "",
     ] {
         let mut command: Command = program();
