@@ -20,6 +20,11 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("curl_over_https", &curl, curl_over_https),
         trial(
+            "hsts_stands_where_the_whole_host_is_ours",
+            &[curl[0], Need::Port443],
+            hsts_stands_where_the_whole_host_is_ours,
+        ),
+        trial(
             "chromium_over_https_and_wss",
             &chromium,
             chromium_over_https_and_wss,
@@ -104,6 +109,34 @@ fn curl_over_https() {
     let plain = curl_text(&["-w", " %{http_code}", &secured.url("http", "/")]);
     assert!(plain.ends_with(" 400"), "{plain}");
     assert!(plain.contains("use https"), "{plain}");
+}
+
+/// On another port it is removed, which tests/serve/tls.rs shows.
+fn hsts_stands_where_the_whole_host_is_ours() {
+    let upstream = tls_origin(NAME, |mut client| {
+        while client.try_head().is_some() {
+            client.send("HTTP/1.1 204 No Content\r\nStrict-Transport-Security: max-age=1\r\n\r\n");
+        }
+    });
+    let folder = open_folder("secured");
+    let certificate = Certificate::new(NAME);
+    let address = address_of_our_own().to_string();
+    let mut command = program();
+    command.args(["--direct", "-p", "443", "-b", &address, "--tls", "on"]);
+    command.args(["-u", &upstream.to_string()]);
+    command.args([
+        "--listen-cert",
+        &folder.write("cert.pem", &certificate.pem()),
+    ]);
+    command.args([
+        "--listen-key",
+        &folder.write("key.pem", &certificate.key_pem()),
+    ]);
+    let mut guard = Guard::spawn(command.stdin(Stdio::null()).stderr(Stdio::piped()));
+    let log = Lines::collect(guard.0.stderr.take().expect("a pipe"));
+    log.wait_for(&address);
+    let head = curl_text(&["-k", "-i", &format!("https://{address}/")]);
+    assert_eq!(field(&head, "strict-transport-security"), Some("max-age=1"));
 }
 
 fn chromium_over_https_and_wss() {

@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         older_versions_and_other_protocols_are_refused,
         a_request_without_tls_is_answered_in_plain_text,
         the_origin_of_clients_is_https,
+        one_port_does_not_bind_the_whole_host_to_tls,
         what_is_whole_ends_with_close_notify_and_what_is_not_without,
         a_renewed_certificate_is_shown_to_new_connections,
         handshakes_let_others_be_served_between_their_steps,
@@ -169,6 +170,24 @@ fn the_origin_of_clients_is_https() {
     assert_eq!(response.field("location"), Some(&*location));
     assert_eq!(response.field("strict-transport-security"), None);
     assert_eq!(response.field("set-cookie"), Some("a=b; Secure"));
+}
+
+/// Strict-Transport-Security holds for every port of a host, Alt-Svc for the origin alone.
+fn one_port_does_not_bind_the_whole_host_to_tls() {
+    let upstream = tls_origin(NAME, |mut client| {
+        while client.try_head().is_some() {
+            client.send(
+                "HTTP/1.1 204 No Content\r\nStrict-Transport-Security: max-age=1\r\n\
+                 Alt-Svc: clear\r\n\r\n",
+            );
+        }
+    });
+    let secured = Secured::before(upstream, "tls-hsts", &["--tls", "on"]);
+    let mut client = secured.connect();
+    client.send(GET);
+    let response = client.response();
+    assert_eq!(response.field("strict-transport-security"), None);
+    assert_eq!(response.field("alt-svc"), Some("clear"));
 }
 
 fn what_is_whole_ends_with_close_notify_and_what_is_not_without() {
