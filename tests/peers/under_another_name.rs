@@ -5,6 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::Trial;
 
@@ -12,6 +13,7 @@ use super::needs::{trial, Need};
 use super::nginx::nginx;
 use super::process::*;
 use super::tab::Tab;
+use super::uwsgi::{uwsgi, wsgiref, PLUGIN as UWSGI_PLUGIN};
 use super::websockets::MESSAGE;
 use crate::support::*;
 
@@ -24,9 +26,20 @@ pub fn trials() -> Vec<Trial> {
         Need::Python("websockets"),
     ];
     let curl = Need::Command("curl");
-    let apache = [curl, Need::Command("apache2"), Need::Path(APACHE_MODULES)];
+    let apache = [
+        curl,
+        Need::Command("cadaver"),
+        Need::Command("apache2"),
+        Need::Path(APACHE_MODULES),
+    ];
     let registry = [curl, Need::Command("docker-registry")];
-    let front = [curl, Need::Command("nginx")];
+    let front = [
+        curl,
+        Need::Command("nginx"),
+        Need::Command("uwsgi"),
+        Need::Path(UWSGI_PLUGIN),
+        Need::Python("wsgiref.simple_server"),
+    ];
     let of = |name: &str, needs: &[Need], body: fn()| {
         trial(&format!("under_another_name_{name}"), needs, body)
     };
@@ -47,6 +60,11 @@ pub fn trials() -> Vec<Trial> {
             a_rebound_page_gets_no_websocket,
         ),
         of("a_login_by_cookie_in_curl", &[curl], login_in_curl),
+        of(
+            "a_chain_of_redirects_across_http_and_https",
+            &[curl],
+            a_chain_of_redirects_across_http_and_https,
+        ),
         of(
             "a_login_by_cookie_in_chromium",
             &chromium[..2],
@@ -100,6 +118,7 @@ fn checking_origin() -> Server {
 /// What a page of headless Chromium says: of a WebSocket on `url`, or its text where that is
 /// `-`. Names under `.test` lead to this machine.
 fn chromium(url: &str, page: &str) -> String {
+    let _turn = one_browser();
     let profile = open_folder("profile");
     let mut command = command("node");
     command.arg(script_path("console.mjs")).args([url, MESSAGE]);
@@ -248,9 +267,54 @@ fn login_in_curl() {
     assert_eq!(follow(&elsewhere(upstream, &flags(&[]))), "welcome");
 }
 
+/// Chromium takes every address in 127.0.0.0/8 for one that keeps secrets, and so for one that
+/// may set Secure cookies over http; another name it does not.
 fn login_in_chromium() {
-    let proxy = elsewhere(application(), &flags(&[]));
-    assert_eq!(chromium("-", &proxy.url("/login")), "welcome\n");
+    let proxy = Tested::start(application(), &flags(&[]));
+    let page = format!("http://login.test:{}/login", proxy.0.address.port());
+    assert_eq!(chromium("-", &page), "welcome\n");
+}
+
+// Redirects.
+
+/// An application that is reached by http over TLS, and by https without: it names its own
+/// origin by scheme and by authority alone, and each way leads to the other by its full URL.
+fn a_chain_of_redirects_across_http_and_https() {
+    let ways: Arc<OnceLock<[String; 2]>> = Arc::default();
+    let known = ways.clone();
+    let application = move |head: &str| {
+        let [http, https] = known.get().expect("both are known");
+        let location = match head.split(' ').nth(1) {
+            Some("/1") => format!("https://{NAME}/2"),
+            Some("/2") => format!("//{NAME}/3"),
+            Some("/3") => format!("{https}/4"),
+            Some("/4") => format!("http://{NAME}/5"),
+            Some("/5") => format!("//{NAME}:80/6"),
+            Some("/6") => format!("{http}/7"),
+            _ => return ok("arrived"),
+        };
+        format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n")
+    };
+    let plain = answering(application.clone());
+    let secured = tls_origin(NAME, move |mut client| {
+        while let Some(head) = client.try_head() {
+            client.send(&application(&head));
+        }
+    });
+    let by_http = Tested::start(secured, &flags(&[]));
+    let folder = open_folder("listen");
+    let [certificate, key] = with_certificate(&folder);
+    let more = ["--direct", "--host-header", NAME];
+    let listen = ["--listen-cert", &certificate, "--listen-key", &key];
+    let more = [&more[..], &listen].concat().into_iter().map(str::to_owned);
+    let by_https = Tested::start(plain, &more.collect::<Vec<_>>());
+    let http = by_http.url("");
+    let https = by_https.url("").replace("http:", "https:");
+    let told = ways.set([http.clone(), https]);
+    told.expect("they are told once");
+    let written = " %{num_redirects} %{url_effective}";
+    let arrived = curl_text(&["-k", "-L", "-w", written, &format!("{http}/1")]);
+    assert_eq!(arrived, format!("arrived 6 {http}/7"));
 }
 
 // docker-registry.
@@ -347,6 +411,20 @@ fn webdav_copies_and_moves() {
     });
     let proxy = Tested::start(server.address, &flags(&[]));
     let file = server.process.folder.write("upload", "hello from WebDAV\n");
+    // What is locked is moved with an If that names it by its full URL.
+    let words = format!("put {file} d\nlock d\ncopy d e\nmove e f\nunlock d\nmove d g\n");
+    let words = server.process.folder.write("words", &words);
+    let mut client = command("cadaver");
+    client
+        .arg(proxy.url("/"))
+        .env("HOME", &server.process.folder.0);
+    client.stdin(fs::File::open(words).expect("it was written"));
+    let said = run("cadaver", &mut client, PATIENCE).output;
+    let said = String::from_utf8_lossy(&said);
+    assert_eq!(said.matches("succeeded.").count(), 6, "{said}");
+    for moved in ["/f", "/g"] {
+        assert_eq!(curl_text(&[&proxy.url(moved)]), "hello from WebDAV\n");
+    }
     let status = ["-o", "/dev/null", "-w", "%{http_code}"];
     let put = ["-T", &file, &proxy.url("/a")];
     assert_eq!(curl_text(&[&put[..], &status].concat()), "201");
@@ -363,20 +441,34 @@ fn webdav_copies_and_moves() {
 
 // nginx as a front that terminates TLS.
 
+/// Redirects to itself, by the scheme that the server takes for the client's.
+const APPLICATION: &str = "def application(environ, start_response):
+    if environ['PATH_INFO'] == '/next':
+        start_response('200 OK', [('Content-Length', '7')])
+        return [b'arrived']
+    url = environ['wsgi.url_scheme'] + '://' + environ['HTTP_HOST'] + '/next'
+    start_response('302 Found', [('Location', url), ('Content-Length', '0')])
+    return [b'']
+";
+
+/// uWSGI goes by X-Forwarded-Proto, Python's wsgiref knows http alone. What the manual page
+/// shows for a load balancer serves both.
 fn a_front_that_terminates_tls() {
-    // One application writes URLs with the scheme that it was told, one knows http alone.
-    for honours in [true, false] {
-        let upstream = answering(move |head| {
-            if head.starts_with("GET /next ") {
-                return ok("arrived");
-            }
-            let told = field(head, "x-forwarded-proto").filter(|_| honours);
-            let (scheme, host) = (told.unwrap_or("http"), field(head, "host").unwrap_or("?"));
-            let location = format!("Location: {scheme}://{host}/next\r\n");
-            format!("HTTP/1.1 302 Found\r\n{location}Content-Length: 0\r\n\r\n")
-        });
-        let renamed = ["--direct", "--host-header", "app.internal"].map(str::to_owned);
-        let proxy = Tested::start(upstream, &renamed);
+    let applications = [
+        (uwsgi(APPLICATION, &[]), "https"),
+        (wsgiref(APPLICATION), "http"),
+    ];
+    for (application, scheme) in &applications {
+        let told = ["-H", "X-Forwarded-Proto: https", "-H", "Host: app.internal"];
+        let url = format!("http://{}/", application.address);
+        let head = curl_text(&[&told[..], &["-i", &url]].concat());
+        let own = format!("{scheme}://app.internal/next");
+        assert_eq!(field(&head, "location"), Some(&*own));
+
+        let renamed = "--direct --host-header app.internal --allow-host www.example.test \
+                       --forwarded=append";
+        let renamed: Vec<_> = renamed.split(' ').map(str::to_owned).collect();
+        let proxy = Tested::start(application.address, &renamed);
         let servers = format!(
             "server {{ listen LISTEN ssl;\nssl_certificate FOLDER/cert.pem;\n\
              ssl_certificate_key FOLDER/key.pem;\nlocation / {{ proxy_pass http://{};\n\
@@ -387,8 +479,11 @@ fn a_front_that_terminates_tls() {
         let nginx = nginx(&servers, |folder| {
             with_certificate(folder);
         });
-        let url = format!("https://{}/", nginx.address);
-        let arrived = curl_text(&["-k", "-L", "-w", " %{url_effective}", &url]);
+        let (address, port) = (nginx.address.ip(), nginx.address.port());
+        let url = format!("https://www.example.test:{port}/");
+        let resolve = format!("www.example.test:{port}:{address}");
+        let follow = ["-k", "-L", "-w", " %{url_effective}", "--resolve", &resolve];
+        let arrived = curl_text(&[&follow[..], &[&url]].concat());
         assert_eq!(arrived, format!("arrived {url}next"));
     }
 }

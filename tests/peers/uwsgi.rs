@@ -8,7 +8,7 @@ use super::needs::{trial, Need};
 use super::process::*;
 use crate::support::*;
 
-const PLUGIN: &str = "/usr/lib/uwsgi/plugins/python3_plugin.so";
+pub const PLUGIN: &str = "/usr/lib/uwsgi/plugins/python3_plugin.so";
 
 /// Answers with the length of what it was sent. The response's end is seen 200 ms before the
 /// connection's where `close` takes as long.
@@ -54,21 +54,30 @@ if __name__ == '__main__':
     make_server(sys.argv[1], int(sys.argv[2]), application).serve_forever()
 ";
 
-fn wsgi_applications_see_our_forwarded_fields_alone() {
-    let uwsgi = Server::start("uwsgi", free_address, |folder, address| {
+/// uWSGI with an application.
+pub fn uwsgi(application: &str, more: &[&str]) -> Server {
+    Server::start("uwsgi", free_address, |folder, address| {
         let mut command = command("uwsgi");
         command.args(["--plugin", "python3", "--http-socket", &address.to_string()]);
-        command.args(["--wsgi-file", &folder.write("app.py", WHOSE)]);
-        command.arg("--die-on-term");
+        command.args(["--wsgi-file", &folder.write("app.py", application)]);
+        command.args(more).arg("--die-on-term");
         command
-    });
-    let wsgiref = Server::start("wsgiref", free_address, |folder, address| {
-        let file = folder.write("app.py", &[WHOSE, WSGIREF].concat());
+    })
+}
+
+/// Python's own server with one.
+pub fn wsgiref(application: &str) -> Server {
+    Server::start("wsgiref", free_address, |folder, address| {
+        let file = folder.write("app.py", &[application, WSGIREF].concat());
         let mut command = command(PYTHON);
         command.arg(file);
         command.args([address.ip().to_string(), address.port().to_string()]);
         command
-    });
+    })
+}
+
+fn wsgi_applications_see_our_forwarded_fields_alone() {
+    let (uwsgi, wsgiref) = (uwsgi(WHOSE, &[]), wsgiref(WHOSE));
     let request = "GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 6.6.6.6\r\n\
                    X-Forwarded-For: 192.0.2.1\r\nx-forwarded_for: 7.7.7.7\r\n\r\n";
     for server in [&uwsgi, &wsgiref] {
@@ -85,16 +94,11 @@ fn wsgi_applications_see_our_forwarded_fields_alone() {
 
 /// 8 clients send 100 POSTs each, and none meets a connection that is about to be closed.
 fn uwsgi_posts(slow: bool) {
-    let uwsgi = Server::start("uwsgi", free_address, |folder, address| {
-        let pause = if slow { "0.2" } else { "0" };
-        let application = APPLICATION.replace("PAUSE", pause);
-        let file = folder.write("app.py", &application);
-        let mut command = command("uwsgi");
-        command.args(["--plugin", "python3", "--http-socket", &address.to_string()]);
-        command.args(["--wsgi-file", &file, "--processes", "4", "--threads", "8"]);
-        command.args(["--enable-threads", "--listen", "100", "--die-on-term"]);
-        command
-    });
+    let pause = if slow { "0.2" } else { "0" };
+    let application = APPLICATION.replace("PAUSE", pause);
+    let workers = "--processes 4 --threads 8 --enable-threads --listen 100";
+    let workers: Vec<&str> = workers.split(' ').collect();
+    let uwsgi = uwsgi(&application, &workers);
     let proxy = Tested::start(uwsgi.address, &["--direct".to_owned()]);
     let address = proxy.0.address;
     let clients: Vec<_> = (0..8)
