@@ -465,7 +465,7 @@ flags! {
         en: "serve pages of this origin (or * for all) and of our own only; may be repeated",
         zh: "只服务来自此源（* 表示所有）和自身的页面；可重复",
         metavar: "ORIGIN",
-        default: Default::Words(Text::new("all, or our own where --header sets a value", "所有；--header 设置值时仅自身")),
+        default: Default::Words(Text::new("all, or our own with --header or --tls-cert", "所有；使用 --header 或 --tls-cert 时仅自身")),
         group: Group::Requests,
     }
     Single connect_timeout: std::time::Duration = time_above_zero {
