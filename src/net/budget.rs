@@ -1,31 +1,31 @@
-//! The budget of a loop that moves bytes: how much it may move before the thread looks at
-//! its other sockets. Every such loop draws on one of these, so that a peer that never lets
-//! it wait holds nobody else up.
+//! The budget of a loop that moves bytes: how much it may move before the thread serves its
+//! other sockets. Every such loop has one, so that a peer that is always ready cannot starve
+//! the other connections.
 
 use std::future::Future;
 
 use crate::net::reactor::{next_turn, share, SMALLEST_SHARE};
 
-/// What a step costs at least, in bytes: a system call or a TLS record takes about as long
-/// as copying so many.
+/// The least that a step costs, in bytes: a system call or a TLS record takes about as long as
+/// copying this many.
 const LEAST: usize = 1024;
 
-/// What one loop has moved since its thread last looked at its other sockets.
+/// How much one loop has moved since it last yielded to the thread's other tasks.
 #[derive(Default)]
 pub struct Budget {
     spent: usize,
 }
 
 impl Budget {
-    /// Counts one step that has moved so many bytes.
+    /// Counts one step that has moved `bytes` bytes.
     pub fn draw(&mut self, bytes: usize) {
         self.spent = self.spent.saturating_add(bytes.max(LEAST));
     }
 
-    /// Begins the next share if that of this turn is spent, and says so. The caller yields
-    /// then, so that the thread's other tasks run.
+    /// Begins a new share if the current one is spent, and returns whether it was. The caller
+    /// then yields, so that the thread's other tasks run.
     pub fn renew_if_spent(&mut self) -> bool {
-        // The share is asked for only where it may be spent.
+        // Below the smallest share, the lookup of the current one is saved.
         let is_spent = self.spent >= SMALLEST_SHARE && self.spent >= share();
         if is_spent {
             self.spent = 0;
@@ -34,7 +34,7 @@ impl Budget {
     }
 
     /// Waits for the next turn of the thread if the share of this one is spent.
-    // Not an async fn, which would hold `self` while it waits.
+    // Not an async fn, whose future would borrow `self` while it waits.
     pub fn turn(&mut self) -> impl Future<Output = ()> + use<> {
         let waits = self.renew_if_spent();
         async move {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn large_steps_and_small_ones_let_others_have_their_turn() {
+    fn loops_yield_with_large_steps_and_with_small_ones() {
         // The largest share is 1 MiB.
         let (large, records, tiny) = (
             turns(640, 60 * 1024),

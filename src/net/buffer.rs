@@ -1,19 +1,19 @@
-//! Read buffers, lent by a small pool of the thread only while they hold bytes.
+//! Read buffers, borrowed from a small pool of the thread only while they hold bytes.
 //!
-//! A connection that waits owns no buffer, so an idle one costs next to nothing.
+//! A connection that waits holds no buffer, so an idle one costs next to nothing.
 
 use std::cell::RefCell;
 
 use crate::net::spares::Shelf;
 
-/// The first buffer of a read: enough for nearly every message head.
+/// The size of the first buffer of a read: enough for nearly every message head.
 pub const SMALL: usize = 8 * 1024;
 
-/// The buffer once a read has filled the small one. Just under 64 KiB measured best:
-/// at 65,536 the kernel's own limits split each transfer.
+/// The size of the buffer after a read has filled the small one. Just under 64 KiB measured
+/// best: at 65,536 the kernel's own limits split each transfer.
 pub const LARGE: usize = 60 * 1024;
 
-/// Buffers of each size that a thread keeps for reuse.
+/// How many buffers of each kind a thread keeps for reuse.
 const KEPT: usize = 64;
 
 struct Pool {
@@ -32,7 +32,7 @@ thread_local! {
     };
 }
 
-/// Gives back what lies unused; whether anything is still kept.
+/// Frees the kept buffers that were not used since the last sweep. Returns whether any are left.
 pub fn sweep() -> bool {
     POOL.with_borrow_mut(|pool| {
         let kept = [
@@ -69,7 +69,8 @@ pub struct Buffer {
     storage: Box<[u8]>,
     start: usize,
     end: usize,
-    /// The last read filled a small buffer at least: the next gets a large one.
+    /// The last read returned at least `SMALL` bytes or filled the buffer: the next gets a large
+    /// one.
     filled_up: bool,
 }
 
@@ -89,8 +90,8 @@ impl Buffer {
         self.start == self.end
     }
 
-    /// Room for the next read, never empty unless `LARGE` bytes or more wait unused. Borrows
-    /// storage from the pool when there is none and grows after a read that filled it.
+    /// Room for the next read, empty only if `LARGE` bytes or more are unused. Borrows storage
+    /// from the pool if there is none, and grows after a read that filled it.
     pub fn space(&mut self) -> &mut [u8] {
         if self.storage.is_empty() {
             self.storage = take(if self.filled_up { LARGE } else { SMALL });
@@ -106,9 +107,9 @@ impl Buffer {
         &mut self.storage[self.end..]
     }
 
-    /// Makes room where every byte of the storage waits unused, and `LARGE` bytes already do:
-    /// for a message head that is larger. The storage doubles, so that each byte moves once on
-    /// average, and goes back to the allocator instead of the pool.
+    /// Doubles the storage if it is full of at least `LARGE` unused bytes, for a message head
+    /// that is larger still. Doubling moves each byte about once on average. Storage of such a
+    /// size goes back to the allocator instead of the pool.
     pub fn grow_when_full(&mut self) {
         if self.storage.len() >= LARGE && self.len() == self.storage.len() {
             let mut larger = vec![0; 2 * self.storage.len()].into_boxed_slice();
@@ -133,7 +134,7 @@ impl Buffer {
         }
     }
 
-    /// Gives the storage back to the pool when no byte waits in it; called before a wait.
+    /// Gives the storage back to the pool if it holds no unused byte. Called before a wait.
     pub fn release(&mut self) {
         if self.is_empty() && !self.storage.is_empty() {
             give_back(std::mem::take(&mut self.storage));
@@ -148,7 +149,7 @@ impl Drop for Buffer {
     }
 }
 
-/// Bytes about to be sent, in storage that the thread's pool lends.
+/// Bytes to be sent, in storage borrowed from the thread's pool.
 #[derive(Default)]
 pub struct Outgoing(Vec<u8>);
 
@@ -161,7 +162,7 @@ impl Outgoing {
         )
     }
 
-    /// The bytes, to be added to and taken away.
+    /// The bytes, for adding and removing.
     pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.0
     }
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_its_storage_while_bytes_wait_and_gives_it_back_after() {
+    fn releases_its_storage_only_when_no_byte_is_unused() {
         let mut buffer = Buffer::default();
         receive(&mut buffer, b"ab");
         buffer.consume(1);

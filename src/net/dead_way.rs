@@ -1,5 +1,5 @@
-//! Tunnels whose way has died: something was sent and nothing has been acknowledged for a
-//! long time. The kernel would go on sending for a quarter of an hour and more. Linux only.
+//! Ends tunnels whose network path is dead: bytes were sent and nothing has been acknowledged
+//! for a long time. The kernel would retransmit for 15 minutes or more. Linux only.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -15,28 +15,28 @@ use socket2::SockRef;
 
 use crate::net::stream::Stream;
 
-/// A way is dead when nothing of what was sent was acknowledged for so long.
+/// A path is dead when sent bytes are outstanding and nothing was acknowledged for this long.
 const DEAD_AFTER: Duration = Duration::from_secs(120);
 
-/// How often tunnels are looked at.
+/// How often the tunnels are checked.
 const INTERVAL: Duration = Duration::from_secs(30);
 
 /// The tunnels of one thread.
 #[derive(Default)]
 pub struct Tunnels {
-    /// Both sockets of each; open for as long as they are here.
+    /// Both sockets of each tunnel; they stay open while they are listed here.
     open: RefCell<Slab<[RawFd; 2]>>,
     sweeper: Cell<Option<Waker>>,
 }
 
-/// A tunnel that is watched.
+/// A tunnel that is watched until this is dropped.
 pub struct Watched<'a> {
     tunnels: &'a Tunnels,
     key: usize,
 }
 
 impl Tunnels {
-    /// Watches a tunnel between two streams until what it gives is dropped.
+    /// Watches a tunnel between two streams until the returned `Watched` is dropped.
     pub fn watch<'a>(&'a self, one: &'a Stream, other: &'a Stream) -> Watched<'a> {
         let raw = |stream: &Stream| stream.with_socket(|socket| socket.as_fd().as_raw_fd());
         let key = self.open.borrow_mut().insert([raw(one), raw(other)]);
@@ -46,7 +46,7 @@ impl Tunnels {
         Watched { tunnels: self, key }
     }
 
-    /// Ends tunnels whose way is dead. Runs for as long as the thread.
+    /// Ends tunnels whose path is dead. Runs for as long as the thread.
     pub async fn sweep(&self) {
         loop {
             poll_fn(|cx| match self.open.borrow().is_empty() {
@@ -79,19 +79,19 @@ impl Drop for Watched<'_> {
     }
 }
 
-/// Makes both directions end now, and closing a reset. The relay is told by the kernel.
+/// Shuts down both directions and makes the close send RST. The relay sees both streams end.
 fn end(socket: BorrowedFd<'_>) {
     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     let _ = shutdown(socket, Shutdown::Both);
 }
 
-/// What the kernel knows of what was sent.
+/// What the kernel knows about sent and unacknowledged segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Unacknowledged {
-    /// How many segments are on their way. What a peer with a shut window keeps waiting in
-    /// the send queue is not among them.
+    /// How many segments are sent and not acknowledged. Bytes that stay in the send queue because
+    /// the peer's window is closed do not count.
     segments: u32,
-    /// How long ago the peer has last acknowledged anything.
+    /// The time since the peer's last acknowledgement.
     silence: Duration,
 }
 
@@ -100,7 +100,7 @@ impl Unacknowledged {
         self.segments > 0 && self.silence >= DEAD_AFTER
     }
 
-    /// Unknown: every other system tells it in a way of its own.
+    /// Unsupported: every other system has a different interface for it.
     #[cfg(not(target_os = "linux"))]
     fn of(_: impl AsFd) -> io::Result<Unacknowledged> {
         Err(io::ErrorKind::Unsupported.into())
@@ -109,14 +109,14 @@ impl Unacknowledged {
     /// Asks the kernel (`TCP_INFO`, tcp(7)).
     #[cfg(target_os = "linux")]
     fn of(socket: impl AsFd) -> io::Result<Unacknowledged> {
-        // The beginning of `struct tcp_info`, which only ever grows at its end: eight numbers
-        // of one byte, then numbers of four.
+        // The beginning of `struct tcp_info`, which only ever grows at its end: eight fields of
+        // one byte, then fields of four. These are indices in units of four bytes.
         const UNACKED: usize = 6;
         const LAST_ACK_RECV: usize = 14;
         let mut info = [0u32; LAST_ACK_RECV + 1];
         let mut length = size_of_val(&info) as libc::socklen_t;
         // SAFETY: the kernel writes at most `length` bytes, which is the size of `info`, and
-        // any bytes are numbers.
+        // every bit pattern is a valid `u32`.
         #[allow(unsafe_code)]
         let outcome = unsafe {
             libc::getsockopt(
@@ -144,7 +144,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn only_what_was_sent_and_not_acknowledged_is_a_sign_of_death() {
+    fn a_path_is_dead_only_with_unacknowledged_segments() {
         for (segments, silence, dead) in [(0, 3600, false), (1, 119, false), (1, 120, true)] {
             let silence = Duration::from_secs(silence);
             let known = Unacknowledged { segments, silence };
@@ -156,7 +156,8 @@ mod tests {
     fn a_peer_that_does_not_read_is_alive() {
         let (mut here, _there) = pair();
         while here.write(&[7; 65_536]).is_ok() {}
-        // What is on its way is acknowledged at some time; what waits never is.
+        // The peer's kernel acknowledges every segment in flight; what stays in the send queue
+        // is never sent.
         loop {
             let known = Unacknowledged::of(&here).expect("a TCP socket");
             assert!(!known.is_dead());

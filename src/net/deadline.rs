@@ -1,5 +1,5 @@
-//! Deadlines of one thread. Arming one is a store in a table, not a system call: a
-//! single sweep per thread sleeps until the earliest and wakes what has expired.
+//! The deadlines of one thread. Arming one is a store in a table, not a system call: a single
+//! sweep per thread sleeps until the earliest and wakes the tasks whose deadlines have expired.
 
 use std::cell::{Cell, RefCell};
 use std::future::{poll_fn, Future};
@@ -15,44 +15,43 @@ use slab::Slab;
 use crate::net::reactor::{all_told, now};
 use crate::net::tick::Tick;
 
-/// How much later than asked a deadline may strike; keeps sweeps rare under load.
+/// How much later than asked a deadline may strike, which keeps sweeps rare under load.
 const GRANULARITY: Duration = Duration::from_millis(20);
 
-/// How long a client that was just accepted or answered may take to send what is already
-/// on its way, although the thread drains.
+/// How long a drain waits for a request that is already in flight from a client that was just
+/// accepted or answered.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
-/// The time given for some work was over before the work was.
+/// The deadline of some work expired before the work was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut;
 
-/// What a wait that is only patience may make room for.
+/// The kind of place that an idle wait occupies, and that a new connection may need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// A client that may be served.
+    /// One of the connections that may be served at a time.
     Slot,
-    /// One that is accepted beyond the limit of connections.
+    /// A connection accepted beyond that limit.
     BeyondTheLimit,
-    /// A reader of the metrics.
+    /// A connection to the metrics listener.
     Scrape,
 }
 
-/// How a wait gives way to somebody who needs the room that it takes.
+/// How a wait gives way: it may be ended early for a new connection that needs its room.
 #[derive(Clone, Copy, Debug)]
 pub struct Way {
-    /// What it takes.
+    /// The room that the wait occupies.
     pub room: Room,
-    /// The lowest rank goes first, and of one rank the longest.
+    /// Waits of the lowest rank are ended first, and of these the oldest.
     pub rank: u8,
-    /// From when on.
+    /// How long the wait cannot be ended early.
     pub after: Duration,
 }
 
 /// All deadlines of one thread.
 pub struct Timers {
     entries: RefCell<Slab<Entry>>,
-    /// When the sweep next looks; later than the earliest deadline by the granularity at
-    /// most.
+    /// When the next sweep is due, at most `GRANULARITY` after the earliest deadline.
     next_sweep: Cell<Tick>,
     sweeper: RefCell<Option<Waker>>,
     draining: Cell<bool>,
@@ -60,9 +59,9 @@ pub struct Timers {
 
 struct Entry {
     strikes_at: Tick,
-    /// For a wait that a drain ends: when the drain may end it.
+    /// When a drain may end the wait; `NEVER` if it may not.
     drains_from: Tick,
-    /// For a wait that gives way: from when on, and to whom.
+    /// When the wait may be ended to make room; `NEVER` if it may not.
     gives_way_from: Tick,
     waker: Option<Waker>,
     room: Room,
@@ -88,9 +87,9 @@ impl Timers {
     pub async fn sweep(&self) {
         loop {
             self.due().await;
-            // Should the thread have been held up, the sockets that have become ready meanwhile
-            // are served before a deadline strikes: their tasks may disarm it. Another thread
-            // may have woken this task while it was still waking those that read.
+            // If the thread was held up, tasks whose sockets have become ready in the meantime
+            // run before a deadline strikes, because they may disarm it. Another thread (that of
+            // the timer) may wake this task before the events of those sockets are fetched.
             all_told().await;
             self.strike_due(Tick::read());
         }
@@ -130,8 +129,8 @@ impl Timers {
         self.next_sweep.set(earliest.max(soonest));
     }
 
-    /// Ends every wait that is only for a next request, now and from now on, once it has
-    /// had its grace.
+    /// Starts the drain: ends every wait for a next request, including those that begin later,
+    /// once its `DRAIN_GRACE` is over.
     pub fn drain(&self) {
         self.draining.set(true);
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
@@ -140,8 +139,8 @@ impl Timers {
         self.sweep_by(now());
     }
 
-    /// Ends one wait that gives way to who needs `room`: that of the lowest rank, and of those
-    /// the one that could have been ended for the longest. False where there is none.
+    /// Ends one wait that occupies `room` and may be ended: one of the lowest rank, and of these
+    /// the one that may have been ended for the longest. False if there is none.
     pub fn make_room(&self, room: Room) -> bool {
         let now = Tick::read();
         let mut entries = self.entries.borrow_mut();
@@ -160,7 +159,7 @@ impl Timers {
         }
     }
 
-    /// Whether the thread is finishing what is open before it ends.
+    /// Whether the thread drains: it finishes its open requests before it ends.
     pub fn draining(&self) -> bool {
         self.draining.get()
     }
@@ -175,7 +174,7 @@ impl Timers {
     }
 }
 
-/// So much later; never for zero.
+/// `after` later than `now`; `NEVER` if `after` is zero.
 #[inline]
 fn later(now: Tick, after: Duration) -> Tick {
     match after {
@@ -185,7 +184,7 @@ fn later(now: Tick, after: Duration) -> Tick {
 }
 
 impl Entry {
-    /// One that never strikes.
+    /// An entry that never strikes.
     const IDLE: Entry = Entry {
         strikes_at: Tick::NEVER,
         drains_from: Tick::NEVER,
@@ -234,7 +233,7 @@ impl Deadline {
         }
     }
 
-    /// Strikes `after` from now, in place of any earlier arming; zero is never.
+    /// Sets the deadline to `after` from now, replacing an earlier one; zero is never.
     pub fn arm(&self, after: Duration) {
         let strikes_at = later(now(), after);
         self.entry(|entry| {
@@ -249,18 +248,18 @@ impl Deadline {
         work(&mut self.timers.entries.borrow_mut()[self.key])
     }
 
-    /// Never strikes until it is armed again.
+    /// Clears the deadline until it is armed again.
     pub fn disarm(&self) {
-        // Who waited is likely to wait again: the waker stays.
+        // The waker stays, because the same task is likely to wait again.
         self.entry(|entry| entry.set(Tick::NEVER, Tick::NEVER));
     }
 
-    /// Whether the last wait has ended to make room for somebody else.
+    /// Whether the last wait was ended to make room for another connection.
     pub fn gave_way(&self) -> bool {
         self.entry(|entry| entry.gave_way)
     }
 
-    /// Waits until it strikes; it has struck until it is armed again.
+    /// Waits until the deadline strikes; ready from then on until it is armed again.
     pub fn poll_struck(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.entry(|entry| {
             if entry.struck {
@@ -274,8 +273,8 @@ impl Deadline {
         })
     }
 
-    /// Does `work`, for at most `after` from now; zero is without limit. The work may arm
-    /// the deadline again as it makes progress.
+    /// Runs `work` for at most `after` from now; zero is without limit. The work may arm the
+    /// deadline again as it makes progress.
     pub fn limit<F: Future>(&self, after: Duration, work: F) -> Limit<'_, F> {
         self.arm(after);
         Limit {
@@ -284,8 +283,8 @@ impl Deadline {
         }
     }
 
-    /// Like [`limit`](Self::limit), for a wait with nothing begun: over when the thread drains,
-    /// after some grace, and early for somebody who needs the room that it takes.
+    /// Like [`limit`](Self::limit), for a wait in which no request has begun: a drain ends it
+    /// after `DRAIN_GRACE`, and `make_room` may end it as `way` says.
     pub fn limit_idle<F: Future>(&self, after: Duration, way: Way, work: F) -> Limit<'_, F> {
         let now = now();
         let drains_from = later(now, DRAIN_GRACE);
@@ -308,7 +307,7 @@ impl Deadline {
 
 pin_project! {
     /// Work under a deadline.
-    // An async fn would hold the work twice, and move it before it begins.
+    // Not an async fn, whose future would hold the work twice and move it before it begins.
     pub struct Limit<'a, F> {
         deadline: &'a Deadline,
         #[pin]
@@ -317,7 +316,7 @@ pin_project! {
 }
 
 impl<F> Limit<'_, F> {
-    /// Lets the work end early for somebody who needs the room that it takes.
+    /// Lets `make_room` end the work early, as `way` says.
     pub fn giving_way(self, way: Way) -> Self {
         let now = now();
         self.deadline.entry(|entry| entry.give_way(way, now));
@@ -396,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_made_by_the_lowest_rank_and_of_it_by_the_longest() {
+    fn make_room_ends_the_oldest_wait_of_the_lowest_rank() {
         let order = with_timers(async |timers| {
             let ended = RefCell::new(Vec::new());
             let wait = async |name: char, room: Room, rank: u8, after: u64| {
@@ -450,7 +449,7 @@ mod tests {
             let minute = Duration::from_secs(60);
             let wait = idle.limit_idle(minute, way, future::pending::<()>());
             assert_eq!(future::or(wait, drain).await, Err(TimedOut));
-            // One that begins during the drain, and would wait for ever.
+            // A wait that begins during the drain, without a limit of its own.
             let wait = idle.limit_idle(Duration::ZERO, way, future::pending::<()>());
             assert_eq!(wait.await, Err(TimedOut));
             assert_eq!(busy.limit(Duration::ZERO, async { 1 }).await, Ok(1));

@@ -17,12 +17,12 @@ impl Listener {
         Ok(Listener(Source::new(listener)?))
     }
 
-    /// Waits until there may be a client.
+    /// Waits until a client may be waiting to be accepted.
     pub async fn readable(&self) {
         poll_fn(|cx| self.0.poll_ready(Direction::Read, cx)).await;
     }
 
-    /// Accepts a client; `WouldBlock` when there is none.
+    /// Accepts a client; `WouldBlock` if none is waiting.
     pub fn try_accept(&self) -> io::Result<(TcpStream, Peer)> {
         let outcome = calls::accept(self.0.get_ref());
         if matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
@@ -34,13 +34,13 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // An inherited listener stays open in other threads, so that closing this descriptor
+        // Other threads hold duplicates of an inherited listener, so closing this descriptor
         // does not end its registration with epoll.
         self.0.deregister();
     }
 }
 
-/// Whether an error of accept concerns that one client only (accept(2)).
+/// Whether an error of accept(2) concerns that one client only.
 pub fn is_momentary(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(
@@ -55,7 +55,7 @@ mod tests {
     use rustix::io::Errno;
 
     #[test]
-    fn accept_pauses_for_what_concerns_every_client() {
+    fn errors_of_one_client_are_momentary_and_shortages_are_not() {
         for (errno, momentary) in [
             (Errno::CONNABORTED, true),
             (Errno::INTR, true),

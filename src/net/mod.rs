@@ -1,6 +1,6 @@
 //! Bytes: system calls, readiness, sockets, TLS, splicing, buffers, deadlines.
 //!
-//! Owns how bytes move and how a thread waits for them. Knows nothing of messages. Uses no
+//! Owns how bytes move and how a thread waits for them. Knows nothing of messages and uses no
 //! other room.
 
 pub mod budget;

@@ -1,4 +1,4 @@
-//! Who a client is, by its socket: an address, or none on a unix socket.
+//! The address of a client; one on a unix socket has none.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,8 +13,7 @@ impl Peer {
         Peer(address)
     }
 
-    /// The same in the address's own family: an IPv4 client of a dual-stack socket is one of
-    /// IPv4.
+    /// The same client with an IPv4-mapped address (of a dual-stack socket) as an IPv4 address.
     pub fn canonical(self) -> Peer {
         let canonical = |peer: SocketAddr| SocketAddr::new(peer.ip().to_canonical(), peer.port());
         Peer(self.0.map(canonical))
@@ -25,7 +24,7 @@ impl Peer {
         self.0.map(|peer| peer.ip())
     }
 
-    /// The same, to be shown.
+    /// The address without its port, to be displayed.
     pub fn host(self) -> PeerHost {
         PeerHost(self.ip())
     }
@@ -45,8 +44,8 @@ impl fmt::Display for PeerHost {
     }
 }
 
-/// Writes an address in a fifth of the time that the formatter takes: each line of the log
-/// names a client.
+/// Writes an address in a fifth of the time that the formatter takes, because each line of the
+/// log names a client.
 fn write_ipv4(f: &mut fmt::Formatter<'_>, address: Ipv4Addr) -> fmt::Result {
     let mut text = [b'.'; 15];
     let mut length = 0;

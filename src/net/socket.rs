@@ -1,5 +1,5 @@
-//! One non-blocking stream socket, TCP or unix: an operation is attempted first, and the socket
-//! is waited for only when the kernel has answered EAGAIN, or a short read has shown that it
+//! One non-blocking stream socket, TCP or unix: an operation is attempted first, and a task
+//! waits only after the kernel has returned EAGAIN or a short read has shown that the next read
 //! would.
 
 use std::cell::Cell;
@@ -19,7 +19,7 @@ use crate::net::reactor::Source;
 
 pub use crate::net::reactor::Direction;
 
-/// A peer that vanished is noticed after 60 s of silence and six probes.
+/// A peer that has vanished is noticed after 60 s of silence and six probes.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(10))
@@ -28,13 +28,13 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 /// How long to wait before connecting again to a unix socket whose backlog was full.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 
-/// How much may wait unsent in a socket: a small message behind bulk on a slow way would
-/// otherwise wait for all that the kernel takes.
+/// How many unsent bytes the kernel may queue (TCP_NOTSENT_LOWAT): on a slow path, a small
+/// message after bulk would otherwise wait until the whole send buffer is sent.
 #[cfg(target_os = "linux")]
 const MOST_UNSENT: u32 = 128 * 1024;
 
-/// Sets TCP_NODELAY, keepalive, and how much may wait unsent. What a listener accepts has the
-/// same.
+/// Sets TCP_NODELAY, keepalive, and on Linux TCP_NOTSENT_LOWAT. Accepted sockets inherit them
+/// from their listener there.
 pub fn set_options(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
@@ -43,11 +43,11 @@ pub fn set_options(socket: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_keepalive(&KEEPALIVE)
 }
 
-/// A connected socket of this thread. A unix socket is one as well: what is done with the
-/// descriptor of the standard library's type are the calls of any stream socket.
+/// A connected socket of this thread. It may be a unix socket, although the type holds a
+/// `TcpStream`: the calls used here work on any stream socket.
 pub struct Socket {
     source: Source<TcpStream>,
-    /// What the last operation that would have blocked is waiting for.
+    /// The direction that the last operation that would have blocked waits for.
     blocked_on: Cell<Direction>,
 }
 
@@ -80,8 +80,8 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Connects to a unix socket. Waits while its backlog is full, which the kernel tells by
-    /// EAGAIN (unix(7)) and of which it does not tell the end.
+    /// Connects to a unix socket. Tries again while its backlog is full: connect returns EAGAIN
+    /// (unix(7)), and no event reports when there is room.
     pub async fn connect_unix(path: &str) -> io::Result<Socket> {
         let address = SockAddr::unix(path)?;
         loop {
@@ -100,7 +100,7 @@ impl Socket {
         self.source.get_ref()
     }
 
-    /// Reads what is there; `WouldBlock` when nothing is.
+    /// Reads what has arrived; `WouldBlock` if nothing has.
     pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.attempt(Direction::Read, || {
             let n = self.stream().read(buf)?;
@@ -111,51 +111,51 @@ impl Socket {
         })
     }
 
-    /// Makes the next read ask the kernel.
+    /// Makes the next read call the kernel.
     pub fn look_again(&self) {
         self.source.assume_readable();
     }
 
-    /// Whether nothing has arrived that was not read, not even an end. Asks the kernel: what
-    /// the thread was last told may be older.
+    /// Whether everything that has arrived was read, and no FIN or reset has arrived. Asks the
+    /// kernel, because the readiness known to the thread may be outdated.
     pub fn asked_quiet(&self) -> bool {
         let asked = self.stream().peek(&mut [0]);
         matches!(asked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// The same as far as the thread was told, without asking. False on any thread but its
-    /// own, which alone is told.
+    /// The same as `asked_quiet`, from the readiness known to the thread, without a system call.
+    /// False on any thread but the socket's own.
     pub fn known_quiet(&self) -> bool {
         self.source.is_at_home() && !self.source.is_ready(Direction::Read)
     }
 
-    /// Leaves the reactor of this thread, so that another thread can take the socket. It must
-    /// not be read or written before `attach`.
+    /// Gives the socket up for now, so that another thread can attach it. It must not be read
+    /// or written before `attach`.
     pub fn detach(&mut self) {
         self.source.detach();
     }
 
-    /// Makes a detached socket one of this thread. On failure it is fit only to be dropped.
+    /// Attaches a detached socket to this thread. On failure it can only be dropped.
     pub fn attach(&mut self) -> io::Result<()> {
         self.source.attach()
     }
 
-    /// Writes what fits; `WouldBlock` when nothing does.
+    /// Writes as many bytes as fit; `WouldBlock` if none do.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
         self.attempt(Direction::Write, || self.stream().write(buf))
     }
 
-    /// Writes what fits of bytes that are followed by more at once: the kernel may wait for
+    /// Writes as many bytes as fit, with more to follow immediately: the kernel may wait for
     /// those before it sends (MSG_MORE).
     pub fn try_write_part(&self, buf: &[u8]) -> io::Result<usize> {
         self.attempt(Direction::Write, || calls::send_part(self.stream(), buf))
     }
 
-    /// Writes all of `parts`, one behind the other, in as few calls as they fit in.
+    /// Writes all of `parts` in order, in as few calls as possible.
     pub async fn write_all_vectored(&self, parts: [&[u8]; 2]) -> io::Result<()> {
         let mut parts = parts.map(IoSlice::new);
         let mut left = &mut parts[..];
-        // Passes over those that are empty.
+        // Skips empty slices at the front.
         IoSlice::advance_slices(&mut left, 0);
         while !left.is_empty() {
             let write = || self.stream().write_vectored(left);
@@ -194,19 +194,19 @@ impl Socket {
         self.blocked_on.get() == direction
     }
 
-    /// Waits for what the last operation that would have blocked needs.
+    /// Waits for the readiness that the last operation that would have blocked needs.
     pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.source.poll_ready(self.blocked_on.get(), cx));
         Poll::Ready(Ok(()))
     }
 
-    /// Moves what is there, at most `most` bytes, into a pipe with room for it.
+    /// Moves what has arrived, at most `most` bytes, into a pipe that has room for it.
     #[cfg(not(portable))]
     pub fn try_splice_to(&self, pipe: &impl AsFd, most: usize) -> io::Result<usize> {
         self.attempt(Direction::Read, || splice(self.stream(), pipe, most))
     }
 
-    /// Moves what fits, at most `most` bytes, out of a pipe that holds as many.
+    /// Moves as many bytes as fit, at most `most`, out of a pipe that holds at least `most`.
     #[cfg(not(portable))]
     pub fn try_splice_from(&self, pipe: &impl AsFd, most: usize) -> io::Result<usize> {
         self.attempt(Direction::Write, || splice(pipe, self.stream(), most))
@@ -217,36 +217,36 @@ impl Socket {
         poll_fn(|cx| self.poll_ready(direction, cx)).await;
     }
 
-    /// The same, as a poll.
+    /// The same as `ready`, as a poll.
     pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
         self.source.poll_ready(direction, cx)
     }
 
-    /// Whether the socket is known to be ready for a write: the last one did not block.
+    /// Whether the socket is known to be writable: the last write did not block, or an edge has
+    /// been reported since.
     pub fn is_writable(&self) -> bool {
         self.source.is_ready(Direction::Write)
     }
 
-    /// Waits until the connection is reset, while nobody reads from it.
+    /// Waits until the connection is broken (HUP or ERR), while nobody reads from it.
     pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.source.poll_broken(cx)
     }
 
-    /// Waits until the peer will send no more, while nobody reads from it; gives the error
-    /// where that is because the connection is broken.
+    /// Waits until the peer's sending side has ended, while nobody reads from it. Returns the
+    /// error if the connection is broken.
     pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<Option<io::Error>> {
         ready!(self.source.poll_hung_up(cx));
         Poll::Ready(self.stream().take_error().ok().flatten())
     }
 
-    /// Whether the connection is known to be reset.
+    /// Whether the connection is known to be broken (HUP or ERR).
     pub fn is_broken(&self) -> bool {
         self.source.is_broken()
     }
 
-    /// Breaks the connection once something that was sent is not acknowledged for so long
-    /// (TCP_USER_TIMEOUT); none waits as long as the system does. Does nothing elsewhere than on
-    /// Linux.
+    /// Makes the kernel break the connection once sent bytes stay unacknowledged for `after`
+    /// (TCP_USER_TIMEOUT); `None` is the system's default. Does nothing except on Linux.
     pub fn set_user_timeout(&self, after: Option<Duration>) {
         #[cfg(target_os = "linux")]
         let _ = SockRef::from(self.stream()).set_tcp_user_timeout(after);
@@ -269,12 +269,12 @@ impl Socket {
         self.stream().local_addr()
     }
 
-    /// Ends our sending side (FIN).
+    /// Ends the sending side (FIN).
     pub fn shutdown_write(&self) -> io::Result<()> {
         self.stream().shutdown(Shutdown::Write)
     }
 
-    /// Makes closing abort the connection (RST), so that the peer sees it was cut short.
+    /// Makes the close send RST, so that the peer sees that the connection was cut short.
     pub fn abort_on_close(&self) {
         let _ = SockRef::from(self.stream()).set_linger(Some(Duration::ZERO));
     }
@@ -301,9 +301,9 @@ mod tests {
     use super::*;
     use crate::net::reactor::{block_on, tests::pair};
 
-    /// More than the kernel holds, so that calls end within each of the parts.
+    /// The parts exceed the socket buffers, so that writes end within each of them.
     #[test]
-    fn parts_are_written_in_order_and_whole() {
+    fn vectored_parts_are_written_completely_and_in_order() {
         for [a, b] in [[0, 0], [1, 0], [0, 7_000_000], [5_000_000, 6_000_000]] {
             let (a, b) = (vec![b'a'; a], vec![b'b'; b]);
             let (here, mut there) = pair();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_backlog_of_a_unix_socket_is_waited_for() {
+    fn connecting_waits_for_a_full_unix_backlog() {
         let name = format!("simple-proxy-{}-backlog", std::process::id());
         let path = std::env::temp_dir().join(name);
         let path = path.to_str().expect("UTF-8");
@@ -334,7 +334,7 @@ mod tests {
         let connected = async {
             let waiting = Socket::connect_unix(path);
             let accepting = async {
-                // The other polls first, and finds no room.
+                // `waiting` is polled first and finds the backlog full.
                 Timer::after(3 * BACKLOG_PAUSE).await;
                 listener.accept().map(|_| ())
             };

@@ -1,5 +1,5 @@
-//! What the thread's pools of buffers and pipes keep for reuse is given back once nobody has
-//! used it for a while: after a storm of clients an idle process holds what one at rest does.
+//! Frees the buffers and pipes in a thread's pools that were not used for a while: after a surge
+//! of clients, an idle process shrinks back to the memory that it had before.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -12,31 +12,31 @@ use crate::net::buffer;
 #[cfg(not(portable))]
 use crate::net::splice;
 
-/// What was not used in one such time is given back at its end.
+/// How often the pools are swept: what was not used between two sweeps is freed.
 const EVERY: Duration = Duration::from_secs(10);
 
 thread_local! {
-    /// Wakes the sweep, which waits while nothing is kept.
+    /// The waker of the sweep, which waits while the pools are empty.
     static SWEEPER: Cell<Option<Waker>> = const { Cell::new(None) };
 }
 
-/// Tells the sweep that something is kept now.
+/// Tells the sweep that a pool is no longer empty.
 pub fn kept() {
     if let Some(sweeper) = SWEEPER.take() {
         sweeper.wake();
     }
 }
 
-/// Things kept for reuse, and how many of them were not needed lately.
+/// Things kept for reuse, and how many of them were not used since the last sweep.
 pub struct Shelf<T> {
     things: Vec<T>,
     most: usize,
-    /// The fewest that were there since the last sweep: so many have lain unused.
+    /// The smallest length since the last sweep, which is the number of unused things.
     unused: usize,
 }
 
 impl<T> Shelf<T> {
-    /// An empty one for at most so many.
+    /// An empty shelf for at most `most` things.
     pub const fn new(most: usize) -> Shelf<T> {
         Shelf {
             things: Vec::new(),
@@ -60,7 +60,7 @@ impl<T> Shelf<T> {
         }
     }
 
-    /// Gives back what was not used since the last time; whether anything is left.
+    /// Drops what was not used since the last sweep. Returns whether anything is left.
     pub fn sweep(&mut self) -> bool {
         self.things.truncate(self.things.len() - self.unused);
         self.unused = self.things.len();
@@ -71,7 +71,7 @@ impl<T> Shelf<T> {
     }
 }
 
-/// Gives back what lies unused. Runs for as long as the thread.
+/// Sweeps the pools at intervals while they are not empty. Runs for as long as the thread.
 pub async fn sweep() {
     let mut is_kept = false;
     loop {
@@ -91,7 +91,7 @@ pub async fn sweep() {
     }
 }
 
-/// Gives back what lies unused now; whether anything is left.
+/// Sweeps each pool once. Returns whether anything is left.
 fn sweep_once() -> bool {
     let buffers = buffer::sweep();
     #[cfg(not(portable))]
@@ -106,17 +106,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_not_used_is_given_back() {
+    fn only_unused_things_are_dropped() {
         let mut shelf = Shelf::new(3);
         for n in 0..5 {
             shelf.keep(n);
         }
-        // Kept since the last sweep: they have had no time to be used.
+        // They were kept after the last sweep, so they do not count as unused yet.
         assert!(shelf.sweep());
         let taken = [shelf.take(), shelf.take()];
         assert_eq!(taken, [Some(2), Some(1)]);
         taken.into_iter().flatten().for_each(|n| shelf.keep(n));
-        // One has lain there all the time.
+        // One of the three was not taken since the last sweep.
         assert!(shelf.sweep());
         assert!(!shelf.sweep());
         assert_eq!(shelf.take(), None);

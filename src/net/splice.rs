@@ -1,7 +1,7 @@
-//! Zero-copy: bytes moved from socket to socket through a pipe, inside the kernel.
+//! Zero-copy: bytes moved from socket to socket through a pipe, inside the kernel (splice(2)).
 //!
-//! Worth it for bulk only. Pipes are lent by a pool of the thread while bytes are in
-//! flight; a user may hold few of them.
+//! This pays off for bulk only. Each transfer borrows a pipe from its thread's pool while bytes
+//! are in flight, because the kernel limits how many full-size pipes one user may have.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -13,19 +13,19 @@ use crate::net::reactor::share;
 use crate::net::socket::{Direction, Socket};
 use crate::net::spares::Shelf;
 
-/// What a pipe holds. Larger ones measured no better.
+/// The capacity of a pipe. Larger ones measured no better.
 const PIPE_BYTES: usize = 256 * 1024;
 
 /// Pipes that a thread keeps for reuse.
 const KEPT: usize = 16;
 
-/// A burst of less than this is copied cheaper than it is spliced.
+/// Copying a burst smaller than this is cheaper than splicing it.
 const BULK: usize = 32 * 1024;
 
-/// Why moving stopped.
+/// Why a transfer stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// What arrives is not bulk any more, or no pipe is to be had: go on copying.
+    /// Bytes no longer arrive in bulk, or no pipe is available: the caller goes on copying.
     Quiet,
     /// The source has ended.
     Ended,
@@ -38,7 +38,7 @@ pub enum Stop {
 pub enum Failure {
     /// Reading from the source.
     Source(io::Error),
-    /// Writing to the sink; what was in flight is lost with it.
+    /// Writing to the sink; the bytes in the pipe are lost.
     Sink(io::Error),
 }
 
@@ -49,7 +49,7 @@ struct Pipe {
     _lent: Lent,
 }
 
-/// One of the pipes that may be in use, until it is dropped.
+/// A permit for one pipe, given back when it is dropped.
 struct Lent;
 
 impl Lent {
@@ -68,22 +68,22 @@ impl Drop for Lent {
 
 thread_local! {
     static PIPES: RefCell<Shelf<(OwnedFd, OwnedFd)>> = const { RefCell::new(Shelf::new(KEPT)) };
-    /// How many more may be lent.
+    /// How many more permits this thread may give.
     static ALLOWED: Cell<usize> = const { Cell::new(MAX_PIPES) };
 }
 
-/// Gives back pipes that lie unused; whether any are still kept.
+/// Closes the kept pipes that were not used since the last sweep. Returns whether any are left.
 pub fn sweep() -> bool {
     PIPES.with_borrow_mut(Shelf::sweep)
 }
 
-/// Lets this thread have at most `most` pipes in use; beyond them bytes are copied.
+/// Sets how many pipes this thread may have in use; further transfers copy.
 pub fn allow(most: usize) {
     ALLOWED.set(most);
 }
 
 impl Pipe {
-    /// None when no pipe is to be had.
+    /// Takes a kept pipe or opens a new one; none at the limit or if the kernel refuses.
     fn take() -> Option<Pipe> {
         use rustix::pipe::{fcntl_setpipe_size, pipe_with, PipeFlags};
         let lent = Lent::take()?;
@@ -91,7 +91,8 @@ impl Pipe {
             Some(kept) => kept,
             None => {
                 let ends = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-                // Refused to a user who holds many; the smaller pipe works as well.
+                // The kernel refuses it to a user with many large pipes; the default size works
+                // as well.
                 let _ = fcntl_setpipe_size(&ends.1, PIPE_BYTES);
                 ends
             }
@@ -109,8 +110,8 @@ impl Pipe {
     }
 }
 
-/// Moves bytes from `from` to `to` for as long as they come in bulk, at most `most`.
-/// `moved` is told of each part that was written.
+/// Moves at most `most` bytes from `from` to `to` for as long as they arrive in bulk. Calls
+/// `moved` with the number of bytes of each write.
 pub async fn transfer(
     from: &Socket,
     to: &Socket,

@@ -1,6 +1,6 @@
 //! A byte stream to a peer, plain or TLS, and a stream together with its read buffer.
 //!
-//! Streams are used by shared reference, both directions from one task.
+//! Streams are used by shared reference, so that one task can serve both directions.
 
 use std::cell::RefCell;
 use std::future::{poll_fn, Future};
@@ -25,7 +25,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Reads what is there; `WouldBlock` when nothing is, 0 at a clean end.
+    /// Reads what has arrived; `WouldBlock` if nothing has, 0 at a clean end.
     pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.try_read(buf),
@@ -33,7 +33,7 @@ impl Stream {
         }
     }
 
-    /// Writes what fits; `WouldBlock` when nothing does.
+    /// Writes as many bytes as fit; `WouldBlock` if none do.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.try_write(buf),
@@ -41,7 +41,7 @@ impl Stream {
         }
     }
 
-    /// Writes what fits of bytes that are followed by more at once.
+    /// Writes as many bytes as fit, with more to follow immediately.
     pub fn try_write_part(&self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.try_write_part(buf),
@@ -49,7 +49,7 @@ impl Stream {
         }
     }
 
-    /// The socket, where there is nothing between it and the bytes.
+    /// The socket of a stream without TLS.
     pub fn plain(&self) -> Option<&Socket> {
         match self {
             Stream::Plain(socket) => Some(socket),
@@ -65,7 +65,7 @@ impl Stream {
         }
     }
 
-    /// Waits for what the last operation that would have blocked needs.
+    /// Waits for the readiness that the last operation that would have blocked needs.
     pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Stream::Plain(socket) => socket.poll_unblocked(cx),
@@ -100,7 +100,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Whether the peer has begun a TLS record and not ended it.
+    /// Whether the peer has sent only part of a TLS record so far.
     pub fn is_torn(&self) -> bool {
         match self {
             Stream::Plain(_) => false,
@@ -108,22 +108,22 @@ impl Stream {
         }
     }
 
-    /// Ends our sending side: close_notify where there is TLS, then FIN.
+    /// Ends the sending side: close_notify on TLS, then FIN.
     pub async fn shutdown_write(&self) -> io::Result<()> {
         poll_fn(|cx| self.poll_shutdown_write(cx)).await
     }
 
-    /// The same, as a poll.
+    /// The same as `shutdown_write`, as a poll.
     pub fn poll_shutdown_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Stream::Tls(tls) = self {
-            // Where close_notify cannot be sent, the peer is gone or will see FIN alone.
+            // If close_notify cannot be sent, the peer is gone or will see the FIN alone.
             let _ = ready!(self.poll_io(cx, || tls.borrow_mut().shutdown()));
         }
         Poll::Ready(self.with_socket(Socket::shutdown_write))
     }
 
-    /// Sends close_notify where there is TLS and it goes at once, before the stream is dropped:
-    /// the peer can tell then that nothing is missing.
+    /// Sends close_notify on TLS if that does not block, before the stream is dropped, so that
+    /// the peer can tell that nothing is missing.
     pub fn try_announce_end(&self) {
         if let Stream::Tls(tls) = self {
             let _ = tls.borrow_mut().shutdown();
@@ -138,8 +138,8 @@ impl Stream {
         }
     }
 
-    /// Whether no bytes wait above the socket: the next read has to wait, unless the socket
-    /// is ready.
+    /// Whether TLS holds no bytes that were received and not read: the next read blocks unless
+    /// the socket is ready. Always true without TLS.
     pub fn none_waiting(&self) -> bool {
         match self {
             Stream::Plain(_) => true,
@@ -147,9 +147,9 @@ impl Stream {
         }
     }
 
-    /// Whether the peer has sent nothing, not even an end or a part of a record, that was not
-    /// yet read. Asks the kernel: what the thread was last told may be older than what has
-    /// arrived.
+    /// Whether everything that the peer has sent was read, and neither an end nor part of a TLS
+    /// record has arrived. Asks the kernel, because the readiness known to the thread may be
+    /// outdated.
     pub fn asked_quiet(&self) -> bool {
         match self {
             Stream::Plain(socket) => socket.asked_quiet(),
@@ -157,8 +157,8 @@ impl Stream {
         }
     }
 
-    /// The same as far as the thread was told at its last look, without asking. False on any
-    /// thread but the stream's own.
+    /// The same as `asked_quiet`, from the readiness known to the thread, without a system call.
+    /// False on any thread but the stream's own.
     pub fn known_quiet(&self) -> bool {
         match self {
             Stream::Plain(socket) => socket.known_quiet(),
@@ -187,7 +187,7 @@ impl AsyncWrite for &Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Nothing is held back: TLS records are written whole or not at all.
+        // There is nothing to flush: no layer keeps bytes that it has reported as written.
         Poll::Ready(Ok(()))
     }
 
@@ -196,17 +196,17 @@ impl AsyncWrite for &Stream {
     }
 }
 
-/// A stream together with the bytes read from it and not yet used. Travels whole, so
-/// that no byte behind a head is ever lost.
+/// A stream together with the bytes that were read from it and not yet used. They are passed on
+/// together, so that no byte after a head is lost.
 pub struct Connection {
-    /// Where bytes come from and go to.
+    /// The stream itself.
     pub stream: Stream,
     /// Bytes received and not yet used.
     pub received: Buffer,
     /// Counts the connection as open until it is dropped.
     pub counted: Option<Counted>,
-    /// What is known of the socket's readiness belongs to one thread, so that a connection
-    /// leaves it only as a `Detached`.
+    /// The socket's readiness is known to one thread only, so a connection can move to another
+    /// thread only as a `Detached`.
     _not_send: PhantomData<*const ()>,
 }
 
@@ -221,14 +221,13 @@ impl Connection {
         }
     }
 
-    /// Whether everything that the peer has sent was used; asks the kernel.
+    /// Whether everything that the peer has sent was used. Asks the kernel.
     pub fn asked_quiet(&self) -> bool {
         self.received.is_empty() && self.stream.asked_quiet()
     }
 
-    /// Reads what belongs to TLS itself, such as tickets, on a connection on which nothing was
-    /// sent yet. False when the peer has ended it or sent anything else, so that it is no
-    /// longer good.
+    /// Reads TLS messages such as session tickets on a connection that was not used yet. False
+    /// if the peer has ended it or sent application data, so that it cannot be used.
     pub fn read_unused(&self) -> bool {
         match &self.stream {
             Stream::Plain(socket) => socket.asked_quiet(),
@@ -240,7 +239,7 @@ impl Connection {
         }
     }
 
-    /// Gives it up for now, so that any thread may take it. No bytes may be waiting in it.
+    /// Detaches the connection, so that any thread may attach it. `received` must be empty.
     pub fn detach(mut self) -> Detached {
         debug_assert!(self.received.is_empty());
         self.received.release();
@@ -257,17 +256,17 @@ impl Connection {
     }
 }
 
-/// Counts a connection for as long as it is open, on whatever thread it is closed.
+/// Counts a connection as open until it is dropped, on any thread.
 pub struct Counted(Arc<dyn OnClose>);
 
-/// Whom the end of a connection concerns that was counted.
+/// What is called when a counted connection is closed.
 pub trait OnClose: Send + Sync {
-    /// It has been closed.
+    /// Records that the connection has been closed.
     fn closed(&self);
 }
 
 impl Counted {
-    /// Tells `count` when it is dropped.
+    /// Calls `count.closed()` when it is dropped.
     pub fn by(count: Arc<dyn OnClose>) -> Counted {
         Counted(count)
     }
@@ -279,14 +278,14 @@ impl Drop for Counted {
     }
 }
 
-/// A connection that no thread uses now, and any may take.
+/// A connection that no thread uses at the moment and any thread may attach.
 pub struct Detached {
     stream: Stream,
     counted: Option<Counted>,
 }
 
 impl Detached {
-    /// Makes it a connection of this thread. On failure it is closed.
+    /// Attaches the connection to this thread. On failure it is closed.
     pub fn attach(mut self) -> io::Result<Connection> {
         self.stream.socket_mut().attach()?;
         let mut connection = Connection::new(self.stream);
@@ -294,19 +293,19 @@ impl Detached {
         Ok(connection)
     }
 
-    /// As a connection's, on any thread.
+    /// `Stream::asked_quiet`, on any thread.
     pub fn asked_quiet(&self) -> bool {
         self.stream.asked_quiet()
     }
 
-    /// As a connection's; false on any thread but the one that has detached it.
+    /// `Stream::known_quiet`; false on any thread but the one that has detached it.
     pub fn known_quiet(&self) -> bool {
         self.stream.known_quiet()
     }
 }
 
-/// Reads more bytes from `stream` into `received`; 0 at the end. Holds no storage while
-/// it waits with nothing unused. `received` must have room.
+/// Reads more bytes from `stream` into `received`; 0 at the end. Releases the storage of an
+/// empty buffer while it waits. `received` must have room.
 // Not an async fn, whose future would hold each argument twice.
 pub fn fill<'a>(
     stream: &'a Stream,

@@ -10,45 +10,45 @@ use std::time::Duration;
 pub struct Tick(u64);
 
 impl Tick {
-    /// Later than all others.
+    /// Later than every other tick.
     pub const NEVER: Tick = Tick(u64::MAX);
 
-    /// Asks the clock. `reactor::now` is cheaper, and as good as a turn of the thread is short.
+    /// Reads the clock. `reactor::now` is cheaper, and at most one turn of the thread behind.
     pub fn read() -> Tick {
         let mut at = MaybeUninit::<libc::timespec>::uninit();
-        // SAFETY: the call fills the whole of `at`. It fails only for a clock that there is
-        // not, and every system has this one.
+        // SAFETY: the call fills the whole of `at`. It fails only for a clock that does not
+        // exist, and every system has this one.
         #[allow(unsafe_code)]
         let at = unsafe {
             libc::clock_gettime(libc::CLOCK_MONOTONIC, at.as_mut_ptr());
             at.assume_init()
         };
-        // Counted from the start of the system: neither is ever negative.
+        // The clock counts from the start of the system, so neither number is negative.
         Tick(at.tv_sec as u64 * 1_000_000_000 + at.tv_nsec as u64)
     }
 
-    /// How long after `earlier` this is; zero where it is not.
+    /// The time from `earlier` to this; zero if this is not later.
     #[inline]
     pub fn since(self, earlier: Tick) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// How long it is until then; zero where it has come.
+    /// The time left until this; zero once it has passed.
     pub fn left(self) -> Duration {
         self.since(Tick::read())
     }
 
-    /// For tests of what happens with time.
+    /// Moves this back, for tests of what happens when time has passed.
     #[cfg(test)]
     pub fn move_back(&mut self, length: Duration) {
-        self.0 -= u64::try_from(length.as_nanos()).expect("not for centuries");
+        self.0 -= u64::try_from(length.as_nanos()).expect("less than 584 years");
     }
 }
 
 impl Add<Duration> for Tick {
     type Output = Tick;
 
-    /// So much later, and `NEVER` at the latest.
+    /// Adds `length`; saturates at `NEVER`.
     #[inline]
     fn add(self, length: Duration) -> Tick {
         let seconds = length.as_secs().saturating_mul(1_000_000_000);

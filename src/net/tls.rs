@@ -1,5 +1,5 @@
-//! Handshakes of TLS, on either side: one connector for the process and one acceptor for a
-//! certificate, driven without blocking. Leaves to `tls_stream` what follows a handshake.
+//! TLS handshakes on either side, driven without blocking: one connector per process and one
+//! acceptor per certificate. `tls_stream` owns what follows a handshake.
 //!
 //! `async_native_tls` would build a whole TLS context, CA bundle included, for every
 //! connection; a `native_tls::TlsConnector` kept for the process does not.
@@ -22,39 +22,40 @@ use crate::net::reactor::{looks, next_look};
 use crate::net::stream::{Connection, Stream};
 use crate::net::tls_stream::{Session, TlsStream, Transport};
 
-/// Makes TLS clients of connections.
+/// Performs TLS handshakes as the client.
 #[derive(Clone)]
 pub struct Tls {
     connector: TlsConnector,
 }
 
-/// The one protocol that is offered, as it stands in a handshake (RFC 7301 §3.1).
+/// The one protocol that is supported, in the wire format of ALPN (RFC 7301 §3.1).
 pub const ALPN: &[u8] = b"\x08http/1.1";
 
-/// What a certificate must satisfy.
+/// What is verified of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verify {
-    /// Chain, dates and name.
+    /// Its chain, its dates and its name.
     Full,
-    /// Nothing.
+    /// Nothing: any certificate is accepted.
     Nothing,
 }
 
 /// The certificate that a TLS client presents, and what it requires of the peer.
 #[derive(Clone, Copy)]
 pub struct TlsClient<'a> {
-    /// What the peer's certificate must satisfy.
+    /// What is verified of the peer's certificate.
     pub verify: Verify,
-    /// Roots to trust beside the system's.
+    /// Roots to trust in addition to the system's.
     pub roots: &'a [Certificate],
-    /// The certificate that is presented to a peer that asks for one.
+    /// The certificate to present to a peer that asks for one.
     pub identity: Option<&'a Identity>,
     /// The oldest version that is offered.
     pub oldest: TlsVersion,
 }
 
 impl Tls {
-    /// Loads the system's roots and the given ones. Costs some milliseconds: once per process.
+    /// Loads the system's roots and the given ones. This takes some milliseconds, so it is done
+    /// once per process.
     pub fn new(client: &TlsClient) -> Result<Tls, native_tls::Error> {
         let TlsClient {
             verify,
@@ -77,7 +78,7 @@ impl Tls {
             builder.add_root_certificate(root.clone());
         }
         if verify == Verify::Nothing {
-            // Without roots, OpenSSL does not look for them at each handshake either.
+            // Without the built-in roots, OpenSSL does not look for them at each handshake.
             builder
                 .danger_accept_invalid_certs(true)
                 .danger_accept_invalid_hostnames(true)
@@ -86,7 +87,7 @@ impl Tls {
         builder.build().map(|connector| Tls { connector })
     }
 
-    /// Performs the handshake with `server_name` as SNI (RFC 6066 §3), or none when it is
+    /// Performs the handshake with `server_name` as SNI (RFC 6066 §3), or without SNI if it is
     /// an IP address. Bytes already received are the peer's first TLS bytes.
     pub async fn connect(
         &self,
@@ -126,27 +127,27 @@ pub fn openssl_words(text: &str) -> String {
     }
 }
 
-/// The server's side of TLS: the certificate that clients get, and the versions and cipher
-/// suites that they must support. Cheap to clone.
+/// Performs TLS handshakes as the server: its certificate, and the versions and cipher suites
+/// that it accepts. Cheap to clone.
 #[derive(Clone)]
 pub struct Acceptor {
-    // native_tls' acceptor refuses TLS 1.3.
+    // The acceptor of native_tls does not support TLS 1.3.
     acceptor: SslAcceptor,
 }
 
 impl Acceptor {
-    /// For TLS 1.2 and 1.3. Fails where OpenSSL refuses the certificate, such as one whose
-    /// key is too short.
+    /// An acceptor for TLS 1.2 and 1.3. Fails if OpenSSL refuses the certificate, for example
+    /// because its key is too short.
     pub fn new(identity: &Identity) -> Result<Acceptor, ErrorStack> {
         let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls())?;
-        // Every cipher suite with elliptic curves; finite fields cost the server ten times as
-        // much.
+        // Only cipher suites with elliptic curves: key exchange over finite fields costs the
+        // server ten times as much.
         builder.set_cipher_list("ECDHE+AESGCM:ECDHE+CHACHA20")?;
         builder.set_options(SslOptions::NO_RENEGOTIATION);
-        // Sessions are resumed by tickets, for which nothing is kept here.
+        // Sessions are resumed by tickets, which need no cache.
         builder.set_session_cache_mode(SslSessionCacheMode::OFF);
         builder.set_alpn_select_callback(|_, offered| {
-            // RFC 7301 §3.2: none in common is an error.
+            // RFC 7301 §3.2: no protocol in common is a fatal alert.
             select_next_proto(ALPN, offered).ok_or(AlpnError::ALERT_FATAL)
         });
         let Identity { chain, key } = identity;
@@ -164,8 +165,8 @@ impl Acceptor {
         })
     }
 
-    /// Performs the handshake, each of its steps in turn with those of other handshakes.
-    /// Bytes already received are the client's first. Fails with the reason in words.
+    /// Performs the handshake, and waits with each step until `turns` allows it. Bytes already
+    /// received are the client's first TLS bytes. The error is the reason as text.
     pub async fn accept(
         &self,
         connection: Connection,
@@ -202,14 +203,14 @@ impl Acceptor {
     }
 }
 
-/// The handshakes of one thread take turns. A step of one may sign, which takes up to some
-/// milliseconds: in each turn of the thread there is one such step, and between two of them
-/// everything else is served.
+/// Makes the handshakes of one thread take turns. A step may sign, which takes up to some
+/// milliseconds, so each turn of the thread has at most one step and everything else is served
+/// between two of them.
 #[derive(Default)]
 pub struct HandshakeTurns {
-    /// Held by the one whose step is next, while it waits for a turn of the thread.
+    /// Held by the handshake whose step is next, while it waits for a turn of the thread.
     next: Mutex<()>,
-    /// The turn of the last step.
+    /// The turn in which the last step was made, as counted by `looks`.
     last: Cell<Option<u64>>,
 }
 
@@ -229,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openssl_speaks_plainly() {
+    fn openssl_errors_are_reduced_to_the_reason() {
         for (text, words) in [
             (
                 "error:0A000086:SSL routines:tls_post_process_server_certificate:certificate \

@@ -1,5 +1,5 @@
-//! A TLS session over a stream, once its handshake is done: how records are read and written
-//! without blocking, and when OpenSSL is made to let others have their turn.
+//! A TLS session over a stream, after its handshake: how records are read and written without
+//! blocking, and when a read is interrupted so that the thread's other tasks can run.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
@@ -17,11 +17,11 @@ pub struct TlsStream {
     session: Session,
 }
 
-/// A session of either side.
+/// The OpenSSL session, by the side that the program takes in it.
 pub(super) enum Session {
-    /// Of ours with an upstream or a proxy.
+    /// The program is the client, of an upstream or a proxy.
     Ours(native_tls::TlsStream<Transport>),
-    /// Of a client with us.
+    /// The program is the server, of a downstream client.
     OfClient(SslStream<Transport>),
 }
 
@@ -54,7 +54,7 @@ impl Session {
         }
     }
 
-    /// How many bytes OpenSSL holds that were decrypted and not read.
+    /// How many decrypted bytes OpenSSL holds that were not read.
     fn pending(&self) -> usize {
         match self {
             Session::Ours(session) => session.buffered_read_size().unwrap_or(1),
@@ -81,7 +81,7 @@ impl TlsStream {
         TlsStream { session }
     }
 
-    /// Waits for what the last operation that would have blocked needs.
+    /// Waits for the readiness that the last operation that would have blocked needs.
     pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.session.transport().poll_unblocked(cx)
     }
@@ -91,7 +91,7 @@ impl TlsStream {
         &self.session.transport().stream
     }
 
-    /// The same, to be changed.
+    /// The stream that carries the records, mutably.
     pub fn get_mut(&mut self) -> &mut Stream {
         &mut self.session.transport_mut().stream
     }
@@ -111,13 +111,12 @@ impl TlsStream {
 const RECORD: usize = 16 * 1024;
 
 /// How often OpenSSL may ask for bytes during one read or one step of a handshake. It reads on
-/// until a record has something to give, and a peer may send those that have nothing, such as
-/// key updates, without end. A record takes two such steps, or four where what has arrived
-/// ends in it.
+/// until a record carries data, and a peer may send records without data, such as key updates,
+/// without end. A record takes two such steps, or four if only part of it has arrived at first.
 const MOST_STEPS: u32 = 32;
 
 impl TlsStream {
-    /// Reads on while records come at full size, so that a write takes several.
+    /// Reads further records while they are full, so that one write can carry several.
     fn read_records(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if let Some(error) = self.session.transport_mut().failed.take() {
             return Err(error);
@@ -150,25 +149,25 @@ impl TlsStream {
         outcome
     }
 
-    /// Whether the next read has to wait, unless the socket at the bottom is ready: OpenSSL
-    /// need not be asked then.
+    /// Whether the next read blocks unless the socket at the bottom is ready, so that OpenSSL
+    /// need not be called.
     pub fn none_waiting(&self) -> bool {
         let transport = self.session.transport();
         transport.drained && self.none_waiting_here() && transport.stream.none_waiting()
     }
 
-    /// Whether every byte that was taken from below has been read.
+    /// Whether every byte received from the stream below has been read.
     fn none_waiting_here(&self) -> bool {
         self.session.transport().received.is_empty() && self.session.pending() == 0
     }
 
-    /// Whether the peer has begun a record and not ended it.
+    /// Whether the peer has sent only part of a record so far.
     pub fn is_torn(&self) -> bool {
         self.session.transport().torn
     }
 
-    /// Whether the peer has sent nothing that was not yet read, not even part of a record.
-    /// `below` says so of the stream that carries the records.
+    /// Whether everything that the peer has sent was read, and no part of a record has arrived.
+    /// `below` answers the same for the stream that carries the records.
     pub fn is_quiet(&self, below: fn(&Stream) -> bool) -> bool {
         let transport = self.session.transport();
         !transport.torn
@@ -179,12 +178,12 @@ impl TlsStream {
 }
 
 impl Read for TlsStream {
-    /// 0 only after close_notify: an end without one is `UnexpectedEof` (RFC 8446 §6.1).
+    /// Returns 0 only after close_notify: an end without one is `UnexpectedEof` (RFC 8446 §6.1).
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let outcome = self.read_records(buf);
         let drained = match &outcome {
             Ok(n) => *n > 0 && self.session.transport().failed.is_none(),
-            // Not if it is a write of OpenSSL's own that has to wait.
+            // Not if a write that OpenSSL does during the read is what blocked.
             Err(error) => {
                 error.kind() == io::ErrorKind::WouldBlock
                     && self.session.transport().pause.get() != Pause::Wanted
@@ -220,33 +219,35 @@ impl Write for TlsStream {
     }
 }
 
-/// The stream below a TLS session, as OpenSSL wants to use it.
+/// The stream below a TLS session, with the `Read` and `Write` that OpenSSL calls.
 pub struct Transport {
     stream: Stream,
-    /// What was read ahead of OpenSSL, which asks for each record's header by itself; at
-    /// first, what the peer had sent before TLS began here.
+    /// Bytes read ahead of OpenSSL, which asks for each record's header separately. At first,
+    /// the bytes that the peer had sent before the handshake began.
     received: Buffer,
     /// How many bytes OpenSSL has taken.
     taken: u64,
-    /// The last read has taken bytes and given none: part of a record, perhaps.
+    /// The last read took bytes from below and returned none, so part of a record may be
+    /// waiting.
     torn: bool,
-    /// The last read got all there was, as far as the layers below know.
+    /// The last read took everything that had arrived, as far as the layers below know.
     drained: bool,
-    /// The stream ended.
+    /// The stream below has ended.
     pub(super) ended: Cell<bool>,
-    /// Behind the record that is being written another follows at once.
+    /// Another record follows immediately after the one that is being written.
     more_follows: bool,
     /// How often OpenSSL may still ask for bytes.
     steps_left: Cell<u32>,
-    /// It was told to wait because it had asked too often, although there may be bytes.
+    /// Set when OpenSSL got `WouldBlock` because it had asked too often, although bytes may
+    /// have arrived.
     pause: Cell<Pause>,
-    /// A failure that met a read which had already taken something. OpenSSL tells it once
-    /// and then of an end.
+    /// An error that occurred after the same read had already returned data, kept for the next
+    /// read: OpenSSL reports it once, and an end of the stream from then on.
     failed: Option<io::Error>,
 }
 
 impl Transport {
-    /// Over a connection on which the peer may have begun already.
+    /// A transport over a connection on which the peer may already have sent bytes.
     pub fn over(connection: Connection) -> Transport {
         Transport {
             stream: connection.stream,
@@ -262,13 +263,14 @@ impl Transport {
         }
     }
 
-    /// Begins a read of OpenSSL's.
+    /// Resets the count of steps before OpenSSL reads.
     fn begin_read(&self) {
         self.steps_left.set(MOST_STEPS);
         self.pause.set(Pause::None);
     }
 
-    /// Waits for what the last operation that would have blocked needs.
+    /// Waits for the readiness that the last operation that would have blocked needs, or for the
+    /// next turn of the thread.
     pub fn poll_unblocked(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.steps_left.set(MOST_STEPS);
         match self.pause.take() {
@@ -286,11 +288,12 @@ impl Transport {
 /// A wait for the next turn of the thread.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Pause {
+    /// No wait.
     #[default]
     None,
-    /// It has to come before the next read.
+    /// The wait has to precede the next read.
     Wanted,
-    /// It is over when this is polled again.
+    /// The wait has begun, and is over at the next poll.
     Begun,
 }
 
@@ -365,14 +368,14 @@ mod tests {
     }
 
     extern "C" {
-        /// Tells the peer that our key changes (RFC 8446 §4.6.3).
+        /// Schedules a KeyUpdate message (RFC 8446 §4.6.3).
         fn SSL_key_update(ssl: *mut std::ffi::c_void, kind: std::ffi::c_int) -> std::ffi::c_int;
     }
 
-    /// OpenSSL reads on until there is something to give: whoever sent key updates as quickly
-    /// as they were read had the thread for itself.
+    /// OpenSSL reads on until a record carries data: a peer that sent key updates as quickly as
+    /// they were read starved every other connection of the thread.
     #[test]
-    fn records_without_content_are_read_in_turns() {
+    fn a_stream_of_key_updates_does_not_starve_the_thread() {
         const UPDATES: usize = 1000;
         let acceptor = Acceptor::new(&identity().expect("OpenSSL works")).expect("a good pair");
         let (here, there) = pair();
@@ -384,8 +387,8 @@ mod tests {
             let mut stream = stream.expect("a handshake");
             for _ in 0..UPDATES {
                 let ssl = std::ptr::from_ref::<SslRef>(stream.ssl()).cast_mut();
-                // SAFETY: OpenSSL's own object, which `stream` keeps and nobody else uses; the
-                // openssl crate has no such call.
+                // SAFETY: the pointer is OpenSSL's object, which `stream` keeps alive and nothing
+                // else uses. The openssl crate does not bind this function.
                 #[allow(unsafe_code)]
                 let noted = unsafe { SSL_key_update(ssl.cast(), 0) };
                 assert_eq!(noted, 1);

@@ -1,4 +1,4 @@
-//! Linux: flags of one call do what takes several elsewhere.
+//! Linux: one call with flags does what takes several calls elsewhere.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,8 +12,8 @@ pub fn open_stream(domain: Domain) -> io::Result<Socket> {
     Socket::new(domain, kind, None)
 }
 
-/// Accepts a client, non-blocking as well; it has the listener's options. On a unix socket it
-/// has no address.
+/// Accepts a client as a non-blocking socket, which inherits the listener's options. A client
+/// of a unix socket has no address.
 pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Option<SocketAddr>)> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
@@ -21,8 +21,8 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Option<SocketAdd
     Ok((socket.into(), peer))
 }
 
-/// Sends what fits of bytes that are followed by more at once: the kernel waits for that
-/// before it sends a segment that is not full.
+/// Sends as many bytes as fit, with more to follow immediately: the kernel waits for those
+/// before it sends a segment that is not full (MSG_MORE).
 pub fn send_part(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
     Ok(rustix::net::send(stream, bytes, flags)?)

@@ -1,6 +1,6 @@
 //! System calls that differ between Linux and other Unix systems: opening and accepting
-//! sockets, and sending what is followed by more. Linux does each by one call; elsewhere
-//! two or three calls do the same.
+//! sockets, and sending bytes that more will follow. Linux does each with one call; other
+//! systems take two or three to open and accept, and have no flag for the last.
 
 #[cfg(not(portable))]
 mod linux;
@@ -12,8 +12,8 @@ pub use linux::{accept, open_stream, send_part};
 #[cfg(portable)]
 pub use portable::{accept, open_stream, send_part};
 
-/// Whether the socket listens, as far as the kernel tells: Apple's does not, and every
-/// socket is taken for a listener there.
+/// Whether the socket listens. Apple's kernel does not say, so every socket with a local
+/// address counts as a listener there.
 pub fn is_listener(socket: &socket2::Socket) -> bool {
     #[cfg(not(target_vendor = "apple"))]
     let listens = matches!(socket.is_listener(), Ok(true));

@@ -1,4 +1,4 @@
-//! Every Unix: calls that POSIX has.
+//! Every Unix: only calls that POSIX defines.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,11 +12,11 @@ pub fn open_stream(domain: Domain) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Accepts a client, non-blocking as well; it has the listener's options. On a unix socket it
-/// has no address.
+/// Accepts a client as a non-blocking socket with the options that a listener's clients have.
+/// A client of a unix socket has no address.
 pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Option<SocketAddr>)> {
     let (socket, peer) = SockRef::from(listener).accept()?;
-    // A client that is gone by now cannot be given options; it concerns nobody else.
+    // Setting options fails on a client that has already gone, which concerns it alone.
     let aborted = |_| io::Error::from(io::ErrorKind::ConnectionAborted);
     socket.set_nonblocking(true).map_err(aborted)?;
     let peer = peer.as_socket();
@@ -26,7 +26,7 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Option<SocketAdd
     Ok((socket.into(), peer))
 }
 
-/// Sends what fits.
+/// Sends as many bytes as fit.
 pub fn send_part(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     stream.write(bytes)
 }

@@ -1,4 +1,4 @@
-//! The readiness of sockets, told by epoll.
+//! The readiness of sockets, as reported by epoll.
 
 use std::cell::{Cell, RefCell};
 use std::future::{poll_fn, Future};
@@ -20,46 +20,48 @@ use slab::Slab;
 use super::{Direction, SMALLEST_SHARE};
 use crate::net::tick::Tick;
 
-/// Events taken from the kernel at once.
+/// The most events that one call of epoll_wait returns.
 const BATCH: usize = 256;
 
-/// What all together may move in a turn, and the bounds of one's part in it.
+/// How many bytes all tasks of a thread together may move in one turn, and the most that one
+/// task may.
 const ALL_SHARES: usize = 8 * 1024 * 1024;
 const LARGEST_SHARE: usize = 1024 * 1024;
 
-/// What every socket is watched for. A read ends before urgent data (tcp(7)), so that after
-/// PRI a short read does not mean that nothing more has arrived.
+/// The events that every socket is registered for. A read ends before urgent data (tcp(7)), so
+/// after PRI a short read does not mean that nothing more has arrived.
 const WATCHED: EventFlags = EventFlags::IN
     .union(EventFlags::PRI)
     .union(EventFlags::RDHUP)
     .union(EventFlags::ET);
 
-/// Names the eventfd among the sources.
+/// The epoll data of the eventfd, which no source has.
 const WAKEUP: u64 = u64::MAX;
 
-/// How long the end of a detached source may go unnoticed: epoll tells at once.
+/// How long the end of a detached source may go unnoticed. Zero: epoll reports it at once.
 pub const BLIND: Duration = Duration::ZERO;
 
 struct Reactor {
     home: Arc<Home>,
     sources: RefCell<Slab<State>>,
-    /// How many sockets were registered so far.
+    /// The generation of the last socket registered, counted up for each.
     registered: Cell<u32>,
-    /// Tasks that let the others have their turn.
+    /// The wakers of tasks that have yielded until the next turn.
     deferred: RefCell<Vec<Waker>>,
-    /// How many waits gave fewer events than there was room for, so that none was left.
+    /// How many calls of epoll_wait returned fewer events than they had room for, and so all
+    /// that were pending.
     looks: Cell<u64>,
     /// How many events and deferred tasks this turn began with.
     crowd: Cell<usize>,
     alarm: Arc<Alarm>,
-    /// Who is told that a detached source has become readable.
+    /// Whether a detached source has become readable, and the task that waits for that.
     stirred: RefCell<Stirred>,
 }
 
-/// What other threads need of a thread's reactor.
+/// The part of a thread's reactor that other threads use.
 struct Home {
     epoll: OwnedFd,
-    /// Keys of sources that other threads have taken over or closed. Only this thread can
+    /// Slab keys of sources that other threads have taken over or closed. Only this thread can
     /// free them.
     left: Mutex<Vec<u32>>,
     any_left: AtomicBool,
@@ -70,27 +72,29 @@ impl Home {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The source with this key has left for another thread.
+    /// Records that the source with this key now belongs to another thread or is closed.
     fn leave(&self, key: u32) {
         self.left().push(key);
         self.any_left.store(true, Relaxed);
     }
 }
 
-/// Whether a detached source has become readable, and who waits to know.
+/// Whether a detached source has become readable, and the waker of the task that waits for
+/// that.
 #[derive(Default)]
 struct Stirred {
     has: bool,
     waker: Option<Waker>,
 }
 
-/// What is known of the time.
+/// The cached time of a thread.
 #[derive(Clone, Copy)]
 enum Clock {
-    /// The thread takes no turns.
+    /// The thread does not run `block_on`, so every call reads the system's clock.
     Stopped,
-    /// Nobody has asked in this turn.
+    /// The clock was not yet read in this turn.
     Unread,
+    /// The clock was read in this turn.
     Read(Tick),
 }
 
@@ -98,21 +102,21 @@ enum Clock {
 struct State {
     /// For each direction, whether the socket is known to be ready.
     ready: [bool; 2],
-    /// For each direction, who waits for that.
+    /// For each direction, the waker of the task that waits for readiness.
     wakers: [Option<Waker>; 2],
-    /// The peer will send no more: reads go on to the end without an edge.
+    /// RDHUP, HUP or ERR was reported: no further edge announces what is left to read.
     hung_up: bool,
-    /// The connection is no more.
+    /// HUP or ERR was reported: the connection is reset or closed in both directions.
     broken: bool,
-    /// Urgent data has come: a read ends before it, however much follows (tcp(7)).
+    /// Urgent data has arrived: a read ends before it, however much follows (tcp(7)).
     has_urgent: bool,
-    /// Who waits for a read is only to be told of an end.
+    /// The read waker is woken only when the peer's sending side ends, not when bytes arrive.
     end_only: bool,
-    /// Writability is watched only once a write has blocked.
+    /// OUT is among the registered events; it is added when a write first blocks.
     watches_write: bool,
-    /// Nobody on this thread uses the socket now.
+    /// No task of this thread uses the socket at the moment.
     detached: bool,
-    /// Tells the socket from an earlier one of the same key.
+    /// Tells the socket from an earlier one that had the same slab key.
     generation: u32,
 }
 
@@ -125,7 +129,7 @@ impl State {
         self.ready[direction as usize] = ready;
     }
 
-    /// The socket is ready: whoever waits for that is woken.
+    /// Marks the socket as ready and wakes the task that waits for that.
     fn wake(&mut self, direction: Direction) {
         self.set_ready(direction, true);
         if let Some(waker) = self.wakers[direction as usize].take() {
@@ -143,7 +147,7 @@ impl State {
     }
 }
 
-/// Wakes the thread: for free while it runs, through the eventfd while it waits.
+/// Wakes the thread: by a flag while it runs, through the eventfd while it is in epoll_wait.
 struct Alarm {
     rung: AtomicBool,
     waiting: AtomicBool,
@@ -165,8 +169,8 @@ impl Wake for Alarm {
 
 thread_local! {
     static REACTOR: io::Result<Reactor> = Reactor::new();
-    /// The time of this turn. Apart from the reactor, since it is asked for far more often
-    /// and needs no check of whether it is there yet.
+    /// The time of this turn. Separate from the reactor, because it is read far more often and
+    /// a const initializer saves the check for lazy initialization.
     static CLOCK: Cell<Clock> = const { Cell::new(Clock::Stopped) };
 }
 
@@ -181,7 +185,7 @@ impl Reactor {
     fn new() -> io::Result<Reactor> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        // Edge-triggered: every write is an edge, and nothing needs to be read back.
+        // Edge-triggered: every write to the eventfd is an edge, so its counter is never read.
         let flags = EventFlags::IN | EventFlags::ET;
         epoll::add(&epoll, &eventfd, EventData::new_u64(WAKEUP), flags)?;
         let home = Home {
@@ -206,7 +210,7 @@ impl Reactor {
         })
     }
 
-    /// Gives a new state its key, and its generation.
+    /// Inserts a new state, and returns its slab key and its generation.
     fn insert(&self) -> (u32, u32) {
         let mut sources = self.sources.borrow_mut();
         if self.home.any_left.load(Relaxed) {
@@ -225,8 +229,8 @@ impl Reactor {
         (sources.insert(state) as u32, generation)
     }
 
-    /// Takes what the kernel has to say, waiting for it, at most `patience`, if there
-    /// is nothing to do.
+    /// Fetches events from the kernel and wakes the tasks that wait for them. Blocks for at
+    /// most `patience`, and not at all if a task is ready to run.
     fn turn(&self, events: &mut Vec<Event>, patience: Option<Duration>) -> io::Result<()> {
         self.alarm.waiting.store(true, SeqCst);
         let more_to_do = self.alarm.rung.load(SeqCst) || !self.deferred.borrow().is_empty();
@@ -255,8 +259,8 @@ impl Reactor {
         for event in events {
             let (name, flags) = (event.data.u64(), event.flags);
             let state = sources.get_mut(key_of(name));
-            // A socket that was closed is still told of for as long as another process
-            // holds it; looking into /proc is enough for that.
+            // epoll reports a closed socket for as long as another process holds its open file
+            // description; a process that inspects /proc may do so for a moment.
             let Some(state) = state.filter(|state| state.generation == generation_of(name)) else {
                 continue;
             };
@@ -288,8 +292,8 @@ impl Reactor {
     }
 }
 
-/// Runs `work` on this thread, serving the sockets of the thread. `before_wait` is
-/// called whenever nothing is left to do, and says after which time to call it again.
+/// Runs `work` on this thread together with the thread's reactor. Calls `before_wait` before
+/// each wait for events; the wait lasts at most for the time that it returns.
 pub fn block_on<T>(
     work: impl Future<Output = T>,
     before_wait: impl Fn() -> Option<Duration>,
@@ -311,8 +315,8 @@ pub fn block_on<T>(
     }
 }
 
-/// The time, read once in a turn of the thread: for deadlines and for what a request
-/// took, which need it often and not to the microsecond.
+/// The time, read at most once in a turn of the thread: for deadlines and the durations of
+/// requests, which are asked for often and need not be exact to the microsecond.
 pub fn now() -> Tick {
     CLOCK.with(|clock| match clock.get() {
         Clock::Stopped => Tick::read(),
@@ -325,8 +329,8 @@ pub fn now() -> Tick {
     })
 }
 
-/// How many bytes a task that never has to wait may move before it yields to the others of its
-/// thread: fewer, the more of them there are.
+/// How many bytes a task that never has to wait may move before it yields to the other tasks
+/// of its thread; fewer when more of them are ready.
 pub fn share() -> usize {
     REACTOR.with(|reactor| {
         let crowd = reactor.as_ref().map_or(1, |reactor| reactor.crowd.get());
@@ -334,13 +338,13 @@ pub fn share() -> usize {
     })
 }
 
-/// Counts the turns in which the thread has learned all that its sockets had to tell.
+/// Counts the turns in which the thread fetched every pending event of its sockets.
 pub fn looks() -> u64 {
     REACTOR.with(|reactor| reactor.as_ref().map_or(0, |reactor| reactor.looks.get()))
 }
 
-/// Waits until a detached source of this thread has become readable, since the last time.
-/// For one task of the thread.
+/// Waits until a detached source of this thread has become readable since the last call that
+/// was ready. Only one task of a thread may wait at a time.
 pub fn poll_stirred(cx: &mut Context<'_>) -> Poll<()> {
     REACTOR.with(|reactor| {
         let Ok(reactor) = reactor else {
@@ -355,8 +359,8 @@ pub fn poll_stirred(cx: &mut Context<'_>) -> Poll<()> {
     })
 }
 
-/// Wakes a task once the thread has looked at its other sockets: for work that never has to
-/// wait for its own.
+/// Wakes a task in the next turn, after the thread has fetched the events of its other sockets:
+/// for a task whose own socket never makes it wait.
 pub fn wake_next_turn(waker: &Waker) {
     let noted = with_reactor(|reactor| {
         reactor.deferred.borrow_mut().push(waker.clone());
@@ -367,7 +371,7 @@ pub fn wake_next_turn(waker: &Waker) {
     }
 }
 
-/// Waits until the thread has looked at its other sockets.
+/// Waits for the next turn, in which the thread has fetched the events of its other sockets.
 pub async fn next_turn() {
     let mut deferred = false;
     poll_fn(|cx| {
@@ -380,16 +384,16 @@ pub async fn next_turn() {
     .await
 }
 
-/// The same, where `next_turn` is not enough for it elsewhere.
+/// The same as `next_turn` here; with async-io, a wait until the sockets were polled takes more.
 pub use next_turn as next_look;
 
-/// Waits until the thread has learned all that its sockets had to tell: a turn that a signal
-/// interrupted tells nothing, a full one not everything, and a task that another thread wakes is
-/// polled before its turn has come. Where every turn is full, there is an end to the patience.
+/// Waits until the thread has fetched every pending event of its sockets. One turn may not do:
+/// a signal may interrupt epoll_wait, a full batch may leave events behind, and a task that
+/// another thread wakes is polled before the next turn. Gives up after `MOST_TURNS` turns.
 pub async fn all_told() {
-    const PATIENCE: usize = 64;
+    const MOST_TURNS: usize = 64;
     let before = looks();
-    for _ in 0..PATIENCE {
+    for _ in 0..MOST_TURNS {
         next_turn().await;
         if looks() != before {
             return;
@@ -397,17 +401,17 @@ pub async fn all_told() {
     }
 }
 
-/// The key of a source, from its name in the epoll set.
+/// The slab key of a source, from its epoll data.
 fn key_of(name: u64) -> usize {
     name as u32 as usize
 }
 
-/// The generation of a source, from its name in the epoll set.
+/// The generation of a source, from its epoll data.
 fn generation_of(name: u64) -> u32 {
     (name >> 32) as u32
 }
 
-/// A non-blocking socket that its thread waits for.
+/// A non-blocking socket registered with the reactor of one thread.
 pub struct Source<T> {
     key: u32,
     generation: u32,
@@ -417,7 +421,7 @@ pub struct Source<T> {
 }
 
 impl<T: AsFd> Source<T> {
-    /// Registers a socket; not ready to be read until the kernel says so.
+    /// Registers a socket with this thread. It counts as not readable until epoll reports it.
     pub fn new(socket: T) -> io::Result<Source<T>> {
         with_reactor(|reactor| {
             let (key, generation) = reactor.insert();
@@ -437,7 +441,7 @@ impl<T: AsFd> Source<T> {
         Ok(epoll::add(&self.home.epoll, &self.socket, name, WATCHED)?)
     }
 
-    /// Whether this thread is the one that it is registered with.
+    /// Whether the source is registered with this thread.
     pub fn is_at_home(&self) -> bool {
         REACTOR.with(|reactor| {
             let home = reactor.as_ref().map(|reactor| &reactor.home);
@@ -445,8 +449,8 @@ impl<T: AsFd> Source<T> {
         })
     }
 
-    /// Nobody waits for it any more, and until `attach` nobody uses it. The kernel goes on
-    /// telling this thread of it.
+    /// Drops the wakers; the source must not be used until `attach`. Its events still go to the
+    /// thread that it is registered with.
     pub fn detach(&mut self) {
         self.with(|state| {
             state.detached = true;
@@ -454,9 +458,9 @@ impl<T: AsFd> Source<T> {
         });
     }
 
-    /// Makes a detached source one of this thread, which need not be the one that has
-    /// detached it. What is known of its readiness stays only there. On failure it is fit
-    /// only to be dropped.
+    /// Registers a detached source with this thread, which need not be the one that has
+    /// detached it. Its known readiness is kept only if it is the same thread. On failure the
+    /// source can only be dropped.
     pub fn attach(&mut self) -> io::Result<()> {
         if self.is_at_home() {
             self.with(|state| state.detached = false);
@@ -476,7 +480,7 @@ impl<T: AsFd> Source<T> {
         &self.socket
     }
 
-    /// In the epoll set: its generation, then its key.
+    /// The epoll data of the source: its generation in the high half, its slab key in the low.
     fn name(&self) -> EventData {
         EventData::new_u64(u64::from(self.generation) << 32 | u64::from(self.key))
     }
@@ -493,7 +497,7 @@ impl<T: AsFd> Source<T> {
         self.with(|state| state.is_ready(direction))
     }
 
-    /// The last read took all there was: the next waits for an edge.
+    /// Records that the last read took everything, so that the next waits for an edge.
     pub fn ran_dry(&self) {
         self.with(|state| {
             let more = state.hung_up || state.has_urgent;
@@ -501,12 +505,12 @@ impl<T: AsFd> Source<T> {
         });
     }
 
-    /// Lets the next read ask the kernel.
+    /// Marks the socket as readable, so that the next read calls the kernel.
     pub fn assume_readable(&self) {
         self.with(|state| state.set_ready(Direction::Read, true));
     }
 
-    /// The last attempt would have blocked.
+    /// Records that the last operation returned EAGAIN.
     pub fn would_block(&self, direction: Direction) {
         let watch = self.with(|state| {
             state.set_ready(direction, false);
@@ -514,7 +518,7 @@ impl<T: AsFd> Source<T> {
         });
         if watch {
             let flags = WATCHED | EventFlags::OUT;
-            // epoll reports an edge at once if the socket is writable by now.
+            // epoll reports an edge at once if the socket has become writable since.
             let _ = with_reactor(|reactor| {
                 let name = self.name();
                 Ok(epoll::modify(
@@ -538,18 +542,18 @@ impl<T: AsFd> Source<T> {
         })
     }
 
-    /// Waits until the connection is reset, while nobody reads from it. An end of the
-    /// peer's sending side is no reset.
+    /// Waits until the connection is broken (HUP or ERR), while nobody reads from it. A FIN from
+    /// the peer alone does not count.
     pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_end(cx, |state| state.broken)
     }
 
-    /// Whether the thread was told that the connection is no more.
+    /// Whether HUP or ERR was reported.
     pub fn is_broken(&self) -> bool {
         self.with(|state| state.broken)
     }
 
-    /// Waits until the peer will send no more, while nobody reads from it.
+    /// Waits until the peer's sending side has ended (FIN or reset), while nobody reads from it.
     pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_end(cx, |state| state.hung_up)
     }

@@ -1,9 +1,9 @@
 //! Which of this thread's sockets are ready, and how the thread waits for them.
 //!
-//! Each socket is registered once, edge-triggered, in an epoll set of its thread: no wait
-//! costs a system call of its own, and threads never wake each other for sockets. Timers,
-//! signals and whatever else is rare come from async-io, through an eventfd. That is Linux.
-//! On every other Unix, and with the feature `portable`, async-io's `Async` stands in.
+//! On Linux, each socket is registered once, edge-triggered, in its thread's own epoll set: a
+//! wait for one socket needs no system call, and threads never wake each other for sockets.
+//! Rare events such as timers and signals come from async-io, through an eventfd. On every
+//! other Unix, and with the feature `portable`, async-io's `Async` is used instead.
 
 #[cfg(not(portable))]
 mod epoll;
@@ -21,7 +21,7 @@ pub use portable::{
     Source, BLIND,
 };
 
-/// The smallest share of a turn, however many there are.
+/// The least that `share` returns, in bytes, however many tasks are ready.
 pub const SMALLEST_SHARE: usize = 64 * 1024;
 
 /// What a socket may be ready for.
@@ -55,7 +55,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn bytes_and_an_end_under_one_edge_are_both_seen() {
+    fn bytes_and_fin_reported_by_one_edge_are_both_read() {
         let (here, mut there) = pair();
         there.write_all(b"bye").expect("connected");
         drop(there);
@@ -82,7 +82,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn room_to_write_is_told_once_it_was_missed() {
+    fn writability_is_reported_after_a_write_blocked() {
         let (here, mut there) = pair();
         let written = block_on(
             async {
@@ -110,7 +110,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_end_and_a_reset_are_told_while_bytes_are_unread() {
+    fn fin_and_reset_are_reported_while_bytes_are_unread() {
         let told = block_on(
             async {
                 let (here, mut there) = pair();
@@ -130,11 +130,11 @@ pub(crate) mod tests {
         assert_eq!(told.expect("the reactor runs"), None);
     }
 
-    /// Whoever looks into /proc holds a socket for a moment; that of a closed one then told a
-    /// new socket of its end.
+    /// A process that inspects /proc may hold a socket for a moment after it was closed. Events
+    /// of the closed socket were then taken for those of a new one with the same slab key.
     #[cfg(not(portable))]
     #[test]
-    fn a_socket_is_not_told_of_an_earlier_one() {
+    fn events_of_a_closed_socket_do_not_reach_a_new_one_with_its_key() {
         let told = block_on(
             async {
                 let (old, old_peer) = pair();
@@ -154,7 +154,7 @@ pub(crate) mod tests {
 
     #[cfg(not(portable))]
     #[test]
-    fn the_clock_stands_within_a_turn_only() {
+    fn the_time_is_cached_within_one_turn_only() {
         let pause = || std::thread::sleep(Duration::from_millis(2));
         let read = async {
             let first = now();
@@ -172,7 +172,7 @@ pub(crate) mod tests {
 
     #[cfg(not(portable))]
     #[test]
-    fn the_more_there_are_the_smaller_their_shares() {
+    fn shares_shrink_as_more_tasks_are_ready() {
         use std::future::Future;
         use std::task::Poll;
 
@@ -191,7 +191,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn other_threads_wake_it() {
+    fn other_threads_wake_the_reactor() {
         let woken = block_on(smol::unblock(|| 7), || None);
         assert_eq!(woken.expect("the reactor runs"), 7);
     }

@@ -16,18 +16,19 @@ use crate::net::tick::Tick;
 
 pub use futures_lite::future::yield_now as next_turn;
 
-/// Wakes a task behind all others that are to run.
+/// Queues a task after all others that are ready to run.
 pub fn wake_next_turn(waker: &Waker) {
     waker.wake_by_ref();
 }
 
-/// Waits until the sockets were looked at: a task that yields may come round many times
-/// before. Timers are looked at together with sockets.
+/// Waits until async-io has polled the sockets. Yielding is not enough, because a task may be
+/// run many times before that; timers are polled together with the sockets.
 pub async fn next_look() {
     Timer::after(Duration::from_micros(100)).await;
 }
 
-/// Nothing more can be waited for: a socket is asked when its task is polled.
+/// The same as `next_look`: async-io does not say whether it has fetched every event, and
+/// `poll_ready` asks the kernel about its own socket anyway.
 pub use next_look as all_told;
 
 /// The time.
@@ -35,19 +36,19 @@ pub fn now() -> Tick {
     Tick::read()
 }
 
-/// How many bytes a task that never has to wait may move before it yields to the others of its
-/// thread.
+/// How many bytes a task that never has to wait may move before it yields to the other tasks
+/// of its thread.
 pub fn share() -> usize {
     256 * 1024
 }
 
-/// Never counts: what the sockets have to tell is learned by asking them.
+/// Always 0: async-io does not say when it has fetched every event.
 pub fn looks() -> u64 {
     0
 }
 
-/// Runs `work` on this thread. `before_wait` is called whenever nothing is left to do,
-/// and says after which time to call it again.
+/// Runs `work` on this thread. Calls `before_wait` after each poll of `work`, and again after
+/// the time that it returns.
 pub fn block_on<T>(
     work: impl Future<Output = T>,
     before_wait: impl Fn() -> Option<Duration>,
@@ -62,10 +63,10 @@ pub fn block_on<T>(
     })))
 }
 
-/// How often a socket that nobody reads from is asked whether it has ended.
+/// How often poll(2) checks whether a socket that nobody reads from has ended.
 const QUESTIONS: Duration = Duration::from_millis(250);
 
-/// How long the end of a detached source may go unnoticed: whoever keeps it asks as often.
+/// How long the end of a detached source may go unnoticed: `poll_stirred` is ready this often.
 pub const BLIND: Duration = Duration::from_millis(500);
 
 /// Waits until a detached source of this thread may have become readable.
@@ -80,8 +81,8 @@ pub fn poll_stirred(cx: &mut Context<'_>) -> Poll<()> {
     })
 }
 
-/// What poll(2) tells of a connection that is no more, and of one whose peer will send no
-/// more. Apple's poll has no event for the latter alone: it tells HUP for both.
+/// The events of poll(2) for a broken connection, and for one whose peer's sending side has
+/// ended. Apple's poll has no event of its own for the latter: it reports HUP for both.
 #[cfg(not(target_vendor = "apple"))]
 const BROKEN: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
 #[cfg(not(target_vendor = "apple"))]
@@ -91,7 +92,7 @@ const BROKEN: PollFlags = PollFlags::ERR;
 #[cfg(target_vendor = "apple")]
 const ENDED: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
 
-/// A non-blocking socket that its thread waits for.
+/// A non-blocking socket registered with async-io.
 pub struct Source<T> {
     inner: Async<T>,
     readable: Cell<bool>,
@@ -101,7 +102,7 @@ pub struct Source<T> {
 }
 
 impl<T: AsFd> Source<T> {
-    /// Registers a socket; not ready to be read until the kernel says so.
+    /// Registers a socket. It counts as not readable until the kernel reports it.
     pub fn new(socket: T) -> io::Result<Source<T>> {
         Ok(Source {
             inner: Async::new_nonblocking(socket)?,
@@ -112,17 +113,17 @@ impl<T: AsFd> Source<T> {
         })
     }
 
-    /// Whether this thread knows of its readiness: it is always asked instead.
+    /// Always false: no thread knows the readiness without asking the kernel.
     pub fn is_at_home(&self) -> bool {
         false
     }
 
-    /// Nobody waits for it any more, and until `attach` nobody uses it.
+    /// Ends the wait for an end of the connection; the source must not be used until `attach`.
     pub fn detach(&mut self) {
         *self.next_question.borrow_mut() = None;
     }
 
-    /// Makes a detached source one of this thread.
+    /// Makes a detached source usable on this thread.
     pub fn attach(&mut self) -> io::Result<()> {
         self.readable.set(false);
         self.waits = Default::default();
@@ -146,17 +147,17 @@ impl<T: AsFd> Source<T> {
         self.flag(direction).get()
     }
 
-    /// The last read took all there was: the next waits for more.
+    /// Records that the last read took everything, so that the next waits for more.
     pub fn ran_dry(&self) {
         self.readable.set(false);
     }
 
-    /// Lets the next read ask the kernel.
+    /// Marks the socket as readable, so that the next read calls the kernel.
     pub fn assume_readable(&self) {
         self.readable.set(true);
     }
 
-    /// The last attempt would have blocked.
+    /// Records that the last operation returned EAGAIN.
     pub fn would_block(&self, direction: Direction) {
         self.flag(direction).set(false);
     }
@@ -164,13 +165,14 @@ impl<T: AsFd> Source<T> {
     /// Waits until the socket is known to be ready.
     pub fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_ready(direction) {
-            // Where the wait fails, the operation that follows fails with the reason.
+            // If the wait fails, the operation that follows fails with the reason.
             let (told, readiness) = match direction {
                 Direction::Read => (self.inner.poll_readable(cx).map(drop), PollFlags::IN),
                 Direction::Write => (self.inner.poll_writable(cx).map(drop), PollFlags::OUT),
             };
-            // async-io keeps to itself what the kernel told it in the turn in which the wait
-            // began. Who is polled because a deadline has struck must know it all the same.
+            // async-io does not report readiness that arrived in the turn in which the wait
+            // began. A task that is polled because its deadline has expired needs it
+            // nevertheless, so the kernel is asked when a wait is polled again.
             let goes_on = self.waits(direction).replace(told.is_pending());
             if told.is_pending() && !(goes_on && self.has(readiness | BROKEN)) {
                 return Poll::Pending;
@@ -186,23 +188,23 @@ impl<T: AsFd> Source<T> {
         &self.waits[direction as usize]
     }
 
-    /// Waits until the connection is reset, while nobody reads from it. An end of the
-    /// peer's sending side is no reset.
+    /// Waits until the connection is broken (HUP or ERR), while nobody reads from it. A FIN from
+    /// the peer alone does not count.
     pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_end(cx, BROKEN)
     }
 
-    /// Whether the connection is no more.
+    /// Whether poll(2) reports the connection as broken.
     pub fn is_broken(&self) -> bool {
         self.has(BROKEN)
     }
 
-    /// Waits until the peer will send no more, while nobody reads from it.
+    /// Waits until the peer's sending side has ended (FIN or reset), while nobody reads from it.
     pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_end(cx, ENDED)
     }
 
-    /// `Async` cannot wait for an end alone, so the kernel is asked now and then.
+    /// Asks the kernel at intervals, because `Async` cannot wait for an end alone.
     fn poll_end(&self, cx: &mut Context<'_>, ends: PollFlags) -> Poll<()> {
         let mut next = self.next_question.borrow_mut();
         let timer = next.get_or_insert_with(|| Timer::after(QUESTIONS));
@@ -215,13 +217,13 @@ impl<T: AsFd> Source<T> {
         Poll::Pending
     }
 
-    /// Asks the kernel.
+    /// Asks the kernel (poll(2)) whether one of these events holds.
     fn has(&self, ends: PollFlags) -> bool {
         let mut asked = [PollFd::new(self.get_ref(), ends)];
         let answer = event::poll(&mut asked, Some(&Timespec::default()));
         answer.is_ok() && asked[0].revents().intersects(ends)
     }
 
-    /// Does nothing: dropping an `Async` ends its registration.
+    /// Does nothing, since dropping an `Async` ends its registration.
     pub fn deregister(&self) {}
 }
