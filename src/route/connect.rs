@@ -1,4 +1,5 @@
-//! The first hop of a route: its addresses, and a connection to whichever answers first.
+//! Connects to the first hop of a route: finds its addresses and connects to whichever answers
+//! first.
 
 use std::cell::{Cell, RefCell};
 use std::future::{poll_fn, Future};
@@ -18,7 +19,7 @@ use crate::route::names::{Addresses, Names};
 use crate::route::resolver::on_link;
 use crate::route::steps::{Step, Steps};
 
-/// How long an address may stay silent before the next is tried beside it (RFC 8305 §5).
+/// How long to wait for an address before the next one is tried in parallel (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Connects to the first hop, marking the stage in `progress`.
@@ -58,9 +59,9 @@ pub(super) async fn first_hop<'a>(
     Ok(Connection::new(Stream::Plain(socket)))
 }
 
-/// How far a walk has come, should time run out.
+/// How far a dial has come, for the error if it times out.
 pub(super) struct Progress<'a> {
-    /// The stage that was begun last, and the hop that it is about.
+    /// The stage that was begun last, and the authority that it concerns.
     pub(super) at: Cell<(Stage, &'a Authority)>,
     pub(super) in_flight: InFlight,
     /// The proxies that did not answer, and why, for the log.
@@ -68,7 +69,7 @@ pub(super) struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    /// A walk begins with this hop.
+    /// The progress of a dial that begins with this hop.
     pub(super) fn begin(first_hop: &'a Authority) -> Progress<'a> {
         Progress {
             at: Cell::new((Stage::Resolve, first_hop)),
@@ -81,9 +82,9 @@ impl<'a> Progress<'a> {
 /// The addresses of the first hop that are being connected to.
 pub(super) type InFlight = RefCell<Vec<SocketAddr>>;
 
-/// Connects to whichever address answers first. Each next one is tried when the last has
-/// failed or has been silent for a while, beside those still trying (RFC 8305 §5). Fails
-/// with the first failure. `names` is told of each that fails.
+/// Connects to whichever address answers first. The next address is tried when the last one has
+/// failed or has not answered for a while, in parallel with the attempts still in flight (RFC
+/// 8305 §5). Fails with the first failure. Each address that fails is reported to `names`.
 async fn connect_any(
     mut addresses: Addresses,
     names: &Names,
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_address_does_not_eat_the_time_of_the_next() {
+    fn a_silent_address_does_not_delay_the_next() {
         // A listener with a full backlog answers no SYN.
         let silent = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         rustix::net::listen(&silent, 0).expect("a smaller backlog is allowed");

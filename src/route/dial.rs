@@ -1,6 +1,6 @@
-//! The route to the upstream, walked under one deadline: the first hop, the proxy's
-//! handshake, TLS. Decides the server name for TLS. Leaves to `connect` how an address of the
-//! first hop is found and reached, and to `own` which addresses are this program's.
+//! Dials the upstream along the route under one deadline: the first hop, the proxy handshake,
+//! TLS. Decides the server name for TLS. Leaves to `connect` how the first hop is resolved and
+//! connected to, and to `own` which addresses are this program's.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -36,14 +36,14 @@ pub struct Dialer {
     proxy_tls: Option<Tls>,
     names: Names,
     hops: Arc<Hops>,
-    /// The one proxy to go through, where several are not tried in turn.
+    /// The only proxy to use, where the others are not to be tried.
     only: Option<usize>,
     /// Where this program itself listens.
     own: Own,
 }
 
 impl Dialer {
-    /// Prepares TLS where the route needs it. Fails with words for the operator.
+    /// Prepares TLS where the route needs it. Fails with a message for the operator.
     pub fn new(config: Arc<Config>) -> std::result::Result<Dialer, Complaint> {
         let tls = |verify, identity| {
             let client = TlsClient {
@@ -80,7 +80,7 @@ impl Dialer {
         })
     }
 
-    /// A dialer that goes through one of the proxies alone, by its number from 0.
+    /// A dialer that uses only one of the proxies, by its number from 0.
     pub(crate) fn only(&self, proxy: usize) -> Dialer {
         Dialer {
             only: Some(proxy),
@@ -88,20 +88,22 @@ impl Dialer {
         }
     }
 
-    /// How the proxies are doing.
+    /// The state of the proxies.
     pub(crate) fn hops(&self) -> &Arc<Hops> {
         &self.hops
     }
 
-    /// Never connects directly to one of these addresses, at which this program listens.
+    /// A dialer that refuses direct connections to these addresses, at which this program
+    /// listens.
     pub fn never_to(self, own: &[SocketAddr]) -> Dialer {
         let own = Own::new(own);
         Dialer { own, ..self }
     }
 
-    /// Appends the name for SNI, and for verification, to `name`: the configured one; the
-    /// upstream's own; for an upstream that is an address, the name in the Host that is
-    /// sent there. An address stands for no SNI. Empty without TLS.
+    /// Appends the name for SNI and for certificate verification to `name`: the configured one;
+    /// else the upstream's own; for an upstream that is an address, the name in the Host that is
+    /// sent there. If there is none, the upstream's address is appended, for which no SNI is
+    /// sent. Appends nothing without TLS.
     pub(crate) fn server_name(&self, host: &[u8], name: &mut String) {
         let Some(tls) = &self.config.tls else { return };
         let configured_host = self.config.rewrite.host.as_deref();
@@ -116,7 +118,7 @@ impl Dialer {
         }
     }
 
-    /// Connects to the upstream along the route, marking `steps` on the way. Never tries
+    /// Connects to the upstream along the route, recording each step in `steps`. Never tries
     /// another route.
     pub(crate) async fn dial(
         &self,
@@ -129,7 +131,7 @@ impl Dialer {
             .await
     }
 
-    /// Does the same where only a part of the time is left.
+    /// Like [`dial`](Self::dial), with `left` of the connect timeout remaining.
     pub(crate) async fn dial_within(
         &self,
         left: Duration,
@@ -141,7 +143,7 @@ impl Dialer {
             .await
     }
 
-    /// The time for the whole dial was over before the dial began.
+    /// The error of a dial for which no time was left before it began.
     pub(crate) fn no_time_left(&self) -> Error {
         let stage = match self.config.route {
             Route::Direct => Stage::Connect,
@@ -150,7 +152,7 @@ impl Dialer {
         Error::timed_out(stage, self.config.limits.connect_timeout).at(self.first_hop(0))
     }
 
-    /// Does the same but for TLS with the upstream.
+    /// Like [`dial`](Self::dial), without TLS to the upstream.
     pub(crate) async fn reach(&self, deadline: &Deadline, steps: &Steps) -> Result<Connection> {
         let timeout = self.config.limits.connect_timeout;
         self.dial_as_far(None, timeout, deadline, steps).await
@@ -184,7 +186,7 @@ impl Dialer {
         Err(error)
     }
 
-    /// What a walk had come to when its time was over.
+    /// The error of a dial that has timed out, at the stage that it had reached.
     fn out_of_time(&self, after: Duration, progress: &Progress, steps: &Steps) -> Error {
         let (stage, address) = progress.at.get();
         let in_flight = progress.in_flight.take();
@@ -231,8 +233,8 @@ impl Dialer {
         Ok(connection)
     }
 
-    /// Goes through the first proxy that answers. Each has a fair share of the time; what one
-    /// says about the upstream, or about our login, is final.
+    /// Connects through the first proxy that answers. Each gets an equal share of the remaining
+    /// time. What a proxy answers about the upstream, or about the login, is final.
     async fn through_any_proxy<'a>(
         &'a self,
         progress: &Progress<'a>,
@@ -280,7 +282,7 @@ impl Dialer {
         unreachable!("a route through proxies has one")
     }
 
-    /// Goes through one proxy, and notes how that went unless it is cut off.
+    /// Connects through one proxy, and records the outcome unless this future is dropped before.
     async fn through<'a>(
         &'a self,
         proxy: usize,
@@ -322,7 +324,7 @@ impl Dialer {
         Ok(hop)
     }
 
-    /// Notes how a dial through a proxy went.
+    /// Records how a dial through a proxy ended.
     fn note(&self, proxy: usize, error: Option<&Error>, steps: &Steps) {
         let dial = match error {
             None => Dial::Done,
@@ -336,8 +338,8 @@ impl Dialer {
         self.hops.ended(proxy, dial);
     }
 
-    /// Tries a proxy on a thread of its own, so that nobody waits for it. At most one thread
-    /// for each proxy, once in ten seconds, for as long as a dial may take.
+    /// Probes a proxy on a separate thread, so that no request waits for it. At most one thread
+    /// per proxy, every ten seconds, for at most the connect timeout.
     fn probe(&self, proxy: usize) {
         let dialer = self.clone();
         let probe = move || {
@@ -363,9 +365,9 @@ impl Dialer {
     }
 }
 
-/// Whether the proxy has not answered, so that another may be asked. A failure to reach the
-/// upstream, which the proxy tells, and a refused login are answers; to close behind the
-/// request is none, although it most often means the former.
+/// Whether the proxy has not answered, so that another may be tried. A reply that the upstream
+/// cannot be reached, or that the login is refused, is an answer. A close without a reply is
+/// not, although it most often means that the upstream could not be reached.
 fn is_failure_of_proxy(error: &Error) -> bool {
     match error.stage {
         Stage::Resolve | Stage::ProxyConnect => true,
@@ -399,8 +401,8 @@ fn tls_error(stage: Stage, error: &native_tls::Error) -> Error {
     Error::new(stage, token, cause)
 }
 
-/// The address that stands for a host in TLS, where no name is sent. Behind a unix socket is
-/// this machine.
+/// The address that is verified in TLS where no name is sent. A unix socket stands for this
+/// machine.
 fn address_of(host: &Host) -> String {
     match host {
         Host::Name(name) => name.clone(),
@@ -410,7 +412,7 @@ fn address_of(host: &Host) -> String {
     }
 }
 
-/// The name in a Host that can be sent as SNI (RFC 6066 §3): no address, not localhost.
+/// The name in a Host that can be sent as SNI (RFC 6066 §3): not an address, and not localhost.
 fn sni_of(host: &[u8]) -> Option<&str> {
     let (host, _) = split_port(host);
     let name = std::str::from_utf8(host).ok()?;

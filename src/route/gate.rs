@@ -1,7 +1,8 @@
-//! Who may dial now. Dials are not bounded until a hop refuses one while others are in
-//! flight; then half as many may be, and one more for each that succeeds. The rest queue,
-//! those that were refused among them, first come first served. A refusal makes all of them
-//! pause, not only whom it met: else who was refused often would hold up those behind it.
+//! Limits the dials in flight. There is no limit until a hop refuses a dial while others are in
+//! flight; then half as many are allowed, and one more after each that succeeds. The others
+//! queue, first come, first served, including those that were refused. A refusal pauses the
+//! whole queue, not only the dial that was refused: otherwise one that was refused often would
+//! delay those after it.
 
 use std::collections::VecDeque;
 use std::future::{poll_fn, Future};
@@ -15,37 +16,37 @@ use async_io::Timer;
 
 use crate::net::stream::{Counted, OnClose};
 
-/// How long nobody dials behind a refusal, if nothing becomes free before: at first, and after
-/// it has doubled for some times.
+/// How long the queue pauses after a refusal, unless a dial or a connection ends earlier: the
+/// first pause, and the longest after repeated doubling.
 // Unit tests do not wait for time to pass.
 const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 60_000 } else { 50 });
 const LONGEST_PAUSE: Duration = Duration::from_secs(if cfg!(test) { 120 } else { 1 });
 
-/// How long a hop may take to notice that a connection has been closed: until then it may
-/// refuse another.
+/// How long a hop may take to notice that a connection was closed; until then it may refuse
+/// another.
 const NOTICED_AFTER: Duration = Duration::from_secs(1);
 
-/// Lets dials pass, of all threads.
+/// Limits the dials of all threads.
 #[derive(Default)]
 pub struct Gate {
     state: Mutex<State>,
-    /// Whether anyone queues, to be looked at without the lock.
+    /// Whether the queue is not empty, readable without the lock.
     queues: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
-    /// How many dials may be in flight; none is without bound.
+    /// How many dials may be in flight; `None` is no limit.
     limit: Option<usize>,
     in_flight: usize,
-    /// Connections through the hop that are open, kept ones included.
+    /// The open connections through the hop, including kept ones.
     open: usize,
     /// When one of them was last closed.
     closed_at: Option<Instant>,
-    /// How often something has become free: a dial or a connection has ended, or one has been
-    /// given back.
+    /// Counts the events that may make room: a dial or a connection has ended, or a connection
+    /// was given back.
     freed: u64,
-    /// What the last refusal has left behind; none once a dial has succeeded.
+    /// The pause after the last refusal; `None` once a dial has succeeded.
     pause: Option<Pause>,
     arrived: u64,
     /// In order of arrival.
@@ -57,11 +58,11 @@ struct Queued {
     waker: Option<Waker>,
 }
 
-/// The hop has refused.
+/// The pause after a refusal of the hop.
 struct Pause {
-    /// Over when something has become free since this count,
+    /// The value of `State::freed` at the refusal: the pause ends when it changes.
     freed: u64,
-    /// or at this time.
+    /// When the pause ends at the latest.
     until: Instant,
     length: Duration,
 }
@@ -71,7 +72,7 @@ impl State {
         self.limit.is_none_or(|limit| self.in_flight < limit)
     }
 
-    /// Lets the first in the queue look again.
+    /// Wakes the first in the queue.
     fn wake_first(&mut self) {
         if let Some(waker) = self.queue.front_mut().and_then(|first| first.waker.take()) {
             waker.wake();
@@ -83,7 +84,7 @@ impl State {
         self.wake_first();
     }
 
-    /// Waits for the end of a pause. Whoever is first in the queue does, with a timer of its own.
+    /// Waits for the end of the pause, with the timer of the first in the queue.
     fn poll_pause(&self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
         match &self.pause {
             Some(pause) if pause.freed == self.freed && pause.until > Instant::now() => {
@@ -100,19 +101,20 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether someone queues, who comes before whoever arrives now.
+    /// Whether a dial is queued, which comes before any that arrives now.
     pub fn has_queue(&self) -> bool {
         self.queues.load(Relaxed)
     }
 
-    /// A connection was given back, which one that queues may take.
+    /// Wakes the queue after a connection was given back, which the first in it may take instead
+    /// of dialling.
     pub fn given_back(&self) {
         if self.has_queue() {
             self.state().freed();
         }
     }
 
-    /// Takes a place behind all that are there.
+    /// Takes the place after all others; it joins the queue only when it has to wait.
     pub fn arrive(self: &Arc<Gate>) -> Turn {
         let number = {
             let mut state = self.state();
@@ -142,13 +144,13 @@ pub struct Turn {
     gate: Arc<Gate>,
     number: u64,
     is_queued: bool,
-    /// Wakes whoever is first at the end of a pause.
+    /// Wakes this task at the end of the pause, when it is first in the queue.
     pause: Timer,
 }
 
 impl Turn {
-    /// Waits until it may dial. Gives whether it had to wait, so that a connection may have
-    /// been given back meanwhile.
+    /// Waits until it may dial. Also returns whether it had to wait, in which case a connection
+    /// may have been given back meanwhile.
     pub async fn come(&mut self) -> (Permit, bool) {
         let mut waited = false;
         let began = poll_fn(|cx| {
@@ -175,7 +177,7 @@ impl Turn {
             if std::mem::take(&mut self.is_queued) {
                 state.queue.pop_front();
             }
-            // There may be room for the next as well.
+            // There may be room for the next one as well.
             state.wake_first();
             self.gate.queues.store(!state.queue.is_empty(), Relaxed);
             return Poll::Ready(Instant::now());
@@ -194,9 +196,8 @@ impl Turn {
         Poll::Pending
     }
 
-    /// Notes that the hop has refused, and gives whether it is worth asking again: while other
-    /// dials are in flight or connections are open, or were until just now, whose end may make
-    /// room.
+    /// Records that the hop has refused, and returns whether to try again: while other dials are
+    /// in flight or connections are open, or were until just now, the end of one may make room.
     pub fn note_refusal(&self, mut permit: Permit) -> bool {
         let mut state = self.gate.state();
         let others = state.in_flight - 1;
@@ -210,7 +211,7 @@ impl Turn {
         }
         let length = match &state.pause {
             None => FIRST_PAUSE,
-            // The hop was asked before that pause was over, and has told nothing new.
+            // This dial began before the pause was over, so its refusal tells nothing new.
             Some(pause) if permit.began < pause.until => pause.length,
             Some(pause) => (2 * pause.length).min(LONGEST_PAUSE),
         };
@@ -219,7 +220,7 @@ impl Turn {
             until: Instant::now() + length,
             length,
         });
-        // The end of this dial makes no room at the hop.
+        // The end of a refused dial makes no room at the hop.
         permit.gate = None;
         state.in_flight -= 1;
         state.wake_first();
@@ -249,7 +250,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// The dial has succeeded. What it gives counts the connection for as long as it is open.
+    /// Ends the dial with success. The result counts the connection for as long as it is open.
     pub fn succeeded(mut self) -> Counted {
         let gate = self.gate.take().expect("a permit ends once");
         {
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_until_a_hop_refuses() {
+    fn no_dial_waits_until_a_hop_refuses() {
         let gate = Arc::new(Gate::default());
         let mut turns: Vec<_> = (0..100).map(|_| gate.arrive()).collect();
         let permits: Vec<_> = turns.iter_mut().map(passes).collect();
@@ -293,10 +294,10 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_alone_is_an_answer() {
+    fn a_refusal_of_the_only_dial_is_final() {
         let gate = Arc::new(Gate::default());
         let mut turn = gate.arrive();
-        let permit = passes(&mut turn).expect("nobody is there");
+        let permit = passes(&mut turn).expect("the gate is open");
         assert!(!turn.note_refusal(permit));
     }
 
@@ -305,20 +306,20 @@ mod tests {
         let gate = Arc::new(Gate::default());
         let mut turns: Vec<_> = (0..8).map(|_| gate.arrive()).collect();
         let mut permits: Vec<_> = turns.iter_mut().filter_map(passes).collect();
-        // The first to come is refused: four may be in flight, seven are.
+        // The first is refused: four may be in flight, and seven are.
         assert!(turns[0].note_refusal(permits.remove(0)));
         assert!(passes(&mut turns[0]).is_none());
         let mut late = gate.arrive();
         assert!(passes(&mut late).is_none());
         assert!(gate.has_queue());
-        // Three fail, and one that succeeds makes room for one more than before.
+        // Three fail, and the one that succeeds raises the limit by one.
         permits.drain(..3);
         assert!(passes(&mut late).is_none(), "the first comes first");
         let open = permits.remove(0).succeeded();
         let first = passes(&mut turns[0]).expect("there is room");
         let second = passes(&mut late).expect("there is more");
         assert!(!gate.has_queue());
-        // While a connection is open, a refusal waits for its end.
+        // While a connection is open, a refused dial waits for its end.
         drop((permits, second));
         assert!(turns[0].note_refusal(first));
         assert!(passes(&mut turns[0]).is_none());
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_ends_the_pause_of_all() {
+    fn a_success_ends_the_pause() {
         let gate = Arc::new(Gate::default());
         let mut turns: Vec<_> = (0..4).map(|_| gate.arrive()).collect();
         let mut permits: Vec<_> = turns.iter_mut().filter_map(passes).collect();
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_of_dials_that_began_together_are_one() {
+    fn refusals_of_dials_that_began_together_count_once() {
         let gate = Arc::new(Gate::default());
         let mut turns: Vec<_> = (0..8).map(|_| gate.arrive()).collect();
         let mut permits: Vec<_> = turns.iter_mut().filter_map(passes).collect();
@@ -351,7 +352,7 @@ mod tests {
             assert!(turn.note_refusal(permits.remove(0)));
             assert_eq!(length(), Some(FIRST_PAUSE));
         }
-        // Others that fail for another reason make room, so that the first asks again.
+        // Dials that fail for another reason make room, so that the first dials again.
         permits.truncate(1);
         permits.push(passes(&mut turns[0]).expect("there is room"));
         gate.state().pause.as_mut().expect("a pause").until = Instant::now();
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_gives_up_holds_nobody_up() {
+    fn a_dial_that_gives_up_leaves_the_queue() {
         let gate = Arc::new(Gate::default());
         let mut turns: Vec<_> = (0..4).map(|_| gate.arrive()).collect();
         let mut permits: Vec<_> = turns.iter_mut().filter_map(passes).collect();
@@ -374,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_ends_the_wait() {
+    fn a_connection_given_back_ends_the_wait() {
         let gate = Arc::new(Gate::default());
         let open = passes(&mut gate.arrive()).expect("free").succeeded();
         let mut turn = gate.arrive();
@@ -384,7 +385,7 @@ mod tests {
         gate.given_back();
         let (_, waited) = block_on(turn.come());
         drop(open);
-        // It is not this call that has waited.
+        // The wait was in an earlier call.
         assert!(!waited);
     }
 }

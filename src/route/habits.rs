@@ -1,45 +1,46 @@
-//! What the upstream has shown of how long it keeps idle connections, and how quickly it
-//! answers. Decides which rest of a kept connection is safe for a request that must not be
-//! sent twice.
+//! What has been observed of the upstream: how long it keeps idle connections and how quickly it
+//! answers. Decides after which idle time a kept connection is still safe for a request that
+//! must not be sent twice. "Rest" here is the time that a connection has been idle.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::net::tick::Tick;
 
-/// A connection that stays open for so long behind a response shows that the upstream keeps
-/// connections; one that ends earlier, unannounced, shows that it does not.
-const SHOWS: Duration = Duration::from_secs(1);
+/// A connection that stays open this long after a response proves that the upstream keeps
+/// connections; one that ends earlier, without an announcement, proves that it does not.
+const PROVEN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long an unannounced end counts against the upstream.
 const DOUBT: Duration = Duration::from_secs(60);
 
-/// A request that must not be sent twice may always follow a rest as short as this, less two
-/// round trips: no upstream that keeps connections at all is known to keep them for less.
+/// A request that must not be sent twice may always use a connection that has been idle for this
+/// long, less two round trips: no upstream that keeps connections at all is known to keep them
+/// for less.
 const SHORT_REST: Duration = Duration::from_secs(2);
 
-/// By how much a rest must be shorter than what the upstream has promised or shown, and one
-/// round trip more: clocks differ, and an end takes its time to arrive.
+/// By how much an idle time, plus one round trip, must be shorter than what the upstream has
+/// promised or shown: clocks differ, and a FIN takes time to arrive.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// A connection that was idle for longer may have been forgotten by a NAT on the way.
+/// A NAT on the path may have forgotten a connection that was idle for longer.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a request that the kernel repeats on such a connection may stay without an
-/// acknowledgement, at least. The kernel counts from its second repetition, which it sends
-/// after twice 0.2 s and two round trips, and repeats it once more within this time.
+/// The least time in which a request on such a connection must be acknowledged. The kernel
+/// measures it from its second retransmission, which it sends after twice 0.2 s and two round
+/// trips, and retransmits once more within this time.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(700);
 
-/// What has been learned of the upstream, from all threads.
+/// What all threads have learned about the upstream.
 pub struct Habits {
-    /// What the times below count from.
+    /// The origin of the times below.
     start: Tick,
-    /// Some connection has served a second request, or has stayed open for `SHOWS`.
+    /// Whether a connection has served a second request, or has stayed open for `PROVEN_AFTER`.
     keeps: AtomicBool,
-    /// Until when, in milliseconds, an unannounced end counts.
+    /// Until when an unannounced end counts, in milliseconds.
     doubted_until: AtomicU64,
-    /// The longest rest that a connection has survived, brought down to the rest at which the
-    /// upstream ended one; in milliseconds.
+    /// The longest idle time that a connection has survived, lowered to the idle time after
+    /// which the upstream has ended one; in milliseconds.
     survived: AtomicU64,
     /// The quickest time from a request to the first byte of its response, in microseconds.
     round_trip: AtomicU64,
@@ -58,7 +59,7 @@ impl Default for Habits {
 }
 
 impl Habits {
-    /// The first byte of a response came so long after its request.
+    /// Records the time from a request to the first byte of its response.
     pub fn answered_after(&self, took: Duration) {
         let micros = micros(took);
         if micros < self.round_trip.load(Relaxed) {
@@ -74,8 +75,8 @@ impl Habits {
         }
     }
 
-    /// A connection that had rested for so long has served another request. `now` is asked
-    /// only where that tells something new.
+    /// Records that a connection has served another request after this idle time. `now` is
+    /// called only where the record may change.
     pub fn served_again(&self, rest: Duration, now: impl FnOnce() -> Tick) {
         self.survived(rest);
         if !self.keeps.load(Relaxed) {
@@ -83,18 +84,19 @@ impl Habits {
         }
     }
 
-    /// A connection is still open after this rest.
+    /// Records that a connection is still open after this idle time.
     pub fn stayed_open(&self, rest: Duration, now: Tick) {
         self.survived(rest);
-        if rest >= SHOWS {
+        if rest >= PROVEN_AFTER {
             self.keeps(now);
         }
     }
 
-    /// The upstream has ended a connection, unannounced, after this rest at the latest.
+    /// Records that the upstream has ended a connection, unannounced, after this idle time at
+    /// the latest.
     pub fn ended(&self, rest: Duration, now: Tick) {
         self.survived.fetch_min(millis(rest), Relaxed);
-        if rest < SHOWS {
+        if rest < PROVEN_AFTER {
             self.keeps.store(false, Relaxed);
             let until = millis(now.since(self.start) + DOUBT);
             self.doubted_until.fetch_max(until, Relaxed);
@@ -117,20 +119,21 @@ impl Habits {
         }
     }
 
-    /// How long to wait for an acknowledgement on a connection that was idle for so long; none
-    /// is as long as the system does.
+    /// How long to wait for an acknowledgement on a connection that was idle for this long;
+    /// `None` leaves it to the system.
     pub fn patience(&self, rest: Duration) -> Option<Duration> {
         let patience = SHORTEST_PATIENCE.max(4 * self.round_trip());
         (rest > FORGOTTEN_AFTER).then_some(patience)
     }
 
-    /// Whether no upstream closes a connection after so short a rest.
+    /// Whether this idle time is so short that no upstream that keeps connections would have
+    /// closed one.
     pub fn is_short(&self, rest: Duration) -> bool {
         rest + 2 * self.round_trip() <= SHORT_REST
     }
 
-    /// Whether a request that must not be sent twice may take a connection that has rested
-    /// for so long, and that the upstream has promised to keep for `promised`.
+    /// Whether a request that must not be sent twice may use a connection that has been idle for
+    /// this long, and that the upstream has promised to keep for `promised`.
     pub fn is_safe_once(&self, rest: Duration, promised: Option<Duration>) -> bool {
         if !self.keeps.load(Relaxed) {
             return false;
@@ -141,8 +144,8 @@ impl Habits {
         self.is_short(rest) || promised.is_some_and(within) || within(survived)
     }
 
-    /// How long a connection may rest at all: at most `most`, and less where the upstream
-    /// says that it keeps it for no longer. Zero keeps it not at all.
+    /// How long to keep an idle connection: at most `most`, and less where the upstream has
+    /// promised to keep it for less. Zero means not to keep it.
     pub fn longest_rest(&self, most: Duration, promised: Option<Duration>) -> Duration {
         let Some(promised) = promised else {
             return most;
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_safe_before_anything_was_shown() {
+    fn no_connection_is_safe_before_one_was_kept_for_a_second() {
         let habits = Habits::default();
         let now = Tick::read();
         assert!(!habits.is_safe_once(Duration::ZERO, Some(seconds(60))));
@@ -181,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_request_shows_it_too() {
+    fn a_second_request_proves_that_connections_are_kept() {
         let habits = Habits::default();
         habits.served_again(Duration::ZERO, Tick::read);
         assert!(habits.is_safe_once(seconds(2), None));
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_rest_must_have_been_promised_or_survived() {
+    fn a_long_idle_time_must_have_been_promised_or_survived() {
         let habits = Habits::default();
         let now = Tick::read();
         habits.answered_after(Duration::from_millis(100));
@@ -217,7 +220,7 @@ mod tests {
             let given = habits.is_safe_once(rest, promised.map(seconds));
             assert_eq!(given, safe, "{rest:?} {promised:?}");
         }
-        // The upstream has ended one after 5 s.
+        // The upstream ends a connection after 5 s.
         habits.ended(seconds(5), now);
         assert!(habits.is_safe_once(Duration::from_millis(3_900), None));
         assert!(!habits.is_safe_once(Duration::from_millis(3_901), None));
@@ -228,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn only_after_a_long_rest_is_the_way_doubted() {
+    fn acknowledgements_are_timed_only_after_a_long_idle_time() {
         let habits = Habits::default();
         assert_eq!(habits.patience(seconds(5)), None);
         assert_eq!(habits.patience(seconds(6)), Some(SHORTEST_PATIENCE));
@@ -240,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_shortens_the_rest_by_a_second_and_a_round_trip() {
+    fn a_promise_limits_the_idle_time_less_a_second_and_a_round_trip() {
         let habits = Habits::default();
         habits.answered_after(Duration::from_millis(100));
         habits.answered_after(Duration::from_millis(300));

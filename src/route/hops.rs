@@ -1,11 +1,11 @@
-//! Several proxies of one kind, in the order given: which is tried first, which is passed
-//! over, and which is probed. Shared by all threads.
+//! The proxies of the route, in the order given: which is tried first, which is tried last
+//! because it has failed, and which is probed. Shared by all threads.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a proxy that has failed is passed over before it is probed.
+/// How long a proxy that has failed is tried last before it is probed.
 const PASSED_OVER: Duration = Duration::from_secs(10);
 
 /// The proxies of the route, by number from 0.
@@ -27,26 +27,26 @@ enum Health {
     Good,
     /// It has failed, at this time.
     Failed(Instant),
-    /// It has failed, and is being tried beside a dial through another.
+    /// It has failed, and is being probed while a dial goes through another.
     Probed,
 }
 
 /// How a dial through a proxy ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dial {
-    /// With a connection to the upstream.
+    /// A connection to the upstream was made.
     Done,
-    /// With the proxy's word that it will not, or cannot, connect.
+    /// The proxy answered that it will not, or cannot, connect.
     Refused,
-    /// Without an answer of the proxy's.
+    /// The proxy gave no answer.
     Failed,
 }
 
 impl Dial {
-    /// Every end.
+    /// All outcomes.
     pub const ALL: [Dial; 3] = [Dial::Done, Dial::Refused, Dial::Failed];
 
-    /// Its name in the metrics.
+    /// The name in the metrics.
     pub fn name(self) -> &'static str {
         match self {
             Dial::Done => "done",
@@ -56,24 +56,24 @@ impl Dial {
     }
 }
 
-/// What a dial is to do.
+/// Which proxies a dial is to use.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The proxies to try, first to last: those that have failed come behind the others.
+    /// The proxies to try, in order: those that have failed come after the others.
     pub order: Vec<usize>,
-    /// One to probe beside the dial. `ended` must be told how that went.
+    /// A proxy to probe during the dial. The outcome must be passed to `ended`.
     pub probe: Option<usize>,
 }
 
 impl Hops {
-    /// So many proxies that have not failed.
+    /// `count` proxies, none of which has failed.
     pub fn new(count: usize) -> Hops {
         Hops {
             each: (0..count).map(|_| Hop::default()).collect(),
         }
     }
 
-    /// How many there are.
+    /// The number of proxies.
     pub fn count(&self) -> usize {
         self.each.len()
     }
@@ -83,11 +83,11 @@ impl Hops {
         health.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The order for a dial that begins now.
+    /// The plan for a dial that begins now.
     pub fn plan(&self) -> Plan {
         let (mut order, mut failed): (Vec<_>, Vec<_>) =
             (0..self.count()).partition(|n| matches!(*self.health(*n), Health::Good));
-        // Without a good one, the dial itself tries those that have failed.
+        // If all have failed, the dial itself tries them.
         let probe = match order.is_empty() {
             true => None,
             false => failed.iter().copied().find(|n| self.begin_probe(*n)),
@@ -105,7 +105,7 @@ impl Hops {
         is_due
     }
 
-    /// A dial through a proxy, or a probe of it, has ended.
+    /// Records how a dial through a proxy, or a probe of it, has ended.
     pub fn ended(&self, n: usize, dial: Dial) {
         *self.health(n) = match dial {
             Dial::Done | Dial::Refused => Health::Good,
@@ -114,12 +114,12 @@ impl Hops {
         self.each[n].dials[dial as usize].fetch_add(1, Relaxed);
     }
 
-    /// How many dials through a proxy have ended so.
+    /// The number of dials through a proxy that have ended this way.
     pub fn dials(&self, n: usize, dial: Dial) -> u64 {
         self.each[n].dials[dial as usize].load(Relaxed)
     }
 
-    /// Whether a proxy is passed over.
+    /// Whether a proxy has failed, so that others are tried before it.
     pub fn is_passed_over(&self, n: usize) -> bool {
         !matches!(*self.health(n), Health::Good)
     }
@@ -144,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn one_that_failed_comes_last_and_is_probed_beside_another() {
+    fn a_failed_proxy_is_tried_last_and_probed_during_a_dial() {
         let hops = Hops::new(3);
         assert_eq!(hops.plan(), plan(&[0, 1, 2], None));
         hops.ended(0, Dial::Failed);
         assert_eq!(hops.plan(), plan(&[1, 2, 0], None));
         let_time_pass(&hops, 0);
         assert_eq!(hops.plan(), plan(&[1, 2, 0], Some(0)));
-        // One probe at a time.
+        // There is one probe at a time.
         assert_eq!(hops.plan(), plan(&[1, 2, 0], None));
         hops.ended(0, Dial::Failed);
         assert_eq!(hops.plan(), plan(&[1, 2, 0], None));
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_good_one_each_is_tried() {
+    fn if_all_have_failed_each_is_tried() {
         let hops = Hops::new(2);
         hops.ended(0, Dial::Failed);
         hops.ended(1, Dial::Failed);

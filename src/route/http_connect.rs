@@ -15,17 +15,17 @@ use crate::net::stream::Connection;
 use crate::proxy::Credentials;
 use crate::text::Escaped;
 
-/// The largest answer, in bytes.
+/// The largest response head, in bytes.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
 
-/// Interim answers before a final one; a proxy that sends more is not answering.
+/// How many interim responses may come before the final one.
 const MAX_INTERIM: usize = 8;
 
-/// Some proxies refuse a request that does not tell its sender (RFC 9110 §10.1.5).
+/// Some proxies refuse a request without User-Agent (RFC 9110 §10.1.5).
 const USER_AGENT: &str = concat!("simple-proxy/", env!("CARGO_PKG_VERSION"));
 
-/// Asks the proxy at the other end of `connection` for a tunnel to `upstream`. What the
-/// proxy sent behind its answer stays in `connection`: it belongs to the upstream.
+/// Asks the proxy at the other end of `connection` for a tunnel to `upstream`. Bytes that follow
+/// the proxy's response stay in `connection`: they come from the upstream.
 pub(crate) async fn connect(
     connection: &mut Connection,
     upstream: &Authority,
@@ -90,16 +90,17 @@ fn request(upstream: &Authority, credentials: Option<&Credentials>) -> Vec<u8> {
     request
 }
 
-/// What a proxy said that did not refuse.
+/// The response of a proxy that did not refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// What follows belongs to the upstream.
+    /// What follows comes from the upstream.
     Tunnel,
-    /// Another answer follows (RFC 9110 §15.2).
+    /// Another response follows (RFC 9110 §15.2).
     Interim,
 }
 
-/// Any 2xx is a tunnel, whatever its framing fields say; what is not interim is a refusal.
+/// Classifies a response head. Any 2xx is a tunnel, whatever its framing fields say (RFC 9110
+/// §9.3.6); any other response that is not interim is a refusal.
 pub fn check_answer(head: &[u8]) -> Result<Answer, Error> {
     let malformed = |problem: &str| broken(format!("the proxy's answer is malformed: {problem}"));
     let head = canonical_head(head).map_err(malformed)?.bytes;
@@ -113,14 +114,14 @@ pub fn check_answer(head: &[u8]) -> Result<Answer, Error> {
     let (stage, token) = match status {
         200..=299 => return Ok(Answer::Tunnel),
         100 | 102..=199 => return Ok(Answer::Interim),
-        // RFC 9110 §11.7.1 wants 407; tinyproxy says 401 to a wrong password.
+        // RFC 9110 §11.7.1 requires 407; tinyproxy answers a wrong password with 401.
         401 | 407 => (Stage::ProxyAuth, "destination_unavailable"),
         403 => (Stage::ProxyRefused, "destination_ip_prohibited"),
         504 => (Stage::ProxyRefused, "connection_timeout"),
         _ => (Stage::ProxyRefused, "destination_unavailable"),
     };
     let mut error = Error::new(stage, token, format!("CONNECT answered {status}"));
-    // It may name addresses.
+    // The reason phrase may contain addresses.
     error.said = Escaped(parsed.reason.unwrap_or_default().as_bytes()).to_string();
     Err(error)
 }
@@ -168,7 +169,7 @@ mod tests {
             ("HTTP/1.1 101 Switching\r\n\r\n", Err(Stage::ProxyRefused)),
             ("HTTP/1.1 2000 OK\r\n\r\n", Err(Stage::ProxyConnect)),
             ("HTTP/1.1 20 OK\r\n\r\n", Err(Stage::ProxyConnect)),
-            // Read as the RFC lets a recipient read it.
+            // Deviations that RFC 9112 lets a recipient accept.
             ("HTTP/1.1 200 OK\n\n", Ok(Answer::Tunnel)),
             ("HTTP/1.0 200 OK\nA: b\r\n\n", Ok(Answer::Tunnel)),
             ("HTTP/1.1  200 OK\r\n\r\n", Ok(Answer::Tunnel)),
@@ -177,7 +178,7 @@ mod tests {
             ("HTTP/1.1 200 O\x01K\r\n\r\n", Ok(Answer::Tunnel)),
             ("HTTP/1.2 200 OK\r\n\r\n", Ok(Answer::Tunnel)),
             ("HTTP/1.1 403 No\n\n", Err(Stage::ProxyRefused)),
-            // In doubt.
+            // Ambiguous heads.
             ("HTTP/1.1 200 O\rK\r\n\r\n", Err(Stage::ProxyConnect)),
             ("HTTP/1.1 200 OK\r\nA: \0\r\n\r\n", Err(Stage::ProxyConnect)),
             ("HTTP/1.1 200 OK\r\n A: b\r\n\r\n", Err(Stage::ProxyConnect)),

@@ -1,8 +1,8 @@
-//! The way to the upstream: names, connections, proxies' handshakes, TLS, and the
-//! connections that are kept.
+//! The way to the upstream: name resolution, connections, proxy handshakes, TLS, and the kept
+//! connections.
 //!
-//! Owns which hop is asked for what, under one deadline. Leaves what is sent over the
-//! connection to `serve`. May use `cli`, `http`, `net`.
+//! Owns each step of a dial, under one deadline. Leaves what is sent over the connection to
+//! `serve`. May use `cli`, `http`, `net`.
 
 mod connect;
 pub mod dial;

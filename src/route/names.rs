@@ -1,11 +1,11 @@
-//! Names become addresses by the system's resolver, for all threads: one lookup of a name at
-//! a time, whose answer all get who wait for it.
+//! Resolves names through the system's resolver, for all threads: at most one lookup of a name
+//! at a time, whose result is shared by all that wait for it.
 //!
-//! A and AAAA records are asked for apart, so that an answer lost for one family costs 50 ms
-//! and not the deadline (RFC 8305 §3). The last good answer is remembered for an hour; it is
-//! used when a lookup fails, except by the name server's word that there is no such name, or
-//! has not ended after a second, while the lookup goes on behind (RFC 8767 §5). Leaves the
-//! question itself to `resolver`, and the order of the addresses to `shunned`.
+//! A and AAAA records are looked up separately, so that a lost reply for one family costs 50 ms
+//! and not the whole deadline (RFC 8305 §3). The last good answer is remembered for an hour. It
+//! is used when a lookup fails, unless the name server answers that there is no such name, and
+//! when a lookup has not ended after a second, while it continues in the background (RFC 8767
+//! §5). Leaves the lookup itself to `resolver`, and the order of the addresses to `shunned`.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{poll_fn, Future};
@@ -21,11 +21,11 @@ use async_io::Timer;
 use crate::route::resolver::{look_up, Answer, Failure, Family};
 use crate::route::shunned::Shunned;
 
-/// How long the other family's answer is waited for when one has come (RFC 8305 §3).
+/// How long to wait for the other family's answer once one has come (RFC 8305 §3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
-/// After this long a remembered answer is used in place of one that is awaited. RFC 8767 §5
-/// suggests 1.8 s, for clients that give up later than ours.
+/// After this long a remembered answer is used instead of the pending one. RFC 8767 §5 suggests
+/// 1.8 s, but for clients with more patience than ours.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long an answer is remembered.
@@ -33,7 +33,7 @@ const REMEMBERED: Duration = Duration::from_secs(60 * 60);
 
 type Lookup = dyn Fn(&str, Family) -> Answer + Send + Sync;
 
-/// Looks names up, and remembers. Clones share all they know.
+/// Looks names up, and remembers the answers. Clones share their state.
 #[derive(Clone)]
 pub struct Names(Arc<Shared>);
 
@@ -43,19 +43,19 @@ struct Shared {
     shunned: Shunned,
 }
 
-/// What is known of one name.
+/// What is known about one name.
 #[derive(Default)]
 struct Name(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// When the lookup that is under way, or was the last, began.
+    /// When the current or last lookup began.
     began: Option<Instant>,
-    /// Its answers, in the order of `Family::ALL`, and when they came.
+    /// Its answers, in the order of `Family::ALL`, and when each came.
     answers: [Option<(Instant, Answer)>; 2],
     /// The last good answer of each family, and when it came.
     remembered: [Option<(Instant, Vec<SocketAddr>)>; 2],
-    /// Those who wait for an answer.
+    /// The tasks that wait for an answer.
     waiting: Vec<Waker>,
 }
 
@@ -70,7 +70,7 @@ impl State {
         }
     }
 
-    /// A family's answer has come.
+    /// Takes the answer for one family.
     fn take(&mut self, family: usize, answer: Answer) {
         match &answer {
             Ok(addresses) => {
@@ -90,8 +90,8 @@ impl State {
         }
     }
 
-    /// The addresses of a family: those that came, else the remembered ones, unless the
-    /// family has none.
+    /// The addresses of a family: from the current answer, else the remembered ones, unless the
+    /// answer is that there are none.
     fn known(&self, family: usize) -> &[SocketAddr] {
         match &self.answers[family] {
             Some((_, Ok(addresses))) => addresses,
@@ -100,7 +100,7 @@ impl State {
         }
     }
 
-    /// Whether enough is known to begin, and if not, when that may change by itself.
+    /// Whether enough is known to begin connecting, and if not, when time alone may change that.
     fn verdict(&self, began: Instant) -> Verdict {
         let [ended, came] = [
             |answer: &Option<(Instant, Answer)>| answer.is_some(),
@@ -123,7 +123,8 @@ impl State {
         }
     }
 
-    /// Why there is no address, in words: what could not be found out comes first.
+    /// Why there is no address. A lookup that failed is reported before one that found no
+    /// address.
     fn words(&self) -> String {
         let failures = self.answers.iter().rev().flatten();
         let failures: Vec<_> = failures.filter_map(|(_, a)| a.as_ref().err()).collect();
@@ -167,7 +168,7 @@ impl Names {
     }
 
     /// The addresses of a name, in the order in which to try them. Fails with the resolver's
-    /// words. May take as long as the resolver does.
+    /// message. May take as long as the resolver does.
     pub async fn resolve(&self, name: &str, port: u16) -> Result<Addresses, String> {
         let known = self.known(name);
         let began = self.look_up(name, &known);
@@ -217,8 +218,8 @@ impl Names {
         }
     }
 
-    /// Begins a lookup unless one is under way; gives when it began. One family's lookup
-    /// blocks a thread of its own, which ends with it: those of the `blocking` crate's pool
+    /// Begins a lookup unless one is in progress; returns when it began. The lookup of each
+    /// family blocks its own thread, which then ends: the threads of the `blocking` crate's pool
     /// never do.
     fn look_up(&self, name: &str, known: &Arc<Name>) -> Instant {
         let mut state = known.state();
@@ -245,12 +246,12 @@ impl Names {
         began
     }
 
-    /// The dial of an address has failed.
+    /// Records that the dial of an address has failed.
     pub fn failed(&self, address: SocketAddr) {
         self.0.shunned.failed(address);
     }
 
-    /// The dial of an address has succeeded.
+    /// Records that the dial of an address has succeeded.
     pub fn succeeded(&self, address: SocketAddr) {
         self.0.shunned.succeeded(address);
     }
@@ -265,8 +266,8 @@ fn with_port(addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
     addresses.iter().map(with_port).collect()
 }
 
-/// The addresses of a name, first to be tried first, and those of a family whose answer is
-/// still to come.
+/// The addresses of a name, in the order in which to try them, and those of a family whose
+/// answer is still pending.
 pub struct Addresses {
     queue: VecDeque<SocketAddr>,
     late: Option<Late>,
@@ -279,7 +280,7 @@ struct Late {
 }
 
 impl Addresses {
-    /// These, and no more to come.
+    /// These addresses, with no answer pending.
     pub fn all_of(addresses: Vec<SocketAddr>) -> Addresses {
         Addresses {
             queue: addresses.into(),
@@ -287,8 +288,8 @@ impl Addresses {
         }
     }
 
-    /// The next address to try; pending while there is none and one may still come, and
-    /// `None` when there will be no more.
+    /// The next address to try; pending while there is none but an answer is awaited, and `None`
+    /// when there are no more.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<SocketAddr>> {
         if let Some(Late { name, family, port }) = &self.late {
             let mut state = name.state();
@@ -310,7 +311,7 @@ impl Addresses {
         Poll::Ready(self.queue.pop_front())
     }
 
-    /// Whether another address is, or may become, known.
+    /// Whether there is another address, or an answer is pending.
     pub fn has_more(&self) -> bool {
         !self.queue.is_empty() || self.late.is_some()
     }
@@ -340,7 +341,7 @@ mod tests {
         Err(Failure::Broken("no answer".to_owned()))
     }
 
-    /// A resolver that answers each family when it is told to.
+    /// A resolver that answers for each family when the test sends the answer.
     struct Scripted {
         names: Names,
         v6: Sender<Answer>,
@@ -370,11 +371,11 @@ mod tests {
 
     impl Scripted {
         fn say(&self, v6: Answer, v4: Answer) {
-            self.v6.send(v6).expect("it is asked");
-            self.v4.send(v4).expect("it is asked");
+            self.v6.send(v6).expect("it is open");
+            self.v4.send(v4).expect("it is open");
         }
 
-        /// All addresses of the name, those of a late family included only if they are there.
+        /// All addresses of the name; those of a pending family only if they have come.
         fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
             let found = block_on(self.names.resolve("a.example", 0), || None);
             let found = found.expect("the reactor runs")?;
@@ -383,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_and_failed_addresses_come_last() {
+    fn families_alternate_and_failed_addresses_come_last() {
         let resolver = scripted();
         resolver.say(Ok(vec![v6(1), v6(2), v6(3)]), Ok(vec![v4(1), v4(2)]));
         assert_eq!(
@@ -397,7 +398,7 @@ mod tests {
             resolver.resolve(),
             Ok(vec![v6(2), v4(2), v6(3), v6(1), v4(1)])
         );
-        // None is promoted: the resolver's rotation stays.
+        // An address that succeeded is not moved to the front: the resolver's rotation stays.
         resolver.names.succeeded(v6(1));
         resolver.names.succeeded(v4(1));
         resolver.say(none(), Ok(vec![v4(2), v4(1)]));
@@ -408,16 +409,16 @@ mod tests {
     fn a_lost_answer_of_one_family_costs_little() {
         let resolver = scripted();
         let started = Instant::now();
-        resolver.v4.send(Ok(vec![v4(1)])).expect("it is asked");
+        resolver.v4.send(Ok(vec![v4(1)])).expect("it is open");
         assert_eq!(resolver.resolve(), Ok(vec![v4(1)]));
         assert!(started.elapsed() >= RESOLUTION_DELAY);
-        // One that comes later joins those that are tried.
+        // An answer that comes later adds to the addresses being tried.
         let resolver = scripted();
-        resolver.v6.send(Ok(vec![v6(1)])).expect("it is asked");
+        resolver.v6.send(Ok(vec![v6(1)])).expect("it is open");
         let tried = async {
             let mut found = resolver.names.resolve("a.example", 0).await?;
             let first = poll_fn(|cx| found.poll_next(cx)).await;
-            resolver.v4.send(Ok(vec![v4(1)])).expect("it is asked");
+            resolver.v4.send(Ok(vec![v4(1)])).expect("it is open");
             let second = poll_fn(|cx| found.poll_next(cx)).await;
             assert!(!found.has_more());
             Ok::<_, String>([first, second])
@@ -427,45 +428,51 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_family_is_waited_for_no_longer() {
+    fn a_family_without_addresses_ends_the_wait_for_it_alone() {
         let resolver = scripted();
         resolver.say(none(), Ok(vec![v4(1)]));
         assert_eq!(resolver.resolve(), Ok(vec![v4(1)]));
-        // A family without addresses is no answer: the other is awaited.
+        // While one family has no addresses, the other is awaited.
         let (names, v4_answer) = (resolver.names.clone(), resolver.v4.clone());
-        resolver.v6.send(none()).expect("it is asked");
+        resolver.v6.send(none()).expect("it is open");
         let waiting = thread::spawn(move || {
             let found = block_on(names.resolve("b.example", 0), || None);
             found.expect("the reactor runs").map(|found| found.queue)
         });
         thread::sleep(2 * RESOLUTION_DELAY);
         assert!(!waiting.is_finished());
-        v4_answer.send(Ok(vec![v4(9)])).expect("it is asked");
+        v4_answer.send(Ok(vec![v4(9)])).expect("it is open");
         assert_eq!(waiting.join().expect("no panic"), Ok([v4(9)].into()));
     }
 
     #[test]
-    fn the_last_good_answer_is_used_when_a_lookup_fails_or_lasts() {
+    fn the_last_good_answer_is_used_when_a_lookup_fails_or_is_slow() {
         let resolver = scripted();
         resolver.say(none(), Ok(vec![v4(1)]));
         assert_eq!(resolver.resolve(), Ok(vec![v4(1)]));
         resolver.say(broken(), broken());
         assert_eq!(resolver.resolve(), Ok(vec![v4(1)]));
-        // Nothing comes: after a second, and the next who ask wait no second more.
+        // Without an answer it is used after a second; the next caller does not wait another
+        // second.
         let started = Instant::now();
         assert_eq!(resolver.resolve(), Ok(vec![v4(1)]));
         assert!(started.elapsed() >= PATIENCE);
         let asked = resolver.asked.load(Ordering::SeqCst);
         assert_eq!(resolver.resolve(), Ok(vec![v4(1)]));
-        assert_eq!(resolver.asked.load(Ordering::SeqCst), asked, "it goes on");
-        // It goes on behind, and its answer is the next one.
+        assert_eq!(
+            resolver.asked.load(Ordering::SeqCst),
+            asked,
+            "no new lookup"
+        );
+        // The lookup continues in the background, and its answer is the next one.
         resolver.say(none(), Ok(vec![v4(2)]));
         while known(&resolver).is_under_way() {
             thread::sleep(Duration::from_millis(1));
         }
         resolver.say(broken(), broken());
         assert_eq!(resolver.resolve(), Ok(vec![v4(2)]));
-        // That there is no such name is believed, and the answer forgotten.
+        // An answer that there is no such name is believed, and the remembered answer is
+        // forgotten.
         resolver.say(none(), none());
         assert_eq!(resolver.resolve(), Err("no such name".to_owned()));
         resolver.say(broken(), none());
@@ -485,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn hundreds_who_wait_share_one_lookup() {
+    fn hundreds_of_waiters_share_one_lookup() {
         let resolver = scripted();
         let waiting: Vec<_> = (0..4)
             .map(|_| {
@@ -512,7 +519,7 @@ mod tests {
         }
         thread::sleep(Duration::from_millis(100));
         assert_eq!(resolver.asked.load(Ordering::SeqCst), 2);
-        // Threads that came too late for the first lookup ask again.
+        // Threads that came too late for the first lookup start another.
         for _ in 0..waiting.len() {
             resolver.say(none(), Ok(vec![v4(1)]));
         }
@@ -522,12 +529,12 @@ mod tests {
     }
 
     #[test]
-    fn the_system_is_asked() {
+    fn the_system_resolver_is_used() {
         let names = Names::default();
         let found = block_on(names.resolve("localhost", 80), || None);
         let found = found
             .expect("the reactor runs")
-            .expect("every system has it");
+            .expect("every system resolves localhost");
         assert!(found
             .queue
             .iter()

@@ -10,14 +10,14 @@ use crate::net::socket::Socket;
 pub struct Own(Arc<[SocketAddr]>);
 
 impl Own {
-    /// Those of these listeners.
+    /// The addresses of these listeners.
     pub fn new(addresses: &[SocketAddr]) -> Own {
         Own(addresses.into())
     }
 
     /// Whether a connection to `address` would reach one of them.
     pub fn includes(&self, address: SocketAddr) -> bool {
-        // An address of this machine is one that can be bound.
+        // An address that can be bound belongs to this machine.
         let is_local = |ip| UdpSocket::bind((ip, 0)).is_ok();
         self.0.iter().any(|own| reaches(*own, address, is_local))
     }
@@ -27,7 +27,7 @@ impl Own {
         let Ok(peer) = socket.peer() else {
             return false;
         };
-        // The kernel gives a connection to an address of this machine the same at this end.
+        // A connection to an address of this machine has the same address at both ends.
         let is_local = |ip: IpAddr| {
             ip.is_loopback()
                 || socket
@@ -41,7 +41,7 @@ impl Own {
 /// Whether a connection to `address` reaches a listener at `own`.
 fn reaches(own: SocketAddr, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
     let (own_ip, ip) = (own.ip().to_canonical(), address.ip().to_canonical());
-    // One of all IPv6 addresses takes IPv4 as well; the reverse is not so.
+    // A listener on [::] accepts IPv4 too; one on 0.0.0.0 does not accept IPv6.
     let takes_its_family = own_ip.is_ipv6() || ip.is_ipv4();
     own.port() == address.port()
         && (own_ip == ip

@@ -1,7 +1,8 @@
 //! Idle upstream connections, kept for the next request of any thread.
 //!
-//! Each thread has a shelf of its own. It takes from there first, which costs one lock that
-//! nobody else wants, and then from the others' shelves: a connection is handed over whole.
+//! Each thread has its own shelf. A request first looks there, which costs one uncontended lock,
+//! and then on the shelves of other threads: a connection is detached from one reactor and
+//! attached to another.
 
 use std::cell::Cell;
 use std::future::{poll_fn, Future};
@@ -25,21 +26,22 @@ pub struct Shelves {
     shelves: Box<[Shelf]>,
     /// How many connections a shelf holds.
     capacity: usize,
-    /// How long one is kept at most; zero keeps none.
+    /// How long a connection is kept at most; zero keeps none.
     most_rest: Duration,
-    /// What the upstream has shown so far.
+    /// What has been learned about the upstream.
     pub habits: Habits,
-    /// Who may dial where nothing is kept.
+    /// Limits the dials in flight.
     pub gate: Arc<Gate>,
 }
 
 /// The idle connections of one thread, the most recently used last.
-// As far apart as the processor fetches: no thread slows another down.
+// Aligned to the two cache lines that processors prefetch together, so that threads do not slow
+// each other down by false sharing.
 #[derive(Default)]
 #[repr(align(128))]
 struct Shelf {
     idle: Mutex<Vec<Idle>>,
-    /// How many there are, to be looked at without the lock.
+    /// The number of them, readable without the lock.
     count: AtomicUsize,
 }
 
@@ -47,11 +49,11 @@ struct Idle {
     connection: Detached,
     server_name: Box<str>,
     since: Tick,
-    /// When it is closed.
+    /// When the sweep closes it.
     until: Tick,
-    /// How long the upstream has said that it keeps it (`Keep-Alive: timeout`).
+    /// How long the upstream has promised to keep it (`Keep-Alive: timeout`).
     promised: Option<Duration>,
-    /// How often the thread had looked at its sockets by then.
+    /// The value of `looks()` when it was put here: whether the thread has polled since.
     looks: u64,
 }
 
@@ -62,7 +64,7 @@ impl Idle {
 }
 
 impl Shelf {
-    /// Uses the connections, and keeps the count.
+    /// Works on the connections under the lock, then updates the count.
     fn with<R>(&self, work: impl FnOnce(&mut Vec<Idle>) -> R) -> R {
         let mut idle: MutexGuard<'_, Vec<Idle>> =
             self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,7 +79,7 @@ impl Shelf {
 }
 
 impl Shelves {
-    /// Empty shelves for so many threads.
+    /// Empty shelves for `threads` threads.
     pub fn new(threads: usize, limits: &Limits) -> Shelves {
         Shelves {
             shelves: (0..threads).map(|_| Shelf::default()).collect(),
@@ -88,7 +90,7 @@ impl Shelves {
         }
     }
 
-    /// Those that have any, `from` first.
+    /// The shelves that hold connections, starting with number `from`.
     fn stocked(&self, from: usize) -> impl Iterator<Item = &Shelf> {
         let (before, after) = self.shelves.split_at(from);
         after.iter().chain(before).filter(|shelf| !shelf.is_empty())
@@ -106,9 +108,10 @@ impl Shelves {
         shelf.with(|idle| (!idle.is_empty()).then(|| idle.remove(0).connection))
     }
 
-    /// Closes one of the connections that a request for this server name has just declined:
-    /// where connections are few, the new one may need its place. The one that has been idle
-    /// for longest stays, since by staying open it shows that the upstream keeps connections.
+    /// Closes one of the connections for this server name that a request has just declined:
+    /// where the upstream allows few connections, the new one may need its place. The one that
+    /// has been idle for longest is kept, since by staying open it proves that the upstream
+    /// keeps connections.
     fn displace(&self, server_name: &str) {
         let of_this_name = |idle: &&Idle| *idle.server_name == *server_name;
         let mut count = 0;
@@ -131,13 +134,13 @@ impl Shelves {
     }
 }
 
-/// One thread's way to the kept connections.
+/// One thread's access to the kept connections.
 pub struct Pool {
     shelves: Arc<Shelves>,
-    /// The thread's own shelf.
+    /// The number of the thread's own shelf.
     own: usize,
     sweeper: Cell<Option<Waker>>,
-    /// When the sweep next looks, if it waits for a time.
+    /// When the next sweep is due, if one is.
     next_sweep: Cell<Option<Tick>>,
 }
 
@@ -160,18 +163,18 @@ impl Pool {
         }
     }
 
-    /// What is known of the upstream.
+    /// What has been learned about the upstream.
     pub fn habits(&self) -> &Habits {
         &self.shelves.habits
     }
 
-    /// Who may dial where nothing is kept.
+    /// Limits the dials in flight.
     pub fn gate(&self) -> &Arc<Gate> {
         &self.shelves.gate
     }
 
-    /// The connection of any thread that has been idle for longest, to be closed in favour of
-    /// a new one.
+    /// Takes the connection of any thread that has been idle for longest, to be closed in favour
+    /// of a new one.
     pub fn take_oldest(&self) -> Option<Detached> {
         self.shelves.take_oldest()
     }
@@ -180,13 +183,13 @@ impl Pool {
         &self.shelves.shelves[self.own]
     }
 
-    /// A connection over which the upstream has sent nothing since its last response,
-    /// made for the same server name; the thread's own first.
+    /// Takes a connection for this server name on which the upstream has sent nothing since its
+    /// last response; the thread's own connections come first.
     ///
-    /// Bytes that an upstream sends without a request are not a response (RFC 9112 §9.2). If
-    /// the thread has polled since the last response, the readiness of the socket is known. If
-    /// not, for a connection of another thread, and for a request that must not be sent twice,
-    /// the kernel is asked.
+    /// Bytes that an upstream sends without a request are not a response (RFC 9112 §9.2). Where
+    /// the thread has polled since the last response, the reactor knows whether the socket is
+    /// readable. Otherwise, for a connection of another thread, and for a request that must not
+    /// be sent twice, the kernel is asked.
     pub fn take(&self, server_name: &str, may_be_sent_twice: bool) -> Option<Kept> {
         let now = now();
         let request = Wanted {
@@ -209,12 +212,13 @@ impl Pool {
         let looks = looks();
         loop {
             let (candidate, is_told) = self.own().with(|idle| {
-                // Nearly always it is the last one, of which the thread has been told.
-                let is_it = |last: &Idle| last.looks < looks && wanted.judge(last);
-                if wanted.may_be_sent_twice && idle.last().is_some_and(is_it) {
+                // Nearly always the last connection fits, and the thread has polled since it was
+                // put here.
+                let is_known_fit = |last: &Idle| last.looks < looks && wanted.judge(last);
+                if wanted.may_be_sent_twice && idle.last().is_some_and(is_known_fit) {
                     return idle.pop().map(|last| (last, true));
                 }
-                // Of the rest the thread has not been told anything yet.
+                // For the others, the reactor does not know yet whether the socket is readable.
                 let told = match wanted.may_be_sent_twice {
                     true => idle.partition_point(|idle| idle.looks < looks),
                     false => 0,
@@ -246,7 +250,7 @@ impl Pool {
         None
     }
 
-    /// Makes a candidate one of this thread, if it is quiet.
+    /// Attaches a candidate to this thread, if nothing has arrived on it.
     fn attach(&self, candidate: Idle, is_quiet: bool, wanted: &Wanted<'_>) -> Option<Kept> {
         let rest = candidate.rest(wanted.now);
         if !is_quiet && !candidate.connection.asked_quiet() {
@@ -257,8 +261,8 @@ impl Pool {
         Some(Kept { connection, rest })
     }
 
-    /// Keeps a connection whose last response is over and left nothing behind. The upstream
-    /// may have promised to keep it for so long.
+    /// Keeps a connection whose last response was read whole, with no byte after it. `promised`
+    /// is how long the upstream has promised to keep it.
     pub fn put(&self, connection: Connection, server_name: &str, promised: Option<Duration>) {
         let shelves = &*self.shelves;
         let longest = shelves.habits.longest_rest(shelves.most_rest, promised);
@@ -288,8 +292,8 @@ impl Pool {
         }
     }
 
-    /// Closes connections as their time comes, and those that the upstream ends, at once.
-    /// Runs for as long as the thread.
+    /// Closes each connection when its time is up, or as soon as the upstream ends it. Runs for
+    /// as long as the thread.
     pub async fn sweep(&self) {
         loop {
             let mut timer = Timer::never();
@@ -299,7 +303,7 @@ impl Pool {
         }
     }
 
-    /// Waits until a connection's time has come or an idle one has become readable.
+    /// Waits until the time of a connection is up or an idle one has become readable.
     fn poll_sweep_due(
         &self,
         cx: &mut Context<'_>,
@@ -357,24 +361,24 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // Closed on the thread whose reactor they are registered with.
+        // Connections must be closed on the thread whose reactor they were registered with.
         let _closed: Vec<Idle> = self.own().with(std::mem::take);
     }
 }
 
-/// What a request wants of a kept connection.
+/// What a request requires of a kept connection.
 struct Wanted<'a> {
     server_name: &'a str,
     may_be_sent_twice: bool,
     now: Tick,
     habits: &'a Habits,
-    /// One would have done for a request that may be sent twice.
+    /// Set if a connection was declined that would have fit a request that may be sent twice.
     declined: Cell<bool>,
 }
 
 impl Wanted<'_> {
-    /// Judges whether a kept connection may serve the request, and notes what is learnt of the
-    /// upstream's habits by it.
+    /// Judges whether a kept connection may serve the request, and records what this shows of
+    /// the upstream's habits.
     fn judge(&self, idle: &Idle) -> bool {
         if *idle.server_name != *self.server_name || idle.until <= self.now {
             return false;
@@ -387,7 +391,8 @@ impl Wanted<'_> {
         if is_safe() {
             return true;
         }
-        // One that is open for so long may have shown by now that they are kept.
+        // If it is still open after this long, that may prove that the upstream keeps
+        // connections.
         if idle.connection.asked_quiet() {
             self.habits.stayed_open(rest, self.now);
             if is_safe() {
@@ -411,7 +416,7 @@ mod tests {
     use crate::net::socket::Socket;
     use crate::net::stream::Stream;
 
-    /// The pools of so many threads, for `capacity` connections each.
+    /// The pools of `threads` threads, with room for `capacity` connections each.
     fn pools(threads: usize, capacity: usize) -> Vec<Pool> {
         let args = ["-d", "-u", "127.0.0.1:1"].map(Into::into);
         let Ok(Command::Serve(config, _)) = resolve(args, []) else {
@@ -435,7 +440,7 @@ mod tests {
         let (here, stream) = pair();
         let upstream = Upstream {
             stream,
-            seen: here.try_clone().expect("a descriptor is left"),
+            seen: here.try_clone().expect("descriptors are left"),
         };
         let socket = Socket::new(here).expect("registered");
         (Connection::new(Stream::Plain(socket)), upstream)
@@ -444,12 +449,12 @@ mod tests {
     /// The other end of a connection.
     struct Upstream {
         stream: TcpStream,
-        /// This end, to see what has arrived.
+        /// A duplicate of this end, to see what has arrived.
         seen: TcpStream,
     }
 
     impl Upstream {
-        /// Does something, and waits for it to arrive.
+        /// Performs `act`, and waits until its effect has arrived.
         fn speak(&mut self, act: fn(&mut TcpStream) -> io::Result<()>) {
             act(&mut self.stream).expect("connected");
             while self.seen.peek(&mut [0]).is_err() {
@@ -458,20 +463,20 @@ mod tests {
         }
     }
 
-    const SAYS: fn(&mut TcpStream) -> io::Result<()> = |stream| stream.write_all(b"!");
+    const SENDS: fn(&mut TcpStream) -> io::Result<()> = |stream| stream.write_all(b"!");
     const ENDS: fn(&mut TcpStream) -> io::Result<()> = |stream| stream.shutdown(Shutdown::Write);
 
     #[test]
-    fn what_an_upstream_says_unasked_answers_nobody() {
+    fn a_connection_on_which_the_upstream_spoke_unasked_is_not_used() {
         for (act, looks, may_be_sent_twice, lent) in [
             (None, 1, true, true),
             (None, 1, false, true),
-            (Some(SAYS), 1, true, false),
-            (Some(SAYS), 1, false, false),
+            (Some(SENDS), 1, true, false),
+            (Some(SENDS), 1, false, false),
             (Some(ENDS), 1, true, false),
             (Some(ENDS), 1, false, false),
             // The kernel is asked for what must not be sent twice.
-            (Some(SAYS), 0, false, false),
+            (Some(SENDS), 0, false, false),
             (Some(ENDS), 0, false, false),
         ] {
             let taken = async {
@@ -494,14 +499,14 @@ mod tests {
     }
 
     #[test]
-    fn one_that_the_thread_was_not_told_of_comes_last_and_is_asked() {
+    fn a_connection_of_unknown_readiness_is_taken_last_and_checked() {
         let taken = async {
             let pool = pool(2);
             let (told, _upstream) = connection();
             pool.put(told, "a", None);
             next_turn().await;
             let (untold, mut upstream) = connection();
-            upstream.speak(SAYS);
+            upstream.speak(SENDS);
             pool.put(untold, "a", None);
             [pool.take("a", true), pool.take("a", true)].map(|taken| taken.is_some())
         };
@@ -509,13 +514,13 @@ mod tests {
         assert_eq!(taken, [true, false]);
     }
 
-    /// How many stand on the thread's own shelf.
+    /// How many connections are on the thread's own shelf.
     fn count(pool: &Pool) -> usize {
         pool.own().with(|idle| idle.len())
     }
 
-    /// Both ways of being ready go on working on the taker's thread: what arrives wakes it,
-    /// and the giver's slab gets its key back.
+    /// Readiness for reads and writes reaches the thread that took the connection, and its slab
+    /// key on the thread that gave it is free again.
     #[test]
     fn another_thread_takes_a_connection_whole() {
         let mut pools = pools(2, 8);
@@ -526,13 +531,13 @@ mod tests {
         let giving = thread::spawn(move || {
             let work = async {
                 let (connection, upstream) = connection();
-                connected.send(upstream).expect("it is wanted");
+                connected.send(upstream).expect("the receiver is open");
                 giver.put(connection, "a", None);
             };
             block_on(work, || None).expect("the reactor runs");
-            given.send(()).expect("it is wanted");
-            end.recv().expect("the taker says so");
-            // The key that has left is free again, and its socket tells nobody here.
+            given.send(()).expect("the receiver is open");
+            end.recv().expect("the sender is open");
+            // The slab key is free again, and the socket that has left causes no event here.
             let again = async {
                 let (connection, _upstream) = connection();
                 next_turn().await;
@@ -540,10 +545,10 @@ mod tests {
             };
             block_on(again, || None).expect("the reactor runs")
         });
-        let mut upstream = peers.recv().expect("it is sent");
-        gave.recv().expect("it is said");
+        let mut upstream = peers.recv().expect("the sender is open");
+        gave.recv().expect("the connection was put");
         let taking = async {
-            let kept = taker.take("a", true).expect("it is there");
+            let kept = taker.take("a", true).expect("the connection was put");
             let mut connection = kept.connection;
             connection.stream.write_all(b"?").await.expect("open");
             upstream.stream.read_exact(&mut [0]).expect("it was sent");
@@ -556,15 +561,15 @@ mod tests {
         };
         let (answer, again) = block_on(taking, || None).expect("the reactor runs");
         assert_eq!((&*answer, again), (&b"answer"[..], false));
-        done.send(()).expect("it waits");
+        done.send(()).expect("the receiver is open");
         let quiet = giving.join().expect("no panic");
         assert!(quiet || cfg!(portable));
     }
 
-    /// Until the upstream has shown that it keeps connections, each is declined and gives its
-    /// place to the new one, but for the one that is to show it.
+    /// Until the upstream has shown that it keeps connections, a request declines each of them,
+    /// and one is closed to make room, except the oldest, which can provide the proof.
     #[test]
-    fn what_must_not_be_sent_twice_waits_for_proof() {
+    fn a_request_that_must_not_be_sent_twice_declines_unproven_connections() {
         let taken = async {
             let pool = pool(8);
             let (first, _upstream) = connection();
@@ -585,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_an_idle_connection_closes_it_and_is_remembered() {
+    fn an_idle_connection_that_the_upstream_ends_is_closed_and_counted() {
         let ended = async {
             let pool = pool(8);
             pool.habits().served_again(Duration::ZERO, now);

@@ -1,12 +1,12 @@
-//! One question to the system's resolver, which blocks the thread that asks. Leaves to `names`
-//! which thread that is, and what becomes of the answer.
+//! One lookup by the system's resolver, which blocks the calling thread. Leaves to `names` which
+//! thread that is, and what is done with the answer.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 
 use dns_lookup::{getaddrinfo, AddrFamily, AddrInfoHints, LookupError, LookupErrorKind, SockType};
 
-/// What the resolver is asked for.
+/// The address family to look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     /// AAAA records.
@@ -16,7 +16,7 @@ pub(super) enum Family {
 }
 
 impl Family {
-    /// In the order in which they take turns (RFC 8305 §4).
+    /// In the order in which they alternate (RFC 8305 §4).
     pub(super) const ALL: [Family; 2] = [Family::V6, Family::V4];
 }
 
@@ -25,15 +25,15 @@ impl Family {
 pub(super) enum Failure {
     /// There is no such name, or it has no address of this family.
     None(String),
-    /// It could not be found out.
+    /// The lookup failed.
     Broken(String),
 }
 
-/// The addresses of one family, their ports 0.
+/// The addresses of one family, with port 0.
 pub(super) type Answer = Result<Vec<SocketAddr>, Failure>;
 
-/// Asks the system's resolver, which blocks: with its hosts file, its search domains and
-/// whatever else it is configured to do.
+/// Looks a name up with the system's resolver, including its hosts file, its search domains and
+/// whatever else is configured there. Blocks.
 pub(super) fn look_up(name: &str, family: Family) -> Answer {
     let address = match family {
         Family::V6 => AddrFamily::Inet6,
@@ -52,10 +52,11 @@ pub(super) fn look_up(name: &str, family: Family) -> Answer {
     }
 }
 
-/// An address on a link, whose name or number is one of this machine's interfaces (RFC 4007
-/// §11.2). Looked up for each dial, which costs no packet: interfaces come and go.
+/// Resolves a link-local address with its zone, the name or number of an interface of this
+/// machine (RFC 4007 §11.2). Done for each dial, since interfaces come and go; it sends no
+/// packet.
 pub(super) fn on_link(address: Ipv6Addr, zone: &str, port: u16) -> Option<SocketAddr> {
-    /// The same number on Linux, the BSDs and macOS.
+    /// It has the same value on Linux, the BSDs and macOS.
     const AI_NUMERICHOST: i32 = 4;
     let hints = AddrInfoHints {
         flags: AI_NUMERICHOST,
@@ -84,7 +85,7 @@ fn failure(error: LookupError) -> Failure {
     }
 }
 
-/// The resolver's own words, which come behind a fixed preface.
+/// The resolver's own message, which follows a fixed prefix.
 fn resolver_words(error: &io::Error) -> String {
     let text = error.to_string();
     let words = text.rsplit(": ").next().unwrap_or(&text);

@@ -1,24 +1,24 @@
-//! In which order the addresses of a name are tried: the resolver's, the families taking turns;
-//! those whose dial has failed lately come last, for ten minutes.
+//! The order in which the addresses of a name are tried: the resolver's order, alternating
+//! between the families; addresses that failed within the last ten minutes come last.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long an address whose dial failed is tried last.
+/// How long an address that failed is tried last.
 const SHUNNED: Duration = Duration::from_secs(10 * 60);
 
-/// More failed addresses than this are not remembered.
+/// The largest number of failed addresses that are remembered.
 const MAX_SHUNNED: usize = 256;
 
-/// Addresses whose dial failed, and when.
+/// The addresses that failed, and when.
 #[derive(Default)]
 pub(super) struct Shunned(Mutex<HashMap<SocketAddr, Instant>>);
 
 impl Shunned {
-    /// The addresses of both families, which take turns (RFC 8305 §4), those that failed behind
-    /// all that did not.
+    /// Orders the addresses of both families, alternating (RFC 8305 §4); those that have failed
+    /// come after all others.
     pub(super) fn in_order(&self, families: [Vec<SocketAddr>; 2]) -> VecDeque<SocketAddr> {
         let failed = self.0.lock();
         let failed = failed.unwrap_or_else(PoisonError::into_inner);
@@ -28,12 +28,12 @@ impl Shunned {
         };
         let [(v6_failed, v6), (v4_failed, v4)] =
             families.map(|family| family.into_iter().partition::<Vec<_>, _>(has_failed));
-        let mut order = take_turns(v6, v4);
-        order.extend(take_turns(v6_failed, v4_failed));
+        let mut order = alternate(v6, v4);
+        order.extend(alternate(v6_failed, v4_failed));
         order
     }
 
-    /// The dial of an address has failed.
+    /// Records that the dial of an address has failed.
     pub(super) fn failed(&self, address: SocketAddr) {
         let failed = self.0.lock();
         let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
@@ -45,7 +45,7 @@ impl Shunned {
         }
     }
 
-    /// The dial of an address has succeeded.
+    /// Records that the dial of an address has succeeded.
     pub(super) fn succeeded(&self, address: SocketAddr) {
         let failed = self.0.lock();
         let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
@@ -53,7 +53,7 @@ impl Shunned {
     }
 }
 
-fn take_turns(these: Vec<SocketAddr>, those: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+fn alternate(these: Vec<SocketAddr>, those: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
     let mut turns = VecDeque::with_capacity(these.len() + those.len());
     let (mut these, mut those) = (these.into_iter(), those.into_iter());
     loop {

@@ -1,11 +1,11 @@
-//! The SOCKS5 handshake (RFC 1928, RFC 1929) through `async_socks5`, and what its
-//! failures mean in words.
+//! The SOCKS5 handshake (RFC 1928, RFC 1929) through `async_socks5`, and a description of each
+//! of its failures.
 //!
-//! `async_socks5` refuses answers that curl and proxychains take and real proxies give: a
-//! login answered with another version than 1, a reserved byte that is not 0, a bound name
-//! that is not UTF-8. Nothing is decided by these bytes, so the adapter below it, which is
-//! needed for tokio's traits anyway, replaces them by what the RFCs say, by their place in
-//! the answer. The handshake itself stays the crate's.
+//! `async_socks5` rejects replies that curl and proxychains accept and that real proxies send: a
+//! login reply whose version is not 1, a reserved byte that is not 0, a bound name that is not
+//! UTF-8. None of these bytes affects the outcome, so `TokioIo`, which adapts the stream to
+//! tokio's traits anyway, replaces them with what the RFCs require. The handshake itself is left
+//! to the crate.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,8 +22,8 @@ use crate::error::{describe, is_close, Error, Stage};
 use crate::net::stream::Stream;
 use crate::proxy::Credentials;
 
-/// Asks the proxy at the other end of `stream` for a connection to `upstream`. A name is
-/// resolved by the proxy, an address is sent as one.
+/// Asks the proxy at the other end of `stream` for a connection to `upstream`. A name is left to
+/// the proxy to resolve.
 pub async fn connect(
     stream: &mut Stream,
     upstream: &Authority,
@@ -32,12 +32,13 @@ pub async fn connect(
     let destination = match &upstream.host {
         Host::Ip(address) => AddrKind::Ip(SocketAddr::new(*address, upstream.port)),
         Host::Name(name) => AddrKind::Domain(name.clone(), upstream.port),
-        // Links and unix sockets are this machine's: no setting sends one to a proxy.
+        // The settings refuse a proxy for a zoned address or a unix socket, which only this
+        // machine can reach.
         Host::Zoned(address, _) => AddrKind::Ip(SocketAddr::new((*address).into(), upstream.port)),
         Host::Unix(path) => AddrKind::Domain(path.clone(), upstream.port),
     };
     let auth = credentials.map(|c| Auth::new(c.user.clone(), c.password.clone()));
-    // No read buffer in between: bytes behind the reply belong to the upstream.
+    // No read buffer: bytes after the reply belong to the upstream connection.
     let mut stream = TokioIo {
         stream,
         unsent: Vec::new(),
@@ -58,8 +59,8 @@ pub async fn connect(
     }
 }
 
-/// The token of a request that the proxy closed on without a reply: `ssh -D` does so when it
-/// cannot reach the target, and so does a proxy that dies.
+/// The error token where the proxy closes without a reply to the request: `ssh -D` does so when
+/// it cannot reach the upstream, and so does a proxy that crashes.
 pub(super) const UNANSWERED: &str = "connection_terminated";
 
 fn explain(error: async_socks5::Error, with_credentials: bool) -> Error {
@@ -87,7 +88,7 @@ fn explain(error: async_socks5::Error, with_credentials: bool) -> Error {
         NoAcceptableMethods if with_credentials => {
             auth("the proxy offers no way to log in that is known here")
         }
-        // Some select it although it was not offered.
+        // Some proxies select it although it was not offered.
         NoAcceptableMethods | InvalidAuthMethod(AuthMethod::UsernamePassword) => {
             auth("the proxy wants a user name and a password")
         }
@@ -100,7 +101,7 @@ fn explain(error: async_socks5::Error, with_credentials: bool) -> Error {
     }
 }
 
-/// RFC 1928 §6, and the fitting types of RFC 9209 §2.3.
+/// Describes a SOCKS5 reply (RFC 1928 §6), with the matching error type of RFC 9209 §2.3.
 fn refusal(reply: UnsuccessfulReply) -> Error {
     use UnsuccessfulReply::*;
     let (code, words, token) = match reply {
@@ -118,9 +119,9 @@ fn refusal(reply: UnsuccessfulReply) -> Error {
     Error::new(Stage::ProxyRefused, token, cause)
 }
 
-/// A stream under tokio's I/O traits, which `async_socks5` is written on. It writes field
-/// by field and some proxies take one segment for one message, so what is written is
-/// collected until an answer is wanted.
+/// Adapts a stream to tokio's I/O traits, which `async_socks5` uses. The crate writes field by
+/// field and some proxies take one segment for one message, so writes are collected until the
+/// next read or flush.
 struct TokioIo<'a> {
     stream: &'a mut Stream,
     unsent: Vec<u8>,
@@ -173,31 +174,31 @@ impl tokio::io::AsyncWrite for TokioIo<'_> {
     }
 }
 
-/// Where the proxy's next byte stands in its answers, of which the bytes that decide nothing
-/// are replaced by what the RFCs want.
+/// Follows the proxy's replies byte by byte, and replaces those bytes that do not affect the
+/// outcome with what the RFCs require.
 #[derive(Default)]
 struct Answers {
     answer: Answer,
-    /// The byte's place in that answer.
+    /// The offset of the next byte within that reply.
     at: usize,
-    /// The places of the bytes of a bound name.
+    /// The offsets of the bytes of the bound name.
     name: Range<usize>,
 }
 
-/// The answers of a proxy, in their order.
+/// The replies of a proxy, in order.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Answer {
-    /// The version and the way to log in (RFC 1928 §3).
+    /// The version and the selected method (RFC 1928 §3).
     #[default]
     Selection,
-    /// The version of the login and its outcome (RFC 1929 §2).
+    /// The version and the status of the login (RFC 1929 §2).
     Login,
     /// Version, reply, reserved byte, bound address and port (RFC 1928 §6).
     Reply,
 }
 
 impl Answers {
-    /// Whether the request was sent and nothing came back for it.
+    /// Whether the request was sent and no byte of its reply has arrived.
     fn awaits_reply(&self) -> bool {
         self.answer == Answer::Reply && self.at == 0
     }
@@ -213,7 +214,7 @@ impl Answers {
                     _ => Answer::Reply,
                 };
             }
-            // Some answer with the version of SOCKS.
+            // Some proxies send the version of SOCKS, 5.
             (Answer::Login, 0) => *byte = 1,
             (Answer::Login, 1) => {
                 self.at = 0;
@@ -233,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_that_decide_nothing_are_replaced_and_no_others() {
+    fn only_bytes_without_effect_are_replaced() {
         for (from, to) in [
             (&b"\x05\x00"[..], &b"\x05\x00"[..]),
             (b"\x05\xff", b"\x05\xff"),
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reply_has_its_own_words() {
+    fn every_reply_has_its_own_description() {
         use UnsuccessfulReply::*;
         let replies = [
             GeneralFailure,

@@ -1,5 +1,6 @@
-//! Finished upstream connections kept ready for the server names in use: how many for which
-//! name, and when one is dialled, renewed or closed. Leaves the dialling to `serve`.
+//! Spare connections: upstream connections made in advance for the server names in use. Decides
+//! how many each name gets, and when one is dialled, renewed or closed. Leaves the dialling to
+//! `serve`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -8,15 +9,16 @@ use std::time::Duration;
 use crate::net::stream::Detached;
 use crate::net::tick::Tick;
 
-/// A name for which no request was answered for so long gets no spare.
+/// A name gets no spare connection when no request for it was answered for this long.
 const IN_USE: Duration = Duration::from_secs(60);
 
-/// A spare is renewed at this age: servers wait for a first request for 10 s or more.
+/// The age at which a spare connection is renewed: servers wait at least 10 s for a first
+/// request.
 const RENEWED_AT: Duration = Duration::from_secs(10);
 
-/// The spares of all threads.
+/// The spare connections of all threads.
 pub struct Spares {
-    /// How many may be idle in all; zero is none.
+    /// How many may be idle in total; zero disables them.
     most: usize,
     stock: Mutex<Stock<Detached>>,
 }
@@ -28,17 +30,17 @@ pub enum Next {
     Dial {
         /// The name.
         server_name: Box<str>,
-        /// Whether it takes the place of one that has become old.
+        /// Whether it replaces one that has become old.
         renews: bool,
     },
-    /// Nothing before this time, or before something changes.
+    /// There is nothing to do before this time, or before `poll_changed` is ready.
     Wait(Option<Tick>),
-    /// The process drains: nothing ever again.
+    /// The process drains: there is nothing more to do.
     Stop,
 }
 
 impl Spares {
-    /// No spares yet, for at most so many.
+    /// No connections yet, with room for `most`.
     pub fn new(most: usize) -> Spares {
         Spares {
             most,
@@ -46,7 +48,7 @@ impl Spares {
         }
     }
 
-    /// Whether there may be any.
+    /// Whether spare connections are enabled.
     pub fn are_wanted(&self) -> bool {
         self.most > 0
     }
@@ -55,15 +57,15 @@ impl Spares {
         self.stock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request for this server name was answered well. `now` is asked only where there may
-    /// be spares.
+    /// Records that a request for this server name was answered successfully. `now` is called
+    /// only where spare connections are enabled.
     pub fn used(&self, server_name: &str, now: impl FnOnce() -> Tick) {
         if self.are_wanted() {
             self.stock().used(server_name, now());
         }
     }
 
-    /// The youngest spare for this name if its age fits, with that age.
+    /// Takes the youngest spare connection for this name if its age fits, with that age.
     pub fn take(
         &self,
         server_name: &str,
@@ -76,7 +78,8 @@ impl Spares {
         }
     }
 
-    /// The oldest spare for whatever name, to be closed in favour of another connection.
+    /// Takes the oldest spare connection, whatever its name, to be closed in favour of another
+    /// connection.
     pub fn take_oldest(&self) -> Option<Detached> {
         self.stock().take_oldest()
     }
@@ -86,14 +89,14 @@ impl Spares {
         let _closed = self.stock().put(connection, server_name, now);
     }
 
-    /// What is to be done next. Closes what is old and could not be renewed (`failed`) and
-    /// what is for names that are not in use any more.
+    /// What is to be done next. Closes connections that are old and could not be renewed
+    /// (`failed`), and those for names that are no longer in use.
     pub fn next(&self, now: Tick, failed: bool) -> Next {
         let (next, _closed) = self.stock().next(now, failed);
         next
     }
 
-    /// Closes all of them, for good.
+    /// Closes all of them and accepts no more.
     pub fn stop(&self) {
         let _closed = self.stock().stop();
     }
@@ -103,7 +106,7 @@ impl Spares {
         self.stock().stopped
     }
 
-    /// Waits until something has changed since `next` was asked.
+    /// Waits until something has changed since the last call of `next`.
     pub fn poll_changed(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut stock = self.stock();
         if std::mem::take(&mut stock.changed) {
@@ -114,7 +117,7 @@ impl Spares {
     }
 }
 
-/// The spares, generic so that the rules can be tested without connections.
+/// The spare connections, generic so that the rules can be tested without sockets.
 struct Stock<C> {
     most: usize,
     /// The names in use, the most recently used first.
@@ -190,7 +193,8 @@ impl<C> Stock<C> {
         (!self.idle.is_empty()).then(|| self.idle.remove(0).connection)
     }
 
-    /// Gives what it takes the place of, if there is no room beside it.
+    /// Adds a connection; returns the one that it replaces, if it renews one or there is no
+    /// room.
     fn put(&mut self, connection: C, server_name: &str, now: Tick) -> Option<C> {
         if self.stopped {
             return Some(connection);
@@ -209,7 +213,7 @@ impl<C> Stock<C> {
         replaced
     }
 
-    /// The place of one that is to be renewed.
+    /// The index of a connection that is due for renewal.
     fn old(&self, now: Tick) -> Option<usize> {
         let is_old = |spare: &Spare<C>| now.since(spare.since) >= RENEWED_AT;
         self.idle.first().filter(|oldest| is_old(oldest)).map(|_| 0)
@@ -222,7 +226,7 @@ impl<C> Stock<C> {
             return (Next::Stop, closed);
         }
         self.names.retain(|(_, used)| now.since(*used) < IN_USE);
-        // The younger ones are kept where there are more than are wanted.
+        // If a name has more than it is to have, the youngest are kept.
         let wanted = self.wanted();
         for (name, count) in self.counts() {
             let wanted = wanted.iter().find(|(wanted, _)| *wanted == name);
@@ -266,7 +270,7 @@ impl<C> Stock<C> {
         (Next::Wait(first), closed)
     }
 
-    /// How many spares each name in use is to have: one, until every one has its own.
+    /// How many spare connections each name in use is to have: one, until each name has one.
     fn wanted(&self) -> Vec<(Box<str>, usize)> {
         let names = self.names.len();
         let share = |place: usize| self.most / names + usize::from(place < self.most % names);
@@ -276,7 +280,7 @@ impl<C> Stock<C> {
             .collect()
     }
 
-    /// How many it has.
+    /// How many each name has.
     fn counts(&self) -> Vec<(Box<str>, usize)> {
         let mut counts: Vec<(Box<str>, usize)> = Vec::new();
         for spare in &self.idle {
@@ -306,8 +310,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Dials until nothing is missing, and gives the names in order; each connection is the
-    /// moment's number.
+    /// Dials until none is missing, and returns the names in order. Each connection is
+    /// represented by its number.
     fn fill(stock: &mut Stock<u32>, now: Tick) -> Vec<String> {
         let mut dialled = Vec::new();
         loop {
@@ -323,13 +327,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_dialled_for_nobody() {
+    fn nothing_is_dialled_without_requests() {
         let now = Tick::read();
         let mut stock = Stock::<u32>::new(3);
         assert_eq!(stock.next(now, false).0, Next::Wait(None));
         stock.used("a", now);
         assert_eq!(fill(&mut stock, now), ["a", "a", "a"]);
-        // A minute later nobody has asked again.
+        // A minute without requests has passed.
         let (next, closed) = stock.next(now + seconds(60), false);
         assert_eq!((next, closed.len()), (Next::Wait(None), 3));
     }
@@ -344,18 +348,18 @@ mod tests {
         // A third name takes the place of a second spare.
         stock.used("c", now);
         assert_eq!(fill(&mut stock, now), ["c"]);
-        // A fourth that of the name that was used longest ago.
+        // A fourth name takes the place of the name that was used longest ago.
         stock.used("d", now);
         assert_eq!(fill(&mut stock, now), ["d"]);
         assert!(
             stock.take("a", now, |_| true).is_none() && stock.take("b", now, |_| true).is_some()
         );
-        // One that was taken is renewed.
+        // A connection that was taken is replaced.
         assert_eq!(fill(&mut stock, now), ["b"]);
     }
 
     #[test]
-    fn one_is_renewed_at_ten_seconds() {
+    fn a_spare_connection_is_renewed_at_ten_seconds() {
         let now = Tick::read();
         let mut stock = Stock::<u32>::new(1);
         stock.used("a", now);
@@ -367,17 +371,17 @@ mod tests {
             renews: true,
         };
         assert_eq!(stock.next(at, false).0, renewal);
-        // Until it is there the old one serves.
+        // The old one stays available until the new one is there.
         assert_eq!(stock.put(7, "a", at), Some(0));
         assert_eq!(stock.take("a", at, |_| true), Some((7, Duration::ZERO)));
         fill(&mut stock, at);
-        // Where it cannot be had, the old one is closed.
+        // If the renewal fails, the old one is closed.
         let (_, closed) = stock.next(at + seconds(10), true);
         assert_eq!(closed.len(), 1);
     }
 
     #[test]
-    fn a_drain_ends_it() {
+    fn a_drain_closes_all_spare_connections() {
         let now = Tick::read();
         let mut stock = Stock::<u32>::new(2);
         stock.used("a", now);

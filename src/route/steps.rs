@@ -1,4 +1,4 @@
-//! What each step of a walk along the route took.
+//! How long each step of a dial took.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// A step on the way to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Proxies that did not answer, before one did.
+    /// Attempts through proxies that did not answer, before one did.
     PassedOver,
     /// Looking up the first hop's name.
     Resolve,
@@ -15,7 +15,7 @@ pub enum Step {
     Connect,
     /// The TLS handshake with the proxy.
     ProxyTls,
-    /// SOCKS5, or CONNECT.
+    /// The SOCKS5 handshake, or CONNECT.
     Proxy,
     /// The TLS handshake with the upstream.
     Tls,
@@ -31,7 +31,7 @@ impl Step {
         Step::Tls,
     ];
 
-    /// Its name in the log and in the report of `--check`.
+    /// The name in the log and in the report of `--check`.
     pub fn name(self) -> &'static str {
         match self {
             Step::PassedOver => "passed-over",
@@ -44,7 +44,7 @@ impl Step {
     }
 }
 
-/// The steps of one walk, in the order in which they are always taken.
+/// The steps of one dial, which are always taken in the same order.
 pub struct Steps {
     began: Instant,
     first_hop: Cell<Option<SocketAddr>>,
@@ -53,7 +53,7 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// The walk begins now.
+    /// Begins a dial now.
     pub fn begin() -> Steps {
         Steps {
             began: Instant::now(),
@@ -63,40 +63,40 @@ impl Steps {
         }
     }
 
-    /// A step has just been done, all of it since the one before.
+    /// Records that a step has just ended; it began when the previous one ended.
     pub fn done(&self, step: Step) {
         self.done[step as usize].set(Some(self.began.elapsed()));
     }
 
-    /// The walk now tries a proxy, by its number from 0.
+    /// Records that a proxy is tried now, by its number from 0.
     pub fn through(&self, proxy: usize) {
         self.proxy.set(Some(proxy));
     }
 
-    /// The proxy that was tried last, if any was.
+    /// The proxy that was tried last, if any.
     pub fn proxy(&self) -> Option<usize> {
         self.proxy.get()
     }
 
-    /// The proxy that was tried did not answer, and the walk begins again with another.
+    /// Records that the proxy that was tried did not answer; the dial begins again with another.
     pub fn passed_over(&self) {
         self.first_hop.set(None);
         self.done.iter().for_each(|done| done.set(None));
         self.done(Step::PassedOver);
     }
 
-    /// The first hop answered at this address.
+    /// Records that the first hop answered at this address.
     pub fn connected(&self, address: Option<SocketAddr>) {
         self.first_hop.set(address);
         self.done(Step::Connect);
     }
 
-    /// Where the first hop answered, if it did.
+    /// The address at which the first hop answered, if it did.
     pub fn first_hop(&self) -> Option<SocketAddr> {
         self.first_hop.get()
     }
 
-    /// The steps that were done, and what each took.
+    /// The steps that were done, and how long each took.
     pub fn taken(&self) -> impl Iterator<Item = (Step, Duration)> + use<'_> {
         let mut before = Duration::ZERO;
         Step::ALL.into_iter().filter_map(move |step| {
@@ -105,7 +105,7 @@ impl Steps {
         })
     }
 
-    /// What they took together.
+    /// How long all of them took.
     pub fn total(&self) -> Duration {
         let done = self.done.iter().filter_map(Cell::get);
         done.max().unwrap_or_default()
