@@ -1,5 +1,5 @@
-//! The command line as it is typed: the words that argh takes, made of the forms that people
-//! write. No complaint ever repeats a credential.
+//! Splits the command line as typed into the separate words that argh accepts. No error
+//! repeats a credential.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -15,17 +15,17 @@ fn of_the_command_line(problem: Words) -> Complaint {
     Complaint::about(Words::new("command line", "命令行"), problem)
 }
 
-/// The words that argh takes, or that help is wanted.
+/// The words for argh, or a request for help.
 #[derive(Debug)]
 pub(crate) enum Separated {
-    /// Each flag by its long name, and its value in the next word.
+    /// Each flag by its long name, followed by its value as a word of its own.
     Words(Vec<String>),
     /// `-h` or `--help` is among the arguments.
     Help,
 }
 
-/// Rewrites `--name=value`, `-p80` and `-vq` into the separate words that argh takes, and
-/// refuses what it would refuse, without repeating values.
+/// Rewrites `--name=value`, `-p80` and `-vq` into the separate words that argh accepts, and
+/// refuses whatever argh would refuse, because argh's messages repeat values.
 pub(crate) fn separate(args: impl IntoIterator<Item = OsString>) -> Result<Separated, Complaint> {
     let mut words = Vec::new();
     let mut args = args.into_iter().collect::<VecDeque<_>>();
@@ -115,7 +115,7 @@ fn no_such_option(name: &str) -> Complaint {
         ),
         None => Words::new("no such option", "没有此选项"),
     };
-    // A proxy URL joined to its flag without a sign may hold a password.
+    // A proxy URL joined to its flag without `=` may contain a password.
     if name.contains(['@', ':']) {
         of_the_command_line(problem)
     } else {
@@ -128,8 +128,8 @@ fn unexpected(word: &str, before: &[String]) -> Complaint {
         "unexpected argument; a value follows its option, and needs quotes if it has blanks",
         "多余的参数；值须跟在其选项之后，含空白时须加引号",
     );
-    // A proxy URL typed without its flag may hold a password, and so may what stands behind
-    // the blank of a field line, or of a URL, that was not quoted.
+    // A proxy URL typed without its flag may contain a password, and so may the part after
+    // the blank in a field line or a URL that was not quoted.
     let may_be_a_part = before.iter().any(|word| SECRET.contains(&word.as_str()));
     if word.contains('@') || may_be_a_part {
         of_the_command_line(problem)

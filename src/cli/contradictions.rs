@@ -1,4 +1,4 @@
-//! Settings that are good alone and not together.
+//! Settings that are valid on their own but not together.
 
 use crate::both;
 use crate::cli::flags::Settings;
@@ -7,8 +7,8 @@ use crate::cli::variables::{source_of, ROUTE};
 use crate::complaint::Complaint;
 use crate::language::Words;
 
-/// Refuses the first two settings that contradict each other, or one that another leaves
-/// without effect.
+/// Fails with the first two settings that contradict each other, or the first that has no
+/// effect because of another.
 pub(super) fn refuse_contradictions(
     settings: &Settings,
     given: &[Vec<Given>],
@@ -42,8 +42,8 @@ pub(super) fn refuse_contradictions(
         );
         return Err(Complaint::new(source("--upstream-host"), problem));
     }
-    if let (Some(told), Some(by_scheme)) = (settings.tls, settings.upstream_host.tls) {
-        if told != by_scheme {
+    if let (Some(by_flag), Some(by_scheme)) = (settings.tls, settings.upstream_host.tls) {
+        if by_flag != by_scheme {
             let upstream = source("--upstream-host");
             let problem = both!(
                 "contradicts the scheme of {upstream}; leave one of them out",

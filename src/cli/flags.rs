@@ -1,11 +1,12 @@
-//! The table of flags: everything that the program knows of a flag stands in its entry.
+//! The table of flags: everything that the program knows about a flag is in its entry.
 //
 // To add a flag: add an entry to the table at the end of this file (its kind, the type of its
 // field in `Settings`, the function that reads one value, then metavariable, default, group
-// and the help in both languages); give the type the trait `Shown` in `settings.rs` if it has
-// none; hand the value to its field of `Config` in `resolve.rs`; add an entry to the manual
-// page, a row to docs/settings.md and docs/settings.zh-CN.md and a line to the CHANGELOG; run `make completions`. Help, variables,
-// `--check` and the tests that compare the documents follow from the entry.
+// and the help in both languages); implement the trait `Shown` for the type in `settings.rs`
+// if it is not implemented yet; pass the value to its field of `Config` in `resolve.rs`; add
+// an entry to the manual page, a row to docs/settings.md and docs/settings.zh-CN.md and a line
+// to the CHANGELOG; run `make completions`. Help, variables, `--check` and the tests that
+// compare the documents follow from the entry.
 
 use argh::FromArgs;
 
@@ -19,61 +20,61 @@ use crate::language::{Language, Text, Words};
 use crate::network::Network;
 use crate::proxy::Proxies;
 
-/// One flag, as it is written and told.
+/// One flag: how it is written, what it means, and its help text.
 #[derive(Debug)]
 pub struct Flag {
     /// With its hyphens: `--upstream-host`.
     pub long: &'static str,
-    /// The letter behind a single hyphen.
+    /// The letter of the short form, which follows a single hyphen.
     pub short: Option<char>,
-    /// What is written behind it.
+    /// Whether it takes a value, and how many.
     pub kind: Kind,
     /// What the value is called in help and documents, in capitals.
     pub metavar: &'static str,
-    /// Its variable by the rule: the prefix and the long name in capitals.
+    /// Its environment variable: `SIMPLE_PROXY_` and the long name in capitals.
     prefixed: &'static str,
-    /// A variable without the program's prefix that sets it, too.
+    /// A second variable that sets it, without the program's prefix.
     pub variable: Option<&'static str>,
-    /// What holds when it is not given.
+    /// What applies when it is not given.
     pub default: Default,
-    /// The values that a shell can offer.
+    /// The values that shell completion offers.
     pub values: Offer,
-    /// The heading of the help that it stands under.
+    /// The heading that the help lists it under.
     pub group: Group,
-    /// What it does: a phrase that begins in lower case, the first clause for completions.
+    /// What it does: a phrase that begins in lower case. Completions show its first clause.
     pub help: Text,
 }
 
-/// What is written behind a flag.
+/// Whether a flag takes a value, and how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing.
+    /// It takes no value.
     Switch,
-    /// One value; of several the last wins.
+    /// It takes one value; the last one wins if it is given several times.
     Single,
-    /// One value; several are collected.
+    /// It takes one value, and all are collected if it is given several times.
     Repeatable,
-    /// Nothing, or `=` and a value.
+    /// A value is optional, and follows `=`.
     Optional,
 }
 
-/// What holds when a flag is not given.
+/// What applies when a flag is not given.
 #[derive(Debug)]
 pub enum Default {
-    /// Nothing: it must be given.
+    /// The flag must be given.
     Required,
     /// This value, read as if it were given.
     Value(&'static str),
-    /// What these words say.
+    /// No value; this text describes what applies.
     Words(Text),
 }
 
-/// What a shell can offer for a value.
+/// What shell completion offers for a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offer {
     /// Nothing.
     Nothing,
-    /// The names of files.
+    /// File names.
     Files,
     /// One of these words.
     Words(&'static [&'static str]),
@@ -82,24 +83,24 @@ pub enum Offer {
 /// A heading of the help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// The addresses of both sides.
+    /// The addresses of the listener and the upstream.
     Addresses,
     /// How the upstream is reached.
     Route,
     /// TLS to the upstream.
     Tls,
-    /// What becomes of a request.
+    /// How requests are checked and rewritten.
     Requests,
     /// Times and sizes.
     Limits,
-    /// What an operator watches.
+    /// Log, metrics and status page.
     Monitoring,
-    /// What is done instead of serving.
+    /// Flags that do something else than serve.
     Other,
 }
 
 impl Group {
-    /// Every group, in the order of the help.
+    /// All groups, in the order of the help.
     pub(crate) const ALL: [Group; 7] = [
         Group::Addresses,
         Group::Route,
@@ -125,7 +126,7 @@ impl Group {
 }
 
 impl Flag {
-    /// What an entry need not say.
+    /// The defaults for the members that an entry leaves out.
     const BASE: Flag = Flag {
         long: "",
         short: None,
@@ -139,13 +140,13 @@ impl Flag {
         help: Text::new("", ""),
     };
 
-    /// Whether a value stands in the next word.
+    /// Whether the next argument is its value.
     pub(crate) fn takes_value(&self) -> bool {
         matches!(self.kind, Kind::Single | Kind::Repeatable)
     }
 
-    /// Its variable: `SIMPLE_PROXY_` and the long name in capitals. What is done instead of
-    /// serving has none: a variable that is set for the service must not make a check of it.
+    /// Its variable: `SIMPLE_PROXY_` and the long name in capitals. `--help`, `--version` and
+    /// `--check` have none, so that no variable can keep a service from serving.
     pub fn prefixed_variable(&self) -> Option<&'static str> {
         let acts = matches!(self.long, "--help" | "--version" | "--check");
         (!acts).then_some(self.prefixed)
@@ -178,8 +179,8 @@ const fn capitals<const N: usize>(name: &str) -> [u8; N] {
     bytes
 }
 
-/// Makes of the entries: `Args`, which argh fills; `FLAGS`, the table; `Settings`, a field
-/// for each with its value read.
+/// Generates from the entries: `Args`, which argh fills; `TABLE`, the table of flags; and
+/// `Settings`, which has a field with the parsed value of each flag.
 macro_rules! flags {
     ($(
         $kind:ident $name:ident: $type:ty = $read:path {
@@ -188,9 +189,9 @@ macro_rules! flags {
             $($member:ident: $value:expr,)*
         }
     )*) => {
-        /// The command line as argh takes it apart: each flag with its values, in order. A
-        /// switch has one, as in the environment, and argh can never refuse, and so repeat,
-        /// a value given twice.
+        /// The command line as argh parses it: each flag with its values, in order. Every
+        /// field is a list of strings, even for a switch or a single value, so that argh
+        /// never refuses a repeated value in a message that would show it.
         #[derive(FromArgs)]
         pub(crate) struct Args {
             $(#[argh(option)] $name: Vec<String>,)*
@@ -203,7 +204,7 @@ macro_rules! flags {
             }
         }
 
-        /// Every flag but `--help`, in the order of the documents.
+        /// All flags except `--help`, in the order of the documents.
         pub(crate) static TABLE: &[Flag] = &[$(
             Flag {
                 long: {
@@ -229,7 +230,7 @@ macro_rules! flags {
             },
         )*];
 
-        /// The settings that were given, or hold by default, each read and checked alone.
+        /// The settings as given or by default, each parsed and checked on its own.
         pub struct Settings {
             $(
                 #[doc = $english]
@@ -238,7 +239,7 @@ macro_rules! flags {
         }
 
         impl Settings {
-            /// Reads the values of each flag, which are in the order of the table.
+            /// Parses the values of each flag; `given` is in the order of the table.
             pub(crate) fn read(given: &[Vec<Given>]) -> Result<Settings, Complaint> {
                 let mut rows = TABLE.iter().zip(given);
                 Ok(Settings {
@@ -249,8 +250,8 @@ macro_rules! flags {
                 })
             }
 
-            /// Each value as it is shown, in the order of the table; none for one that is
-            /// absent, for which the words of its default stand.
+            /// Each value as `--check` shows it, in the order of the table; None for an absent
+            /// one, for which the text of its default is shown.
             pub(crate) fn shown(&self) -> Vec<Option<Words>> {
                 vec![$(Shown::shown(&self.$name),)*]
             }
@@ -258,12 +259,12 @@ macro_rules! flags {
     };
 }
 
-/// Every flag, `--help` first.
+/// All flags, `--help` first.
 pub fn flags() -> impl Iterator<Item = &'static Flag> {
     [&HELP].into_iter().chain(TABLE)
 }
 
-/// It is answered before the others are looked at.
+/// `--help` is not in the table: it is answered before any other flag is parsed.
 static HELP: Flag = Flag {
     long: "--help",
     short: Some('h'),

@@ -1,4 +1,4 @@
-//! The help, made of the table of flags.
+//! The help text, generated from the table of flags.
 
 use std::fmt::Write as _;
 
@@ -19,7 +19,7 @@ const VARIABLES: Text = Text::new(
      例如 SIMPLE_PROXY_CONNECT_TIMEOUT。选项优先于环境变量。",
 );
 
-/// Where what a flag does begins.
+/// The column in which the description of a flag begins.
 const COLUMN: usize = 26;
 
 /// The help in one language, in lines of at most 80 columns.
@@ -73,14 +73,14 @@ fn entry(out: &mut String, flag: &Flag, language: Language) {
     let default = match &flag.default {
         Default::Value(_) if flag.kind == Kind::Switch => None,
         Default::Value(text) => Some(*text),
-        // What is off unless it is given need not be said.
+        // "default: none" or "default: off" would tell the reader nothing.
         Default::Words(words) if ["none", "off"].contains(&words.say(Language::English)) => None,
         Default::Words(words) => Some(words.say(language)),
         Default::Required => None,
     };
     let (by_default, variable) = (Text::new("default", "默认"), Text::new("env", "变量"));
     if let Some(default) = default {
-        // The blanks of it keep their lines together, as those of the next one do.
+        // No-break spaces keep the default, and below the variable, on one line.
         let piece = format!("[{}: {default}]", by_default.say(language));
         pieces.push(piece.replace(' ', "\u{a0}"));
     }

@@ -1,4 +1,4 @@
-//! Certificates and their keys, which are given by two settings and of no use alone.
+//! Certificates with their keys, which two settings give and which are useless alone.
 
 use crate::both;
 use crate::cli::flags::Settings;
@@ -38,7 +38,7 @@ impl Identities {
     }
 }
 
-/// A certificate with its key: neither is of use alone.
+/// Combines a certificate with its key. Fails if one of them is missing or they do not match.
 fn identity(
     given: &[Vec<Given>],
     (chain, chain_flag): (Option<Chain>, &'static str),

@@ -1,23 +1,23 @@
-//! How a person is spoken to before, and even if, the settings are understood: the language
-//! and form of help, errors and `--check`.
+//! The language and format of help, errors and the report of `--check`. They are read from the
+//! arguments and the environment before the settings are parsed, which may fail.
 
 use std::ffi::{OsStr, OsString};
 
 use crate::config::LogFormat;
 use crate::language::Language;
 
-/// The language and form of what is told outside of the log.
+/// The language and format of messages outside the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Manner {
-    /// That of `--log-lang` or its variable, else the locale's.
+    /// As set by `--log-lang` or its variable, else by the locale.
     pub language: Language,
-    /// That of `--log-format` or its variable.
+    /// As set by `--log-format` or its variable.
     pub format: LogFormat,
 }
 
 impl Manner {
-    /// The manner that the arguments and the environment ask for. What is not understood is
-    /// passed over, since this is also how that is complained of.
+    /// The language and format that the arguments and the environment ask for. Invalid
+    /// values are ignored here: the error about them is printed in this language and format.
     pub fn of(args: &[OsString], environment: impl Fn(&str) -> Option<OsString>) -> Manner {
         let set = |flag, variable| {
             let of_variable = || environment(variable)?.into_string().ok();
@@ -36,8 +36,8 @@ impl Manner {
     }
 }
 
-/// The first of LC_ALL, LC_MESSAGES and LANG that is set decides (POSIX, XBD 8.2): `zh` and
-/// what begins so is Chinese, all else English.
+/// The language of the locale: the first of LC_ALL, LC_MESSAGES and LANG that is set decides
+/// (POSIX, XBD 8.2). A value that begins with `zh` means Chinese, any other English.
 fn of_the_locale(environment: impl Fn(&str) -> Option<OsString>) -> Language {
     let mut values = ["LC_ALL", "LC_MESSAGES", "LANG"]
         .into_iter()
@@ -49,7 +49,7 @@ fn of_the_locale(environment: impl Fn(&str) -> Option<OsString>) -> Language {
     }
 }
 
-/// The last value that the words give to a flag, in either form.
+/// The last value of a flag among the arguments, written `--flag value` or `--flag=value`.
 fn last_value(args: &[OsString], flag: &str) -> Option<String> {
     let words: Vec<&str> = args.iter().filter_map(|word| word.to_str()).collect();
     let mut given = words.iter().enumerate().filter_map(|(at, word)| {
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_locale_speaks_unless_a_flag_does() {
+    fn a_flag_or_variable_overrides_the_locale() {
         for (args, variables, expected) in [
             (&[][..], &[][..], Language::English),
             (&[], &[("LANG", "zh_CN.UTF-8")], Language::Chinese),

@@ -1,9 +1,9 @@
-//! The command line and the environment: what was typed becomes a `Config`, or one line that
+//! The command line and the environment: turns both into a `Config`, or into an error that
 //! names the source and the problem.
 //!
-//! Owns flags, variables, defaults and their validation, the help, how a person is spoken to,
-//! and the settings as they are shown. `flags` is the table that all of these come from.
-//! Leaves what they mean to `config.rs`. May use `http` (syntax) and `net`.
+//! Owns flags, variables, defaults and their validation, the help, the language of messages,
+//! and the list of settings in effect. `flags` is the table that all of these come from.
+//! Leaves what the settings mean to `config.rs`. May use `http` (syntax) and `net`.
 
 mod args;
 mod contradictions;

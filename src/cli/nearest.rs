@@ -1,7 +1,7 @@
-//! What was probably meant by a word that is none of those known.
+//! Suggests the known word that was probably meant by an unknown one.
 
-/// The known word that differs least, by at most two letters added, left out, changed or
-/// swapped with their neighbour; none for a word that is too short to say.
+/// The known word that differs least, where a letter added, left out, changed or swapped with
+/// its neighbour is one difference. None beyond two differences or a third of the word's length.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let known = known
         .into_iter()
@@ -13,7 +13,7 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 /// The optimal string alignment distance of two words, byte by byte.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b) = (a.as_bytes(), b.as_bytes());
-    // Rows of the matrix: the one before the last, the last, and the one that is made.
+    // Rows of the matrix: the last but one, the last, and the current one.
     let mut before: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_is_recognized() {
+    fn typing_errors_are_recognized() {
         let known = ["--upstream-host", "--tls", "--tls-ca", "--quiet"];
         for (word, meant) in [
             ("--upsteam-host", Some("--upstream-host")),

@@ -1,5 +1,5 @@
-//! What is repeated of a value that is refused: enough to recognize it, and nothing that may
-//! be a credential.
+//! How much of a refused value an error shows: enough to recognize it, and nothing that may be
+//! a credential.
 
 use crate::authority::parse_port;
 use crate::both;
@@ -7,7 +7,7 @@ use crate::cli::flags::Flag;
 use crate::language::Words;
 use crate::text::Escaped;
 
-/// Flags whose values may hold a credential.
+/// Flags whose values may contain a credential.
 pub(crate) const SECRET: [&str; 5] = [
     "--header",
     "--response-header",
@@ -16,39 +16,39 @@ pub(crate) const SECRET: [&str; 5] = [
     "--https-proxy",
 ];
 
-/// The longest value that is repeated whole, in characters.
+/// The longest value that is shown in full, in characters.
 const LONGEST: usize = 80;
 
-/// Adds the value to what is wrong with it, where it can be told.
+/// Appends the value, or the part of it that can be shown, to the problem.
 pub(crate) fn with_value(problem: &Words, flag: &Flag, text: &str) -> Words {
-    match repeatable(flag.long, text) {
+    match shown_part(flag.long, text) {
         Some(value) => problem.followed_by(&both!(" (got '{value}')", "（给出的值：'{value}'）")),
         None => problem.clone(),
     }
 }
 
-/// What can be told of a value: all of it, or less where the rest may be a credential.
-fn repeatable(long: &str, text: &str) -> Option<String> {
-    // The contents of a file, or a field line, in place of a name.
+/// The part of a value that can be shown: all of it, or less if the rest may be a credential.
+fn shown_part(long: &str, text: &str) -> Option<String> {
+    // This may be the contents of a file, or a field line, given instead of a name.
     if text.trim_end().contains(['\n', '\r']) || text.contains(": ") {
         return None;
     }
     let is_url = text.contains("://") && text.contains('@');
     let value = match long {
-        // The name of a file with lines; all else is a line.
+        // Only the name of a file with field lines is shown, never a line.
         "--header" | "--response-header" => {
             let is_file = text.starts_with('@') && !text.contains([':', ';']);
             is_file.then(|| text.to_owned())
         }
         _ if SECRET.contains(&long) => proxies(text),
         _ if is_url => without_userinfo(text),
-        // A key in base64 has no dot and begins otherwise.
+        // A key in base64, given instead of its file, has no dot and does not begin with `/`.
         "--tls-key" | "--listen-key" => {
             let is_path = text.starts_with('/') || text.contains('.');
             is_path.then(|| text.to_owned())
         }
         "--tls-cert" | "--listen-cert" | "--tls-ca" => Some(text.to_owned()),
-        // A field line for --header, perhaps.
+        // This may be a field line meant for --header.
         "--host-header" if text.contains(':') && text.contains(' ') => None,
         _ if text.contains('@') => without_userinfo(text),
         _ => Some(without_query(text)),
@@ -60,7 +60,7 @@ fn repeatable(long: &str, text: &str) -> Option<String> {
     })
 }
 
-/// A query may hold a token.
+/// Cuts the query or fragment off, which may contain a token.
 fn without_query(text: &str) -> String {
     match text.find(['?', '#']) {
         Some(at) => format!("{}...", &text[..=at]),
@@ -68,8 +68,8 @@ fn without_query(text: &str) -> String {
     }
 }
 
-/// The URL of a proxy. Where there are several, it cannot be told which comma parts them and
-/// which is in a password.
+/// The part of a list of proxy URLs that can be shown. None if there are several and any has
+/// userinfo, because a comma may then be part of a password.
 fn proxies(text: &str) -> Option<String> {
     let is_one = text.matches("://").count() <= 1;
     match text.contains('@') {
@@ -83,8 +83,8 @@ fn proxies(text: &str) -> Option<String> {
     }
 }
 
-/// A URL, or what is behind its scheme, with `***` for the user and the password. None where
-/// something else than a host and a port is left, which may be a part of either.
+/// A URL, with or without its scheme, with `***` in place of the userinfo. None if the rest is
+/// not a host and a port, since it may then be a part of a user name or password.
 fn without_userinfo(text: &str) -> Option<String> {
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) => (Some(scheme), rest),
@@ -193,8 +193,8 @@ mod tests {
                 Some("socks5://a,http://b"),
             ),
         ] {
-            let told = repeatable(long, text);
-            assert_eq!(told.as_deref(), expected, "{long} {text}");
+            let shown = shown_part(long, text);
+            assert_eq!(shown.as_deref(), expected, "{long} {text}");
         }
     }
 }

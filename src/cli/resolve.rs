@@ -1,7 +1,7 @@
-//! Flags and the environment: what was typed becomes a `Config`, or one line
-//! that names the source and the problem. No line ever repeats a credential. Leaves to
-//! `contradictions` which settings exclude each other, to `identities` which belong together,
-//! and to `unfit` the proxy variables that are meant for other programs.
+//! Turns the flags and the environment into a `Config`, or into an error that names the
+//! source and the problem and never repeats a credential. Leaves to `contradictions` which
+//! settings exclude each other, to `identities` which belong together, and to `unfit` the
+//! proxy variables that are meant for other programs.
 
 use std::ffi::OsString;
 
@@ -14,7 +14,7 @@ use crate::cli::help::help;
 use crate::cli::identities::Identities;
 use crate::cli::manner::Manner;
 use crate::cli::settings::{list, Setting};
-use crate::cli::unfit::{losers, set_aside_unfit};
+use crate::cli::unfit::{overridden, set_aside_unfit};
 use crate::cli::variables::{merge, source_of, Environment};
 use crate::complaint::Complaint;
 use crate::config::{
@@ -26,7 +26,7 @@ use crate::language::Words;
 
 /// What the command line asks for.
 pub enum Command {
-    /// Run with these settings; the second form is how they are shown.
+    /// Run with these settings; the list is for the status page.
     Serve(Box<Config>, Vec<Setting>),
     /// Try these settings once.
     Check(Box<Check>),
@@ -38,17 +38,17 @@ pub enum Command {
 pub struct Check {
     /// The settings.
     pub config: Config,
-    /// The same, as they are shown.
+    /// The same, as the report lists them.
     pub settings: Vec<Setting>,
-    /// The path on which a WebSocket is tried, if one is.
+    /// The path to try a WebSocket on, if one is set.
     pub websocket: Option<String>,
     /// The language of the report.
     pub language: Language,
 }
 
-/// Makes settings of the arguments (without the program's name) and the environment.
-/// A flag overrides a variable, a variable a default; an empty variable counts as unset.
-/// A complaint is always one of a bad flag or setting.
+/// Resolves the arguments (without the program's name) and the environment into a command.
+/// A flag overrides a variable, and a variable a default; an empty variable counts as unset.
+/// Fails only because of a bad flag or setting.
 pub fn resolve(
     args: impl IntoIterator<Item = OsString>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -62,7 +62,7 @@ pub fn resolve(
     };
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let args = Args::from_args(&["simple-proxy"], &words);
-    // `separate` has refused all that argh would.
+    // `separate` has refused whatever argh would refuse.
     let args = args.map_err(|_| {
         Complaint::new(
             "simple-proxy",
@@ -70,14 +70,14 @@ pub fn resolve(
         )
     })?;
     let mut given = merge(args, &environment)?;
-    // The version is told whatever else is wrong.
+    // `--version` works even if other settings are wrong.
     if source_of(&given, "--version").is_some() {
         let version = env!("CARGO_PKG_VERSION");
         return Ok(Command::Print(format!("simple-proxy {version}\n")));
     }
     let unfit = set_aside_unfit(&mut given);
     let mut settings = Settings::read(&given)?;
-    let mut ignored = losers(unfit, &settings)?;
+    let mut ignored = overridden(unfit, &settings)?;
     ignored.extend(environment.near_misses());
     ignored.extend(environment.proxy_not_read(&settings));
     refuse_contradictions(&settings, &given)?;
@@ -96,7 +96,7 @@ pub fn resolve(
             websocket,
             language: manner.language,
         }))),
-        // Its variable may stay set while the program serves.
+        // The variable of --check-path may be set without --check; the flag may not.
         (false, Some(_)) if source_of(&given, "--check-path") == Some("--check-path") => {
             let problem = Words::new("requires --check", "须与 --check 合用");
             Err(Complaint::new("--check-path", problem))
@@ -119,7 +119,8 @@ fn config(settings: Settings, identities: Identities) -> Config {
             tls: identities.clients,
         },
         upstream: settings.upstream_host.authority,
-        // SOCKS first, then the HTTP proxy that suits the upstream, then the other.
+        // A SOCKS proxy is preferred, then the HTTP proxy for the upstream's scheme, then the
+        // other HTTP proxy.
         route: match (
             settings.socks_proxy,
             settings.http_proxy,
@@ -191,7 +192,8 @@ fn config(settings: Settings, identities: Identities) -> Config {
     }
 }
 
-/// Adds to the values as given what they amount to.
+/// Replaces values that depend on other settings or on the machine, such as `auto`, by the
+/// ones in effect.
 fn in_effect(mut settings: Vec<Setting>, config: &Config) -> Vec<Setting> {
     for setting in &mut settings {
         setting.value = match setting.name {
@@ -233,7 +235,7 @@ mod tests {
     fn error(args: &[&str], variables: &[(&str, &str)]) -> String {
         match resolve_with(args, variables) {
             Err(complaint) => {
-                // What is said in the other language repeats no credential either.
+                // The Chinese text must not repeat a credential either.
                 let chinese = complaint.say(Language::Chinese);
                 assert!(!chinese.contains("secret"), "{chinese}");
                 assert!(!chinese.is_ascii(), "{chinese}");
@@ -293,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_cannot_serve_is_ignored_where_another_wins() {
+    fn an_unusable_proxy_variable_is_ignored_if_another_proxy_wins() {
         let (socks, other) = (("SOCKS_PROXY", "s"), ("HTTP_PROXY", "socks5://u:secret@h"));
         let config_of = |args: &[&str], variables: &[(&str, &str)]| {
             let config = config(args, variables);
@@ -316,7 +318,7 @@ mod tests {
             (&ignored[..], &*route),
             (&["HTTP_PROXY".to_owned()][..], "CONNECT http://t:80")
         );
-        // A flag makes variables ignored without a word, and is itself never let pass.
+        // A flag overrides variables without a warning; an unusable flag is always an error.
         let (ignored, _) = config_of(&["-u", "a:80", "-d"], &[other]);
         assert!(ignored.is_empty());
         let an_http_proxy = "HTTP_PROXY: an HTTP proxy is";
@@ -428,7 +430,7 @@ mod tests {
                 ("SIMPLE_PROXY_TLS_CERT", "/nonexistent"),
                 "SIMPLE_PROXY_TLS_CERT: ",
             ),
-            // Nobody else reads this one.
+            // No other program reads this variable, so an unusable value is an error.
             (
                 ("SIMPLE_PROXY_HTTP_PROXY", "socks5://u:secret@h"),
                 "SIMPLE_PROXY_HTTP_PROXY: an HTTP proxy is",
@@ -441,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_of_our_own_variables_makes_the_common_ones_ignored() {
+    fn a_route_variable_with_the_prefix_overrides_those_without() {
         let common = [
             ("UPSTREAM_HOST", "a:80"),
             ("SOCKS_PROXY", "s"),
@@ -482,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_follows_the_port_unless_told() {
+    fn tls_follows_the_port_unless_set() {
         assert!(config(&["-u", "a:443"], &[]).tls.is_some());
         assert!(config(&["-u", "a:80"], &[]).tls.is_none());
         assert!(config(&["-u", "a:443", "--tls", "off"], &[]).tls.is_none());

@@ -1,5 +1,5 @@
-//! The values of a flag, from the command line, the environment or the table: how many of
-//! them count, and how they are shown, with the source of each.
+//! Turns the values of a flag, from the command line, the environment or the table, into its
+//! setting: how many of them count, and how `--check` shows the setting and its source.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::language::{Language, Text, Words};
 use crate::network::Network;
 use crate::proxy::Proxies;
 
-/// A value as given: where it came from, and its text.
+/// A value as given: its source and its text.
 pub(crate) struct Given {
-    /// The flag or the variable.
+    /// The flag or variable that gave it.
     pub(crate) source: &'static str,
-    /// What was written.
+    /// The text of the value.
     pub(crate) text: String,
 }
 
@@ -39,7 +39,8 @@ impl Given {
     }
 }
 
-/// What is around a value that belongs to the file or the shell it was written in.
+/// The problem with a value that includes quotes, blanks or a carriage return, which belong
+/// to the syntax of a shell or to a file's line ends; None if it does not.
 fn wrapped(text: &str) -> Option<Words> {
     let is_quote = |c: char| matches!(c, '"' | '\'' | '\u{2018}'..='\u{201d}');
     if text.ends_with('\r') {
@@ -63,7 +64,7 @@ fn wrapped(text: &str) -> Option<Words> {
     }
 }
 
-/// A setting, read from values that each give a `T`.
+/// A setting parsed from values, of which each parses into a `T`.
 pub(crate) trait Value<T>: Sized {
     fn read(
         flag: &Flag,
@@ -72,7 +73,7 @@ pub(crate) trait Value<T>: Sized {
     ) -> Result<Self, Complaint>;
 }
 
-/// The last value, else the table's.
+/// The last value, else the default in the table.
 impl<T> Value<T> for T {
     fn read(
         flag: &Flag,
@@ -108,7 +109,7 @@ impl<T> Value<T> for Option<T> {
     }
 }
 
-/// Every value.
+/// All values.
 impl<T> Value<T> for Vec<T> {
     fn read(
         flag: &Flag,
@@ -119,8 +120,8 @@ impl<T> Value<T> for Vec<T> {
     }
 }
 
-/// A value as `--check` shows it, a password hidden; none where the words of the flag's
-/// default say what holds.
+/// A value as `--check` shows it, with passwords hidden; None for an absent value, for which
+/// the text of the flag's default is shown.
 pub(crate) trait Shown {
     fn shown(&self) -> Option<Words>;
 }
@@ -204,7 +205,7 @@ impl Shown for Forwarded {
     }
 }
 
-/// The names: a value may be a credential.
+/// Shows the field names only, because a value may be a credential.
 impl Shown for FieldEdits {
     fn shown(&self) -> Option<Words> {
         Some(Words::same(self.to_string()))
@@ -230,26 +231,26 @@ impl Shown for LogFormat {
     }
 }
 
-/// A setting in effect, as it is shown.
+/// A setting in effect, as `--check` and the status page show it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Setting {
     /// The long flag, without its hyphens.
     pub name: &'static str,
-    /// What it is, a password hidden.
+    /// The value, with passwords hidden.
     pub value: Words,
-    /// The flag or variable that it came from; none is the default.
+    /// The flag or variable that set it; None for the default.
     pub source: Option<&'static str>,
 }
 
 impl Setting {
-    /// The flag or variable that it came from, or the word for the default.
+    /// The flag or variable that set it, or the word for "default".
     pub(crate) fn source(&self, language: Language) -> &'static str {
         let default = Text::new("default", "默认");
         self.source.unwrap_or(default.say(language))
     }
 }
 
-/// Every setting, in the order of the flags.
+/// All settings, in the order of the flags.
 pub(crate) fn list(settings: &Settings, given: &[Vec<Given>]) -> Vec<Setting> {
     let rows = TABLE.iter().zip(settings.shown()).zip(given);
     let rows = rows.filter(|((flag, _), _)| flag.group != Group::Other);

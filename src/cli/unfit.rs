@@ -1,6 +1,6 @@
-//! Common variables that name a proxy in a form that cannot serve, such as HTTP_PROXY with a
-//! SOCKS URL: other programs may have a use for them, so that they are an error only where no
-//! other proxy wins over them.
+//! Proxy variables without our prefix whose values this program cannot use, such as HTTP_PROXY
+//! with a SOCKS URL. Other programs may use them, so they are an error only if no other proxy
+//! takes precedence.
 
 use crate::cli::flags::{Settings, TABLE};
 use crate::cli::refused::with_value;
@@ -9,15 +9,15 @@ use crate::cli::values::{http_proxy, socks5_proxy};
 use crate::complaint::Complaint;
 use crate::language::Words;
 
-/// A common variable that names a proxy, in a form that cannot serve.
+/// A proxy variable without our prefix whose value cannot be used.
 pub(super) struct Unfit {
-    /// The flag that it stands for.
+    /// The flag that it sets.
     long: &'static str,
     source: &'static str,
     problem: Words,
 }
 
-/// Takes the common variables out that name proxies in a form that cannot serve.
+/// Removes the values of proxy variables without our prefix that cannot be used.
 pub(super) fn set_aside_unfit(given: &mut [Vec<Given>]) -> Vec<Unfit> {
     let mut unfit = Vec::new();
     for (flag, values) in TABLE.iter().zip(given) {
@@ -42,8 +42,9 @@ pub(super) fn set_aside_unfit(given: &mut [Vec<Given>]) -> Vec<Unfit> {
     unfit
 }
 
-/// Those that another proxy wins over. One that would win is an error.
-pub(super) fn losers(
+/// The unusable variables, each with its problem, to be ignored because another proxy takes
+/// precedence over them. Fails if one of them would take precedence itself.
+pub(super) fn overridden(
     unfit: Vec<Unfit>,
     settings: &Settings,
 ) -> Result<Vec<(String, Words)>, Complaint> {

@@ -1,4 +1,4 @@
-//! The upstream as people write it: an authority, or the URL of a site.
+//! The upstream as it is written in a setting: an authority, or the URL of a site.
 
 use std::fmt::{self, Write as _};
 
@@ -6,12 +6,12 @@ use crate::authority::Authority;
 use crate::both;
 use crate::language::Words;
 
-/// Where every request goes, and whether by TLS where a scheme says so.
+/// The address that all requests go to, and whether a scheme asks for TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// The host and port, or the unix socket.
     pub authority: Authority,
-    /// What the scheme says; none leaves it to `--tls` and the port.
+    /// Whether the scheme implies TLS; None leaves it to `--tls` and the port.
     pub tls: Option<bool>,
 }
 
@@ -27,13 +27,13 @@ impl fmt::Display for Upstream {
 }
 
 impl Upstream {
-    /// Whether the upstream speaks TLS: as `--tls` or the scheme says, else by its port.
-    pub(super) fn speaks_tls(&self, told: Option<bool>) -> bool {
-        told.or(self.tls).unwrap_or(self.authority.port == 443)
+    /// Whether the upstream speaks TLS: as `--tls` (`set`) or the scheme says, else by its port.
+    pub(super) fn speaks_tls(&self, set: Option<bool>) -> bool {
+        set.or(self.tls).unwrap_or(self.authority.port == 443)
     }
 
-    /// Parses `HOST:PORT`, `unix:PATH`, or either of http, https, ws and wss with `://HOST`, a
-    /// port and a `/` where there are any. No error repeats what may be a password.
+    /// Parses `HOST:PORT`, `unix:PATH` or `SCHEME://HOST[:PORT][/]` with the scheme http, https,
+    /// ws or wss. No error repeats what may be a password.
     pub fn parse(text: &str) -> Result<Upstream, Words> {
         if text.starts_with("unix:") {
             return Authority::parse(text).map(|authority| Upstream {
@@ -91,8 +91,8 @@ impl Upstream {
     }
 }
 
-/// A name in letters of any script, and what follows it, with each label as DNS has it
-/// (RFC 5890 §2.3.2.1). None where some label cannot be one.
+/// Converts each label of a name in any script to its A-label (RFC 5890 §2.3.2.1), and keeps a
+/// port that follows. None if a label is not valid.
 fn in_ascii(name: &str) -> Option<String> {
     let (host, port) = match name.rsplit_once(':') {
         Some((host, port)) => (host, Some(port)),
@@ -116,7 +116,7 @@ fn in_ascii(name: &str) -> Option<String> {
     Some(ascii)
 }
 
-/// Encodes a label (RFC 3492 §6.3). None where a number would not fit.
+/// Encodes a label in Punycode (RFC 3492 §6.3). None on integer overflow.
 fn punycode(label: &str) -> Option<String> {
     const BASE: u32 = 36;
     const LEAST: u32 = 1;
@@ -179,7 +179,7 @@ mod tests {
     use crate::language::Language;
 
     #[test]
-    fn urls_say_port_and_tls() {
+    fn a_url_implies_port_and_tls() {
         for (text, expected, tls) in [
             ("h:80", "h:80", None),
             ("h:443", "h:443", None),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_an_upstream_is_explained() {
+    fn invalid_upstreams_are_explained() {
         for (text, expected) in [
             ("h", "a port is missing"),
             ("ftp://h", "the scheme is none of"),

@@ -1,5 +1,5 @@
-//! How the text of one value is read and checked, for the table of flags. No problem repeats
-//! what may hold a password.
+//! Parsers for the values of flags, named in the table of flags. No error repeats a value that
+//! may contain a password.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -67,7 +67,7 @@ pub(super) fn bind_address(text: &str) -> Read<Bind> {
     })
 }
 
-/// Permissions as chmod(1) takes them, displayed likewise.
+/// Permissions in octal, as chmod(1) accepts them; displayed in the same form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mode(pub u32);
 
@@ -96,7 +96,7 @@ pub(super) fn http_proxy(text: &str) -> Read<Proxies> {
     Proxies::parse_http(text)
 }
 
-/// Whether TLS is on; none leaves it to the port.
+/// Whether TLS is on; None leaves it to the port.
 pub(super) fn tls_mode(text: &str) -> Read<Option<bool>> {
     match text {
         "auto" => Ok(None),
@@ -119,11 +119,11 @@ pub(super) fn dns_name(text: &str) -> Read<String> {
     }
 }
 
-/// Certificates of a PEM file, and its name.
+/// The root certificates in a PEM file, and the file's name.
 pub struct Roots {
     /// The file.
     pub path: String,
-    /// What it holds.
+    /// The certificates in it.
     pub certificates: Vec<Certificate>,
 }
 
@@ -147,11 +147,11 @@ pub(super) fn roots(path: &str) -> Read<Roots> {
     }
 }
 
-/// A PEM file of certificates, and its name.
+/// The certificate chain in a PEM file, and the file's name.
 pub struct Chain {
     /// The file.
     pub path: String,
-    /// What it holds.
+    /// The certificates in it.
     pub certificates: Vec<X509>,
 }
 
@@ -162,11 +162,11 @@ pub(super) fn certificate_chain(path: &str) -> Read<Chain> {
     })
 }
 
-/// A PEM file of a private key, and its name.
+/// The private key in a PEM file, and the file's name.
 pub struct Key {
     /// The file.
     pub path: String,
-    /// What it holds.
+    /// The key in it.
     pub key: PKey<Private>,
 }
 
@@ -217,8 +217,8 @@ pub(super) fn map_mode(text: &str) -> Read<String> {
     }
 }
 
-/// One field line as curl takes it, or `@FILE` with one on each line. A value may be a
-/// credential: no problem repeats one.
+/// One field line in the syntax of curl's `-H`, or `@FILE` with one on each line. A value may be
+/// a credential, so no error repeats one.
 pub(super) fn header_lines(text: &str) -> Read<FieldEdits> {
     let Some(path) = text.strip_prefix('@') else {
         return Ok(FieldEdits(vec![header_line(text)?]));
@@ -266,7 +266,7 @@ fn header_line(line: &str) -> Read<FieldEdit> {
         (b':', "") => None,
         (b':', value) => Some(value.as_bytes().to_vec()),
         (_, "") => Some(Vec::new()),
-        // `Name;` empties the field, so that a value behind the semicolon is a mistake.
+        // `Name;` empties the field, so a value after the semicolon is a mistake.
         _ => return Err(malformed),
     };
     if value
@@ -295,7 +295,7 @@ fn header_line(line: &str) -> Read<FieldEdit> {
         "trailer",
         "expect",
     ];
-    // Those that frame a message or speak for one hop; a client's twins with _ would go, too.
+    // Fields that frame a message or belong to one hop, also when spelled with `_` for `-`.
     let is_proxy_field = name.get(..6).is_some_and(|start| is_twin(start, "proxy-"));
     if is_proxy_field || REFUSED.iter().any(|refused| is_twin(name, refused)) {
         return Err(both!(
@@ -309,12 +309,12 @@ fn header_line(line: &str) -> Read<FieldEdit> {
     })
 }
 
-/// An address, or a range of them.
+/// An address or a range of addresses.
 pub(super) fn network(text: &str) -> Read<Network> {
     Network::parse(text)
 }
 
-/// A Host without its port, `*.` and a name, or `*`.
+/// A host without a port, `*.` followed by a name, or `*`.
 pub(super) fn listed_host(text: &str) -> Read<String> {
     let name = match text {
         "*" => "any",
@@ -359,7 +359,7 @@ pub(super) fn upgrade_token(text: &str) -> Read<String> {
         ));
     }
     let token = text.to_ascii_lowercase();
-    // HTTP/2 frames behind the upgrade would hide requests from every check.
+    // Requests in HTTP/2 frames after the upgrade would bypass every check.
     if token == "h2c" {
         return Err(Words::new(
             "h2c is never let through; leave it out, and clients use HTTP/1.1",
@@ -370,7 +370,7 @@ pub(super) fn upgrade_token(text: &str) -> Read<String> {
 }
 
 pub(super) fn time_above_zero(text: &str) -> Read<Duration> {
-    // A duration too short to be told from none would be without limit.
+    // A time that rounds to zero would mean no limit.
     seconds(text)
         .filter(|time| !time.is_zero())
         .ok_or(Words::new(
@@ -386,7 +386,7 @@ pub(super) fn time(text: &str) -> Read<Duration> {
     ))
 }
 
-/// Seconds, with or without decimals and a unit, up to a year.
+/// A number of seconds, or a number with a unit, up to a year; both may have decimals.
 fn seconds(text: &str) -> Option<Duration> {
     const YEAR: f64 = 365.0 * 86_400.0;
     let end = text.find(|c: char| c.is_ascii_alphabetic());
@@ -454,7 +454,7 @@ pub(super) fn path_alone(text: &str) -> Read<String> {
 }
 
 pub(super) fn socket_address(text: &str) -> Read<SocketAddr> {
-    // As `-b`: by itself a port is on all addresses.
+    // As with `-b`, a port alone means all addresses.
     let with_address = match text.rsplit_once(':') {
         Some(("" | "*", port)) => format!("[::]:{port}"),
         Some(("localhost", port)) => format!("127.0.0.1:{port}"),

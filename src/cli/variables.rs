@@ -1,4 +1,4 @@
-//! The environment: which variable sets which flag, and which of several sources counts.
+//! The environment: which variable sets which flag, and which of several sources wins.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -11,15 +11,15 @@ use crate::cli::values::switch;
 use crate::complaint::Complaint;
 use crate::language::Words;
 
-/// What the name of every flag's variable begins with, so that a word like `TLS` in an
-/// environment means nothing by accident.
+/// The prefix of every flag's variable, so that an unrelated variable with a name like `TLS`
+/// has no effect.
 const PREFIX: &str = "SIMPLE_PROXY_";
 
-/// The flags that say which way to the upstream is taken.
+/// The flags that choose the route to the upstream.
 pub(crate) const ROUTE: [&str; 4] = ["--direct", "--socks-proxy", "--http-proxy", "--https-proxy"];
 
-/// Flags that answer one question together: any of them on the command line makes the
-/// variables of all of them ignored.
+/// Groups of flags that decide one thing together: if any of them is on the command line, the
+/// variables of the whole group are ignored.
 const TOGETHER: [&[&str]; 2] = [&ROUTE, &["--quiet", "--verbose"]];
 
 /// The variables that are set. An empty one counts as unset.
@@ -31,12 +31,12 @@ impl Environment {
         Environment(set.collect())
     }
 
-    /// A variable that is set.
+    /// The value of a variable, if it is set.
     pub(crate) fn get(&self, name: &str) -> Option<OsString> {
         self.0.get(OsStr::new(name)).cloned()
     }
 
-    /// The values of a variable: one, or one a line for a flag that may be repeated.
+    /// The values of a variable: one, or one per line for a repeatable flag.
     fn values(&self, name: &'static str, kind: Kind) -> Result<Vec<Given>, Complaint> {
         let Some(value) = self.0.get(OsStr::new(name)) else {
             return Ok(Vec::new());
@@ -62,8 +62,8 @@ impl Environment {
         })
     }
 
-    /// A variable that names a proxy for other programs, where none is set for this one and
-    /// the direct way was not asked for: the first that is set, and what to set instead.
+    /// The first variable that sets a proxy for other programs but not for this one, and what
+    /// to set instead. None if a proxy or `--direct` is set.
     pub(crate) fn proxy_not_read(&self, settings: &Settings) -> Option<(String, Words)> {
         let route_is_set = settings.direct
             || settings.socks_proxy.is_some()
@@ -79,8 +79,8 @@ impl Environment {
         Some((name.to_owned(), problem))
     }
 
-    /// Variables that begin with our prefix, set nothing, and are spelled almost as one that
-    /// does: each with what was probably meant.
+    /// Variables with our prefix that belong to no flag but are spelled almost like one that
+    /// does, each with the name that was probably meant.
     pub(crate) fn near_misses(&self) -> Vec<(String, Words)> {
         let misses = self.0.iter().filter_map(|(name, value)| {
             let name = name.to_str()?;
@@ -104,8 +104,8 @@ impl Environment {
     }
 }
 
-/// Whether the variable, without our prefix, is one of those that Kubernetes sets in every pod
-/// beside a Service whose name is ours or begins with it: `SERVICE_HOST`, `SERVICE_PORT_HTTP`,
+/// Whether the variable, given without our prefix, is one that Kubernetes sets in every pod for
+/// a Service whose name is or begins with `simple-proxy`: `SERVICE_HOST`, `SERVICE_PORT_HTTP`,
 /// `PORT` and `PORT_80_TCP` with the value `tcp://10.0.0.1:80`, `PORT_80_TCP_ADDR`.
 fn is_of_kubernetes(rest: &str, value: &OsStr) -> bool {
     let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| {
@@ -116,9 +116,10 @@ fn is_of_kubernetes(rest: &str, value: &OsStr) -> bool {
     is_address || has("_SERVICE_") || has("_PORT_") || rest == "PORT"
 }
 
-/// The values of each flag in the order of the table: those of the command line, else of its
-/// variable with our prefix, else of the one without. Any flag of the route makes the
-/// variables of all of them ignored, and any of our own variables the common ones.
+/// The values of each flag, in the order of the table: from the command line, else from its
+/// variable with our prefix, else from the one without. A route flag on the command line
+/// overrides the variables of all route flags, and a route variable with our prefix overrides
+/// those without.
 pub(crate) fn merge(args: Args, environment: &Environment) -> Result<Vec<Vec<Given>>, Complaint> {
     let given = args.values().into_iter().zip(TABLE).map(|(values, flag)| {
         let source = flag.long;
@@ -153,7 +154,7 @@ pub(crate) fn merge(args: Args, environment: &Environment) -> Result<Vec<Vec<Giv
     Ok(given)
 }
 
-/// Whether a flag of the route has a value, and not one that turns it off.
+/// Whether a route flag has a value other than one that turns it off.
 fn names_a_route(given: &[Vec<Given>]) -> bool {
     let mut rows = TABLE.iter().zip(given);
     rows.any(|(flag, values)| match (flag.kind, values.last()) {
@@ -164,7 +165,7 @@ fn names_a_route(given: &[Vec<Given>]) -> bool {
     })
 }
 
-/// The flag or the variable that a setting comes from, if any.
+/// The flag or variable that set `long`, if any.
 pub(crate) fn source_of(given: &[Vec<Given>], long: &str) -> Option<&'static str> {
     let found = TABLE.iter().zip(given).find(|(flag, _)| flag.long == long);
     found.and_then(|(_, values)| values.last().map(|value| value.source))
@@ -176,7 +177,7 @@ mod tests {
     use crate::config::Language;
 
     #[test]
-    fn near_misses_are_named_and_others_left_alone() {
+    fn misspelled_variables_are_reported() {
         for (name, value, meant) in [
             ("CONECT_TIMEOUT", "5", Some("CONNECT_TIMEOUT")),
             ("LOGLANG", "en", Some("LOG_LANG")),
@@ -192,7 +193,7 @@ mod tests {
             ("PORT_80_TCP_ADDR", "10.0.0.1", None),
             ("SERVICE_HOST", "10.0.0.1", None),
             ("SERVICE_PORT", "80", None),
-            // Of a Service called simple-proxy-tls.
+            // These belong to a Service called simple-proxy-tls.
             ("TLS_PORT", "tcp://10.0.0.1:80", None),
             ("TLS_SERVICE_PORT", "80", None),
             ("REQUIRE_PEERS", "1", None),
