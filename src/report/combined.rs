@@ -1,5 +1,5 @@
-//! The access log: a line for each request that was answered, in the combined log format of
-//! Apache and nginx, on standard output. What else happens is told on standard error.
+//! The access log: a line for each answered request on standard output, in the combined log
+//! format of Apache and nginx. Other events are logged on standard error.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -11,31 +11,31 @@ use crate::report::line::is_combined;
 use crate::report::output::{self, Stream};
 use crate::report::subject::{without_query, Client};
 
-/// The longest method, target and field value in a line, escaped. Together they leave room
-/// for the rest, so that a pipe takes the line at once (PIPE_BUF).
+/// The longest method, target and field value in a line, in escaped bytes. Together they leave
+/// room for the rest, so that a line is at most PIPE_BUF bytes.
 const LONGEST_METHOD: usize = 64;
 const LONGEST_TARGET: usize = 1500;
 const LONGEST_VALUE: usize = 1000;
 
-/// What the access log says of one request, kept after its head is gone.
+/// What the access log needs of a request after its head has been dropped from the buffer.
 #[derive(Debug, Default)]
 pub struct Access {
-    /// When the head had arrived; none before there was one.
+    /// When the head had arrived; None before the first.
     received: Option<SystemTime>,
-    /// The request line, without the target's query. This and the fields are escaped.
+    /// The request line without the target's query. It and the fields below are escaped.
     request: String,
     referer: String,
     user_agent: String,
 }
 
 impl Access {
-    /// Something to fill, if an access log is kept.
+    /// An empty entry, if an access log is written.
     pub fn wanted() -> Option<Box<Access>> {
         is_combined().then(Box::default)
     }
 
-    /// Remembers a request whose head has just arrived. Queries stay out of the log: they may
-    /// hold tokens.
+    /// Stores a request whose head has just arrived. Queries are left out because they may
+    /// contain tokens.
     pub fn set(&mut self, head: &RequestHead<'_, '_>) {
         self.received = Some(SystemTime::now());
         self.request.clear();
@@ -63,8 +63,8 @@ impl Access {
         }
     }
 
-    /// Writes the line of a request that was answered with so many bytes of body, or of what
-    /// could not be read as one.
+    /// Writes the line of an answered request, or of an answered head that could not be parsed;
+    /// `bytes` is the length of the response body.
     pub fn answered(&mut self, client: &Client, status: u16, bytes: u64) {
         output::line(Stream::Output, |line| {
             self.push(line, client, status, bytes)
@@ -94,8 +94,8 @@ impl Access {
     }
 }
 
-/// Appends text as Apache escapes it: a backslash before a quotation mark or a backslash, `\n`
-/// and its like, and `\xNN` for any other byte that is not printable ASCII.
+/// Appends text with Apache's escapes: a backslash before a quotation mark or a backslash, `\n`
+/// and similar, and `\xNN` for any other byte that is not printable ASCII.
 fn push_escaped(out: &mut String, text: &[u8], longest: usize) {
     let end = out.len() + longest;
     for &byte in text {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_as_apache_writes_it() {
+    fn a_line_has_apaches_format() {
         let start = "192.0.2.7 - - [22/Nov/2026:16:59:59 +0000] ";
         for (head, answer, expected) in [
             (
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_fits_a_pipe_and_is_whole() {
+    fn a_long_line_is_cut_to_pipe_buf_in_its_fields() {
         let long = "\u{e9}".repeat(3000);
         let head = format!(
             "GET /{long} HTTP/1.1\r\nHost: a\r\nReferer: {long}\r\nUser-Agent: {long}\r\n\r\n"

@@ -1,4 +1,4 @@
-//! The words about what keeps the program from starting, for standard error.
+//! Formats the error that keeps the program from starting, for standard error.
 
 use std::fmt::Write as _;
 
@@ -17,9 +17,9 @@ const HINT: Text = Text::new(
     "请用 'simple-proxy --help' 查看用法。",
 );
 
-/// The lines about a complaint: one, and a second one that points to the help if the
-/// command line or the environment is at fault; in JSON one object. Each has its priority
-/// where standard error is the journal.
+/// The lines for a complaint: the error, and with `is_usage` a second line that points to
+/// `--help`; in JSON one object. If standard error is the journal, each line begins with its
+/// priority.
 pub fn lines(
     complaint: &Complaint,
     language: Language,

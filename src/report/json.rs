@@ -1,4 +1,4 @@
-//! JSON (RFC 8259) as far as it is written here: one object on one line.
+//! A writer for JSON (RFC 8259), on one line.
 
 use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
@@ -10,9 +10,9 @@ use crate::text::is_unsafe_in_a_line;
 pub enum Value<'a> {
     /// A string.
     Text(&'a str),
-    /// A string of bytes that a peer chose: what is not UTF-8 appears as `\xNN`.
+    /// A string of bytes from a peer; bytes that are not UTF-8 appear as `\xNN`.
     Bytes(&'a [u8]),
-    /// A string, as something displays.
+    /// A string, formatted with `Display`.
     Shown(&'a dyn Display),
     /// A count.
     Number(u64),
@@ -30,7 +30,7 @@ pub enum Value<'a> {
     List(&'a [Value<'a>]),
 }
 
-/// The longest string, in bytes as it is written. Three of them fit into one line of the log.
+/// The longest string, in escaped bytes. Three of them fit into one line of the log.
 const LONGEST: usize = 1000;
 
 /// Appends `value`.
@@ -82,7 +82,7 @@ fn string(out: &mut String, fill: impl FnOnce(&mut Quoted<'_>) -> fmt::Result) -
     out.push('"');
     let most = out.len() + LONGEST;
     let mut quoted = Quoted { out, most };
-    // An error is the limit, which has been marked.
+    // The only error is the limit, where `...` has been appended.
     let _ = fill(&mut quoted);
     out.write_char('"')
 }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_chose_stays_inside_its_string() {
+    fn bytes_from_a_peer_are_escaped_and_cut() {
         for (bytes, expected) in [
             (&b"/\",\"x\":\"\\"[..], r#""/\",\"x\":\"\\""#),
             (b"/\r\n\x1b\x7f", r#""/\u000d\u000a\u001b\u007f""#),

@@ -1,5 +1,5 @@
-//! How a line of the log is written, on standard error: as text in either language, or as JSON.
-//! Leaves what the lines say to `log`, and how they reach a slow reader to `output`.
+//! Formats a line of the log, on standard error, as text in either language or as JSON. Leaves
+//! the wording of events to `log`, and writing to a slow reader to `output`.
 
 use std::fmt::{self, Display};
 use std::sync::OnceLock;
@@ -20,13 +20,13 @@ static STATE: OnceLock<State> = OnceLock::new();
 /// How important a line is, as a syslog priority (RFC 5424 §6.2.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Priority {
-    /// Something was not done.
+    /// Something failed.
     Error = 3,
-    /// Something deserves a look.
+    /// Something needs attention.
     Warning = 4,
-    /// The ordinary course.
+    /// Normal operation.
     Info = 6,
-    /// What `--verbose` adds.
+    /// Details, written with `--verbose` only.
     Debug = 7,
 }
 
@@ -41,7 +41,7 @@ impl Priority {
     }
 }
 
-/// Chooses language, format and verbosity, once, before the first line.
+/// Sets language, format and verbosity, once, before the first line.
 pub fn init(settings: LogSettings) {
     let to_journal = output::is_journal();
     let _ = STATE.set(State {
@@ -62,13 +62,13 @@ fn state() -> &'static State {
     STATE.get().unwrap_or(&DEFAULT)
 }
 
-/// Whether each request leaves a line in the combined format.
+/// Whether an access log in the combined format is written.
 pub(super) fn is_combined() -> bool {
     state().settings.format == LogFormat::Combined
 }
 
-/// Whether the ordinary course of each request is told: the access log stands for it unless
-/// detail is wanted.
+/// Whether the log has lines for each request. If an access log is written, it has them only
+/// with `--verbose`.
 pub(super) fn tells_requests() -> bool {
     is_enabled(match is_combined() {
         true => Priority::Debug,
@@ -88,10 +88,10 @@ pub(super) fn is_enabled(priority: Priority) -> bool {
 /// A member of an event's object in JSON.
 pub(super) type Member<'a> = (&'a str, Value<'a>);
 
-/// What an event is called in JSON, and its members there beside those that say whose it is.
+/// The name of an event in JSON and its members, without those that identify the connection.
 pub(super) type Event<'a> = (&'a str, &'a [Member<'a>]);
 
-/// Writes the line of an event that concerns the program.
+/// Writes the line of an event that concerns the program as a whole.
 pub(super) fn emit(
     priority: Priority,
     event: Event<'_>,
@@ -101,7 +101,7 @@ pub(super) fn emit(
     emit_about(&[], priority, event, chinese, english);
 }
 
-/// Writes the line of an event that concerns a connection or a request, which `whose` names.
+/// Writes the line of an event that concerns a connection or request, identified by `whose`.
 pub(super) fn emit_about(
     whose: &[Member<'_>],
     priority: Priority,
@@ -155,14 +155,15 @@ fn line(
     });
 }
 
-/// What the documented line of an event has no place for; JSON has.
+/// Writes a debug line with values that the event's text line omits. In JSON the event itself
+/// has them, so nothing is written.
 pub(super) fn detail(chinese: fmt::Arguments<'_>, english: fmt::Arguments<'_>) {
     if state().settings.format != LogFormat::Json {
         emit(Priority::Debug, ("", &[]), chinese, english);
     }
 }
 
-/// Says how many lines a reader that was too slow has cost, once it reads again.
+/// Logs how many lines were dropped, once the slow reader reads again.
 fn tell_dropped() {
     let dropped = output::take_dropped();
     if dropped > 0 {
@@ -176,8 +177,8 @@ fn tell_dropped() {
     }
 }
 
-/// Writes the thread's lines out, as far as the reader takes them without a wait. Gives
-/// the time after which to try again, if some are left.
+/// Writes the thread's buffered lines as far as the streams take them without blocking.
+/// Returns the delay before the next attempt if some are left.
 pub fn flush() -> Option<Duration> {
     if !output::holds_any() {
         return None;

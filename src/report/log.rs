@@ -1,4 +1,5 @@
-//! What the log says: one function per event, in either language or as JSON.
+//! The events of the log: one function per event, which writes its line in either language or
+//! as JSON.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +19,7 @@ use crate::text::Escaped;
 pub use crate::report::line::{flush, init};
 pub use crate::report::output::flush_waiting;
 
-/// The addresses listened on, the upstream and the route, once at the start.
+/// Logs the listening addresses, the upstream, the route and warnings, once at startup.
 pub fn started(
     addresses: &[String],
     metrics: Option<SocketAddr>,
@@ -104,7 +105,7 @@ pub fn started(
     }
 }
 
-/// What clients are shown, behind the words that say since when.
+/// The subject and expiry of the server certificate, after the given words for the event.
 fn certificate(event: &str, identity: &Identity, [chinese, english]: [&str; 2]) {
     let Some(first) = identity.chain.first() else {
         return;
@@ -132,13 +133,13 @@ fn certificate(event: &str, identity: &Identity, [chinese, english]: [&str; 2]) 
     );
 }
 
-/// The files hold another certificate, which new connections are shown.
+/// The files contain another certificate, which new connections get.
 pub(crate) fn certificate_renewed(identity: &Identity) {
     let words = ["服务器证书已更新", "server certificate renewed"];
     certificate("certificate_renewed", identity, words);
 }
 
-/// The files were read again, and hold what they held.
+/// The files were read again on SIGHUP and have not changed.
 pub(crate) fn certificate_unchanged() {
     emit(
         Priority::Info,
@@ -148,7 +149,7 @@ pub(crate) fn certificate_unchanged() {
     );
 }
 
-/// The files hold no certificate and key that can be used; the old ones stay in use.
+/// The files contain no usable certificate and key; the old ones stay in use.
 pub(crate) fn certificate_kept(file: &str, problem: &Words) {
     let (english, chinese) = (
         problem.say(Language::English),
@@ -172,7 +173,7 @@ pub(crate) fn certificate_kept(file: &str, problem: &Words) {
 
 /// A request head has arrived.
 pub(crate) fn request(client: &Client, method: &str, path: &[u8], host: &[u8]) {
-    // The two lines of every request cost nothing where they are not wanted.
+    // Returns before any formatting if requests are not logged.
     if !tells_requests() {
         return;
     }
@@ -193,10 +194,10 @@ pub(crate) fn request(client: &Client, method: &str, path: &[u8], host: &[u8]) {
     );
 }
 
-/// Takes the one line of a minute; false where it was taken less than a minute ago.
-fn take_line_of_minute(last: &Mutex<Option<Instant>>) -> bool {
+/// Whether a line may be written that is limited to one per minute; if so, starts the minute.
+fn is_due(last: &Mutex<Option<Instant>>) -> bool {
     const PAUSE: Duration = Duration::from_secs(60);
-    // A thread that panicked has left nothing half done here.
+    // A panic cannot leave the single value inconsistent.
     let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
     let due = last.is_none_or(|last| last.elapsed() >= PAUSE);
     if due {
@@ -205,11 +206,11 @@ fn take_line_of_minute(last: &Mutex<Option<Instant>>) -> bool {
     due
 }
 
-/// A request names its own origin under a Host that may have been rebound, and goes on
-/// untranslated. Said once a minute at most.
+/// The Origin of a request was not translated, because its Host may be the result of DNS
+/// rebinding. Logged at most once a minute.
 pub(crate) fn origin_not_translated(client: &Client, host: &[u8]) {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
-    if !take_line_of_minute(&LAST) {
+    if !is_due(&LAST) {
         return;
     }
     let members = [("host", Value::Bytes(host))];
@@ -228,7 +229,7 @@ pub(crate) fn origin_not_translated(client: &Client, host: &[u8]) {
     );
 }
 
-/// The request asks for upgrades to `protocols`, which go no further.
+/// The request asks for upgrades to `protocols`, which are not forwarded.
 pub(crate) fn upgrade_withheld(client: &Client, protocols: &[u8]) {
     let members = [("protocols", Value::Bytes(protocols))];
     let protocols = Escaped(protocols);
@@ -277,7 +278,7 @@ pub(crate) fn upgraded(client: &Client, protocol: &str) {
     );
 }
 
-/// The relay is over, after so long, and carried so many bytes each way.
+/// The relay has ended; `after` is its duration, and the counts are its bytes in each direction.
 pub(crate) fn upgrade_closed(
     client: &Client,
     protocol: &str,
@@ -314,7 +315,7 @@ pub(crate) fn upgrade_closed(
     );
 }
 
-/// A response was delivered whole; `bytes` of body.
+/// A response was delivered completely; `bytes` is the length of its body.
 pub(crate) fn request_done(subject: &Subject, status: u16, bytes: u64) {
     if !tells_requests() {
         return;
@@ -340,7 +341,7 @@ pub(crate) fn request_done(subject: &Subject, status: u16, bytes: u64) {
     );
 }
 
-/// The upstream gave no usable response; the client got `status`.
+/// The upstream gave no usable response, and the client got `status`.
 pub(crate) fn request_failed(subject: &Subject, status: u16, error: &Error) {
     let elapsed = subject.elapsed();
     let took = Took(elapsed, subject.client());
@@ -361,7 +362,7 @@ pub(crate) fn request_failed(subject: &Subject, status: u16, error: &Error) {
     );
 }
 
-/// An exchange ended before its response did.
+/// An exchange was aborted before its response was complete.
 pub(crate) fn request_aborted(subject: &Subject, cause: &str) {
     let elapsed = subject.elapsed();
     let took = Took(elapsed, subject.client());
@@ -378,7 +379,7 @@ pub(crate) fn request_aborted(subject: &Subject, cause: &str) {
     );
 }
 
-/// A client sent something that is not a request we forward.
+/// A client sent a request that is not forwarded, or something that is no request.
 pub(crate) fn request_rejected(client: &Client, status: u16, reason: &str) {
     let members = [
         ("status", Value::Number(status.into())),
@@ -409,7 +410,7 @@ pub(crate) fn connection_opened(client: &Client) {
     );
 }
 
-/// A client's TLS handshake has failed, or has not ended in time.
+/// A client's TLS handshake has failed or timed out.
 pub(crate) fn handshake_failed(client: &Client, cause: &str) {
     let members = [("cause", Value::Text(cause))];
     let connection = client.connection;
@@ -422,7 +423,7 @@ pub(crate) fn handshake_failed(client: &Client, cause: &str) {
     );
 }
 
-/// A client's connection is over.
+/// A client's connection was closed.
 pub(crate) fn connection_closed(client: &Client, after: Duration) {
     let seconds = after.as_secs_f64();
     let members = [("seconds", Value::Seconds(after))];
@@ -436,7 +437,8 @@ pub(crate) fn connection_closed(client: &Client, after: Duration) {
     );
 }
 
-/// The connection's end has delimited a response in TLS, without close_notify.
+/// A response over TLS was delimited by the end of the connection, which came without
+/// close_notify.
 pub(crate) fn ended_unannounced(subject: &Subject) {
     if !is_enabled(Priority::Debug) {
         return;
@@ -454,7 +456,7 @@ pub(crate) fn ended_unannounced(subject: &Subject) {
     );
 }
 
-/// An upstream connection was dialled for a request, in these steps.
+/// An upstream connection was dialled for a request.
 pub(crate) fn dialled(subject: &Subject, steps: &Steps) {
     if !is_enabled(Priority::Debug) {
         return;
@@ -481,7 +483,7 @@ pub(crate) fn dialled(subject: &Subject, steps: &Steps) {
     );
 }
 
-/// A spare upstream connection was dialled, in place of one that had become old or not.
+/// A spare upstream connection was dialled; `renews` says that it replaces an old one.
 pub(crate) fn spare_dialled(steps: &Steps, renews: bool) {
     let total = steps.total();
     let members = [
@@ -501,7 +503,7 @@ pub(crate) fn spare_dialled(steps: &Steps, renews: bool) {
     );
 }
 
-/// A spare upstream connection could not be had; the next attempt follows a pause.
+/// A spare upstream connection could not be dialled; the next attempt follows after `pause`.
 pub(crate) fn spare_failed(error: &Error, pause: Duration) {
     let cause = error.in_full();
     let (stage, seconds) = (error.stage.name(), pause.as_secs_f64());
@@ -539,7 +541,7 @@ pub(crate) fn spare_taken(subject: &Subject, age: Duration) {
     );
 }
 
-/// A client's address is not one that is served.
+/// A client was refused because `--allow` does not list its address.
 pub(crate) fn client_not_allowed(client: Peer) {
     emit(
         Priority::Debug,
@@ -549,7 +551,7 @@ pub(crate) fn client_not_allowed(client: Peer) {
     );
 }
 
-/// Accepting pauses: descriptors or memory have run out.
+/// Accepting is paused because descriptors or memory have run out.
 pub(crate) fn accept_paused(cause: &str) {
     emit(
         Priority::Error,
@@ -559,8 +561,7 @@ pub(crate) fn accept_paused(cause: &str) {
     );
 }
 
-/// How many clients are served at once, said at the start: in detail only, unless it was asked
-/// for.
+/// Logs the limit of client connections at startup, at debug priority unless it was set.
 pub fn connection_limit(limit: usize, was_asked_for: bool) {
     let priority = match was_asked_for {
         true => Priority::Info,
@@ -574,7 +575,7 @@ pub fn connection_limit(limit: usize, was_asked_for: bool) {
     );
 }
 
-/// As many clients are served as may be; others wait.
+/// The limit of client connections is reached; others wait.
 pub(crate) fn limit_reached(limit: usize) {
     let members = [("limit", Value::Number(limit as u64))];
     emit(
@@ -585,7 +586,7 @@ pub(crate) fn limit_reached(limit: usize) {
     );
 }
 
-/// The limit of connections that was asked for is more than the descriptors carry.
+/// The limit of connections was lowered to what the limit of descriptors allows.
 pub fn limit_lowered(asked: usize, limit: usize, descriptors: usize) {
     let members = [
         ("asked", Value::Number(asked as u64)),
@@ -605,7 +606,7 @@ pub fn limit_lowered(asked: usize, limit: usize, descriptors: usize) {
     );
 }
 
-/// A thread cannot serve at all.
+/// A thread cannot serve connections.
 pub(crate) fn thread_failed(cause: &str) {
     emit(
         Priority::Error,
@@ -615,7 +616,7 @@ pub(crate) fn thread_failed(cause: &str) {
     );
 }
 
-/// A signal asked the program to end.
+/// A signal has started the graceful shutdown.
 pub(crate) fn draining(signal: &str, within: Duration) {
     let members = [
         ("signal", Value::Text(signal)),
@@ -630,7 +631,7 @@ pub(crate) fn draining(signal: &str, within: Duration) {
     );
 }
 
-/// SIGHUP, where no terminal was closed.
+/// SIGHUP was ignored, because the program has no controlling terminal.
 pub fn hangup_ignored() {
     emit(
         Priority::Info,
@@ -640,7 +641,7 @@ pub fn hangup_ignored() {
     );
 }
 
-/// The program ends; so many connections were cut off.
+/// The program stops; `cut_off` connections were still open.
 pub(crate) fn stopped(cut_off: usize) {
     emit(
         Priority::Info,
@@ -650,7 +651,7 @@ pub(crate) fn stopped(cut_off: usize) {
     );
 }
 
-/// The service manager could not be told.
+/// A notification to the service manager failed.
 pub(crate) fn not_notified(cause: &str) {
     emit(
         Priority::Warning,
@@ -660,7 +661,7 @@ pub(crate) fn not_notified(cause: &str) {
     );
 }
 
-/// One connection's task panicked; the others go on.
+/// A connection's task panicked; other connections are not affected.
 pub fn panicked(message: &str) {
     let members = [("cause", Value::Bytes(message.as_bytes()))];
     let message = Escaped(message.as_bytes());

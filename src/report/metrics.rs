@@ -1,7 +1,7 @@
-//! What the program counts. Leaves to `prometheus` and `status` how it is shown.
+//! The program's counters. Leaves the output formats to `prometheus` and `status`.
 //!
-//! Each thread has counters of its own that it alone writes: counting is a plain store. A
-//! reader adds them up.
+//! Each thread writes only its own counters, so counting needs no atomic read-modify-write. A
+//! reader adds up the counters of all threads.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::error::Stage;
 use crate::route::hops::Hops;
 
-/// A number that one thread writes.
+/// A counter that only one thread writes.
 #[derive(Default)]
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// Adds `n`; for the one thread that writes.
+    /// Adds `n`. Only the thread that owns the counter may call this.
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
@@ -25,30 +25,31 @@ impl Count {
     }
 }
 
-/// The methods that are told apart; any other, and what was no request at all, is `other`.
+/// The methods that are counted separately. All others, and heads that could not be parsed,
+/// count as `other`.
 pub(super) const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other",
 ];
 
-/// A method as far as it is told apart.
+/// A method, or `other`, as an index into `METHODS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Method(u8);
 
 impl Method {
-    /// For what was no request.
+    /// Any other method, or a head that could not be parsed.
     pub const OTHER: Method = Method(METHODS.len() as u8 - 1);
 
-    /// The class of a method.
+    /// Classifies a method.
     pub fn of(method: &str) -> Method {
         let known = METHODS.iter().position(|known| *known == method);
         known.map_or(Method::OTHER, |at| Method(at as u8))
     }
 }
 
-/// The classes of statuses: 1xx to 5xx.
+/// The number of status classes: 1xx to 5xx.
 pub(super) const CLASSES: usize = 5;
 
-/// Upper bounds of a histogram's buckets, in microseconds and as they are written.
+/// Upper bounds of a histogram's buckets, in microseconds and as text in seconds.
 pub(super) const BOUNDS: [(u64, &str); 13] = [
     (500, "0.0005"),
     (1_000, "0.001"),
@@ -65,12 +66,12 @@ pub(super) const BOUNDS: [(u64, &str); 13] = [
     (10_000_000, "10"),
 ];
 
-/// Durations by size.
+/// A histogram of durations.
 #[derive(Default)]
 pub struct Histogram {
-    /// The last one has no bound.
+    /// How many durations each bucket has; the last bucket has no upper bound.
     pub(super) buckets: [Count; BOUNDS.len() + 1],
-    /// What all of them took together, in microseconds.
+    /// The sum of all durations, in microseconds.
     pub(super) micros: Count,
 }
 
@@ -84,64 +85,64 @@ impl Histogram {
     }
 }
 
-/// What one thread has counted.
-// Aligned to the two cache lines that a processor fetches together: otherwise a store of one
-// thread would evict the counters of another.
+/// The counters of one thread.
+// Aligned to 128 bytes, the pair of cache lines that a processor fetches together: otherwise a
+// store by one thread would invalidate cached counters of another.
 #[derive(Default)]
 #[repr(align(128))]
 pub struct Counters {
     /// Client connections accepted.
     pub connections: Count,
-    /// Of these, the ones that are over.
+    /// Client connections closed.
     pub connections_closed: Count,
     /// Clients closed at once because `--allow` does not list them.
     pub not_allowed: Count,
     /// TLS handshakes with clients that failed or did not end in time.
     pub handshakes_failed: Count,
-    /// Clients beyond the limit that have waited for a slot.
+    /// Clients beyond the connection limit that began to wait for a slot.
     pub waits: Count,
-    /// Of these, the ones that do so no more.
+    /// Clients that have stopped waiting for a slot.
     pub waits_over: Count,
-    /// Requests answered, by method and class of status.
+    /// Requests answered, by method and status class.
     pub(super) requests: [[Count; CLASSES]; METHODS.len()],
-    /// Requests that broke off before their response had ended.
+    /// Requests aborted before their response was complete.
     pub aborted: Count,
     /// Upgrades that the upstream accepted.
     pub upgrades: Count,
-    /// Of these, the ones that are over.
+    /// Upgraded connections closed.
     pub upgrades_closed: Count,
     /// Bytes of request bodies and of tunnels.
     pub bytes_up: Count,
     /// Bytes of response bodies and of tunnels.
     pub bytes_down: Count,
-    /// Requests that the upstream, or the way to it, has failed, by stage.
+    /// Requests that failed at the upstream or on the route to it, by stage.
     pub(super) upstream_failures: [Count; Stage::ALL.len()],
-    /// From the first look-up to a connection that is ready.
+    /// The time from the first name look-up to an established upstream connection.
     pub dial: Histogram,
-    /// From a request's head to its response's.
+    /// The time from a request's head to its response's head.
     pub response_head: Histogram,
-    /// Requests that took a kept upstream connection.
+    /// Requests that took a kept connection.
     pub pool_hits: Count,
-    /// Requests that found none.
+    /// Requests that found no kept connection.
     pub pool_misses: Count,
-    /// Requests that found no kept connection and took a spare one.
+    /// Requests that found no kept connection but took a spare one.
     pub spare_hits: Count,
-    /// Requests that found neither.
+    /// Requests that found neither a kept connection nor a spare one.
     pub spare_misses: Count,
-    /// Spare connections that were dialled because one was missing.
+    /// Spare connections dialled because one was missing.
     pub spare_dials: Count,
-    /// Spare connections that were dialled in place of one that had become old.
+    /// Spare connections dialled to replace an old one.
     pub spare_renewals: Count,
 }
 
 impl Counters {
-    /// A response with this status was given, the upstream's or our own.
+    /// Counts a response with this status, from the upstream or generated here.
     pub fn request(&self, method: Method, status: u16) {
         let class = usize::from(status / 100).clamp(1, CLASSES) - 1;
         self.requests[usize::from(method.0)][class].add(1);
     }
 
-    /// The upstream, or the way to it, has failed a request.
+    /// Counts a request that failed at the upstream or on the route to it.
     pub fn upstream_failed(&self, stage: Stage) {
         self.upstream_failures[stage as usize].add(1);
     }
@@ -151,16 +152,16 @@ impl Counters {
 #[derive(Clone)]
 pub struct Registry {
     threads: Arc<[Counters]>,
-    /// How the proxies of the route are doing, if it has any.
+    /// The state of the route's proxies, if it has any.
     pub(super) hops: Option<Arc<Hops>>,
-    /// Since the epoch.
+    /// The start time, since the Unix epoch.
     pub(super) started: Duration,
-    /// Clients that may be served at once.
+    /// The limit of client connections.
     pub(super) limit: u64,
 }
 
 impl Registry {
-    /// Counters at zero for so many threads.
+    /// Counters at zero for `threads` threads.
     pub fn new(threads: usize) -> Registry {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Registry {
@@ -171,24 +172,24 @@ impl Registry {
         }
     }
 
-    /// Tells also how the proxies of the route are doing.
+    /// Adds the state of the route's proxies.
     pub fn with_proxies(self, hops: Arc<Hops>) -> Registry {
         let hops = Some(hops).filter(|hops| hops.count() > 0);
         Registry { hops, ..self }
     }
 
-    /// With so many clients that may be served at once.
+    /// Sets the limit of client connections.
     pub fn with_limit(self, limit: usize) -> Registry {
         let limit = limit as u64;
         Registry { limit, ..self }
     }
 
-    /// Those of one thread.
+    /// The counters of thread `n`.
     pub fn of_thread(&self, n: usize) -> &Counters {
         &self.threads[n]
     }
 
-    /// What all threads have counted of one thing.
+    /// The sum of one counter over all threads.
     pub(super) fn sum(&self, count: impl Fn(&Counters) -> &Count) -> u64 {
         self.threads
             .iter()
@@ -196,8 +197,8 @@ impl Registry {
             .fold(0, u64::wrapping_add)
     }
 
-    /// How many are open now. Threads are read one after the other, so that an end may be
-    /// seen before its beginning.
+    /// How many are open now, 0 at least: the threads' counters are read one after the other,
+    /// so a close may be seen without its open.
     pub(super) fn open(
         &self,
         opened: impl Fn(&Counters) -> &Count,
@@ -207,7 +208,7 @@ impl Registry {
         self.sum(opened).saturating_sub(closed)
     }
 
-    /// What all threads have counted together.
+    /// The sums of all counters that the status page shows.
     pub fn totals(&self) -> Totals {
         let histogram = |of: fn(&Counters) -> &Histogram| {
             let buckets = 0..=BOUNDS.len();
@@ -239,17 +240,17 @@ impl Registry {
     }
 }
 
-/// What all threads have counted together, for the status page.
+/// The sums over all threads, for the status page.
 pub struct Totals {
     /// Client connections accepted.
     pub connections: u64,
     /// Client connections that are open.
     pub connections_open: u64,
-    /// Requests answered, by the status's class, 1xx first.
+    /// Requests answered, by status class, 1xx first.
     pub classes: [u64; CLASSES],
-    /// Requests that broke off before their response had ended.
+    /// Requests aborted before their response was complete.
     pub aborted: u64,
-    /// Requests that the upstream, or the way to it, has failed.
+    /// Requests that failed at the upstream or on the route to it.
     pub failed: u64,
     /// Upgrades that the upstream accepted.
     pub upgrades: u64,
@@ -259,12 +260,12 @@ pub struct Totals {
     pub bytes_up: u64,
     /// Bytes of response bodies and of tunnels.
     pub bytes_down: u64,
-    /// Dials, and what they took together.
+    /// The number of dials, and their total duration.
     pub dial: (u64, Duration),
-    /// Responses, and how long their heads took together.
+    /// The number of responses, and the total time until their heads arrived.
     pub response_head: (u64, Duration),
-    /// Requests that took a kept upstream connection.
+    /// Requests that took a kept connection.
     pub pool_hits: u64,
-    /// Requests that found none.
+    /// Requests that found no kept connection.
     pub pool_misses: u64,
 }

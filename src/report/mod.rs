@@ -1,9 +1,9 @@
-//! What people and machines are told: log lines, access log, metrics, and how lines reach
-//! standard error and standard output.
+//! Log lines, access log, metrics and status page, and how lines are written to standard error
+//! and standard output.
 //!
-//! Owns the words of every event, in both languages and as JSON, and what is counted.
-//! Leaves to others when something happens. May use `route` (the steps of a dial), `cli`,
-//! `http`, `net`.
+//! Owns the wording of every event, in both languages and as JSON, and the counters. Leaves to
+//! the callers when an event happens. May use `route` (the steps of a dial), `cli`, `http`,
+//! `net`.
 
 pub(crate) mod combined;
 pub mod complain;

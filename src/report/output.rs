@@ -1,6 +1,6 @@
-//! Lines on standard error, and the access log's on standard output: they collect in buffers
-//! of the thread and are written when it is about to wait. A reader that stops costs lines,
-//! which are counted, never the data path's time.
+//! Writes log lines to standard error and access log lines to standard output. Each thread
+//! collects lines in buffers and writes them when it is about to wait for events. While the
+//! reader of a stream is stuck, lines are dropped and counted; the thread never blocks on it.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -10,29 +10,29 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 
-/// What a pipe takes at once without blocking, when it takes anything (PIPE_BUF).
+/// A pipe that is writable takes this many bytes atomically, without blocking (PIPE_BUF).
 const WRITE_AT_ONCE: usize = 4096;
 
-/// Lines that wait for a stuck reader, in bytes; beyond it lines are dropped.
+/// The bytes of lines that are buffered while the reader is stuck; further lines are dropped.
 const HELD_BACK: usize = 256 * 1024;
 
-/// Written out while a thread is busy, at this many bytes.
+/// A busy thread, which does not wait for events, writes its buffer at this many bytes.
 const BUSY_FLUSH: usize = 16 * 1024;
 
-/// How soon a reader that was stuck is tried again.
+/// The delay before the next attempt to write to a stuck reader.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// How soon a thread that found another one writing tries again.
+/// The delay before the next attempt if another thread was writing.
 const RETRY_SOON: Duration = Duration::from_millis(5);
 
-/// How long the lines of a thread that will not try again soon are waited for.
+/// How long `flush_waiting` waits, for a slow reader and for other threads.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Held from asking whether a stream takes a line to writing it: of two threads that were both
-/// told yes, one could block. One for both streams, which may be one pipe.
+/// Held from the poll of a stream until the write to it: if two threads polled it as writable
+/// and both wrote, the second could block. One lock for both streams, which may be one pipe.
 static WRITING: Mutex<()> = Mutex::new(());
 
-/// Where a line goes.
+/// The stream that a line is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// Standard error: the log.
@@ -64,11 +64,13 @@ struct Streams {
 
 thread_local! {
     static PENDING: RefCell<Streams> = RefCell::default();
-    /// Whether those are anything but empty: what is asked before each wait of the thread.
+    /// Whether `PENDING` holds lines or a count of dropped ones: checked cheaply before each
+    /// wait for events.
     static HOLDS_ANY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does nothing while a line is being formatted, should that very formatting panic.
+/// Runs `work` on the thread's buffers. Does nothing if they are borrowed already: a panic
+/// while a line is formatted would be logged from within that borrow.
 fn with_pending<T: Default>(work: impl FnOnce(&mut Streams) -> T) -> T {
     PENDING.with(|pending| match pending.try_borrow_mut() {
         Ok(mut pending) => work(&mut pending),
@@ -76,8 +78,8 @@ fn with_pending<T: Default>(work: impl FnOnce(&mut Streams) -> T) -> T {
     })
 }
 
-/// Adds the line that `fill` appends, without its end. Longer than a pipe takes at once,
-/// it is cut.
+/// Buffers the line that `fill` appends, which adds no newline. A line longer than PIPE_BUF is
+/// cut.
 pub fn line(stream: Stream, fill: impl FnOnce(&mut String)) {
     HOLDS_ANY.set(true);
     with_pending(|streams| {
@@ -96,7 +98,8 @@ pub fn line(stream: Stream, fill: impl FnOnce(&mut String)) {
     });
 }
 
-/// How many lines were dropped since it was last asked; 0 while more are to be expected.
+/// Returns and resets the number of dropped lines. Returns 0 while the buffers are at least
+/// half full, since more lines may be dropped.
 pub fn take_dropped() -> usize {
     with_pending(|streams| {
         let Streams { error, output } = streams;
@@ -107,14 +110,14 @@ pub fn take_dropped() -> usize {
     })
 }
 
-/// Whether the thread has lines to write out, or has dropped some.
+/// Whether the thread has buffered lines or has dropped some.
 #[inline]
 pub fn holds_any() -> bool {
     HOLDS_ANY.get()
 }
 
-/// Writes the thread's lines out, as far as the reader takes them without a wait. Gives
-/// the time after which to try again, if some are left.
+/// Writes the thread's buffered lines as far as the streams take them without blocking.
+/// Returns the delay before the next attempt if some are left.
 pub fn flush() -> Option<Duration> {
     with_pending(|streams| {
         let outcome = streams.write_out(Duration::ZERO);
@@ -127,8 +130,8 @@ pub fn flush() -> Option<Duration> {
     })
 }
 
-/// Writes the lines out of a thread that will not try again soon, waiting a moment for others
-/// who write and for a slow reader.
+/// Writes the buffered lines of a thread that will not try again soon, such as before exit.
+/// Waits up to `PATIENCE` for a slow reader and for other threads that are writing.
 pub fn flush_waiting() {
     let start = Instant::now();
     while let Outcome::Busy = with_pending(|streams| streams.write_out(PATIENCE)) {
@@ -150,13 +153,14 @@ pub fn is_journal() -> bool {
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)
 }
 
-/// What became of lines that were to be written, the least urgent to try again first.
+/// The result of a write. The order decides between two streams: the result that calls for
+/// the earlier next attempt is the greater one.
 #[derive(Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
-    /// All are out, or had nowhere to go.
+    /// All lines were written, or discarded because the stream is broken.
     #[default]
     Written,
-    /// The reader takes no more.
+    /// The stream is not writable.
     Stuck,
     /// Another thread is writing.
     Busy,
@@ -179,7 +183,7 @@ impl Pending {
         let start = self.lines.len();
         fill(&mut self.lines);
         self.lines.push('\n');
-        // Only a line that a pipe takes at once can never block.
+        // Only a write of at most PIPE_BUF bytes to a writable pipe cannot block.
         if self.lines.len() - start > WRITE_AT_ONCE {
             let cut = start + WRITE_AT_ONCE - "...\n".len();
             self.lines.truncate(floor_char(&self.lines, cut));
@@ -206,7 +210,7 @@ impl Pending {
                 Ok(n) => written += n,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => break,
-                // Closed or full: the lines have nowhere to go.
+                // The pipe is closed or the disk full: the lines are discarded.
                 Err(_) => written = self.lines.len(),
             }
         }
@@ -222,7 +226,7 @@ fn writing() -> Option<MutexGuard<'static, ()>> {
     use std::sync::TryLockError::*;
     match WRITING.try_lock() {
         Ok(guard) => Some(guard),
-        // It guards nothing that a panic could have left half done.
+        // The lock guards no data that a panic could have left inconsistent.
         Err(Poisoned(guard)) => Some(guard.into_inner()),
         Err(WouldBlock) => None,
     }
@@ -236,14 +240,14 @@ fn floor_char(text: &str, mut at: usize) -> usize {
 }
 
 fn ceil_char(text: &str, mut at: usize) -> usize {
-    // A write that ended inside a character loses its rest: better than a panic.
+    // If a write ended inside a character, its remaining bytes are lost.
     while !text.is_char_boundary(at) {
         at += 1;
     }
     at
 }
 
-/// How many bytes of `lines` to write at once: whole lines, of which one always fits.
+/// How many bytes of `lines` to write at once: as many whole lines as fit into PIPE_BUF.
 fn whole_lines(lines: &[u8]) -> usize {
     if lines.len() <= WRITE_AT_ONCE {
         return lines.len();
@@ -252,14 +256,14 @@ fn whole_lines(lines: &[u8]) -> usize {
     newline.map_or(WRITE_AT_ONCE, |at| at + 1)
 }
 
-/// Waits until something can be written, for at most `patience`; false when the time is over.
+/// Waits up to `patience` until the stream is writable. Returns false on timeout.
 fn wait_writable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(descriptor, PollFlags::OUT)];
     let timeout = Timespec {
         tv_sec: patience.as_secs() as i64,
         tv_nsec: patience.subsec_nanos().into(),
     };
-    // A broken stream counts as writable: the write says so and the lines are let go.
+    // A broken stream polls as ready; the write then fails and the lines are discarded.
     matches!(poll(&mut fds, Some(&timeout)), Ok(n) if n > 0)
 }
 
@@ -268,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_line_is_longer_than_a_pipe_takes_at_once() {
+    fn a_line_longer_than_pipe_buf_is_cut() {
         let mut pending = Pending::default();
         pending.line(|line| line.push_str(&"聊".repeat(3000)));
         assert!(pending.lines.len() <= WRITE_AT_ONCE);

@@ -6,7 +6,7 @@ use crate::error::Stage;
 use crate::report::metrics::{Counters, Histogram, Registry, BOUNDS, CLASSES, METHODS};
 use crate::route::hops::{Dial, Hops};
 
-/// The page that Prometheus reads.
+/// The page for Prometheus.
 pub fn render(registry: &Registry) -> String {
     let mut page = Page(String::with_capacity(8 * 1024));
     page.family("build_info", "gauge", "The version that runs.");
@@ -179,7 +179,8 @@ fn histogram(
     let _ = writeln!(page.0, "simple_proxy_{name}_count {so_far}");
 }
 
-/// How each proxy is doing, by its number in the setting: an address could tell a user.
+/// The dials through each proxy and its state. A proxy is labelled with its number in the
+/// setting, because its URL may contain a user name.
 fn proxies(page: &mut Page, hops: &Hops) {
     page.family(
         "proxy_dials_total",
@@ -204,7 +205,7 @@ fn proxies(page: &mut Page, hops: &Hops) {
     }
 }
 
-/// A page of metrics on its way.
+/// A page of metrics under construction.
 struct Page(String);
 
 impl Page {
@@ -231,7 +232,7 @@ mod tests {
     use crate::report::metrics::Method;
 
     #[test]
-    fn threads_are_added_up() {
+    fn the_counters_of_all_threads_are_added_up() {
         let registry = Registry::new(2);
         for n in 0..2 {
             let counters = registry.of_thread(n);

@@ -1,5 +1,5 @@
-//! What the status page shows beside the counters: how each hop stands, and the last
-//! failures with what to try. Kept only where a page is served.
+//! What the status page shows besides the counters: the state of each hop, and the last
+//! failures with advice. Recorded only if a status page is served.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -19,14 +19,14 @@ use crate::route::steps::{Step, Steps};
 /// How many failures are remembered.
 const REMEMBERED: usize = 20;
 
-/// What is known of the route and of what went wrong on it, for all threads.
+/// The state of the route and its last failures, shared by all threads.
 pub struct Board {
     config: Arc<Config>,
     settings: Vec<Setting>,
     listening: Vec<String>,
     started: Instant,
-    /// When the upstream last answered a request, in milliseconds since the start; 0 is
-    /// never. Written for each response, so without the lock.
+    /// When the upstream last answered a request, in milliseconds since the start; 0 means
+    /// never. An atomic outside the lock, because it is written for each response.
     answered: AtomicU64,
     known: Mutex<Known>,
 }
@@ -38,16 +38,16 @@ struct Known {
     failures: VecDeque<Failure>,
 }
 
-/// How a hop stands.
+/// When a hop last succeeded and failed.
 #[derive(Default)]
 struct Hop {
     succeeded: Option<Instant>,
     failed: Option<Instant>,
-    /// What the last dial spent on this hop.
+    /// How long each step of the last dial took on this hop.
     steps: Vec<(Step, Duration)>,
 }
 
-/// A request that the upstream, or the way to it, has failed.
+/// A request that failed at the upstream or on the route to it.
 struct Failure {
     time: String,
     client: PeerHost,
@@ -57,15 +57,15 @@ struct Failure {
     error: Error,
 }
 
-/// The request of a failure, as its client sent it.
+/// The request that failed, as its client sent it.
 pub struct Failed<'a> {
-    /// Who sent it.
+    /// The client that sent it.
     pub client: PeerHost,
     /// The method.
     pub method: &'a [u8],
     /// The path, without query.
     pub path: &'a [u8],
-    /// Host.
+    /// The Host.
     pub host: &'a [u8],
 }
 
@@ -83,7 +83,7 @@ impl Board {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Plain stores leave nothing half done, so a panic elsewhere spoils nothing.
+        // A panic under the lock cannot leave it inconsistent: no update depends on another.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -91,7 +91,7 @@ impl Board {
         self.config.route != Route::Direct
     }
 
-    /// An upstream connection was made, in these steps.
+    /// Records that an upstream connection was established, with its steps.
     pub(crate) fn dialled(&self, steps: &Steps) {
         let now = Some(Instant::now());
         let (last, first): (Vec<_>, Vec<_>) = steps
@@ -106,13 +106,13 @@ impl Board {
         }
     }
 
-    /// The upstream has answered a request.
+    /// Records that the upstream has answered a request.
     pub(crate) fn answered(&self) {
         let millis = self.started.elapsed().as_millis() as u64;
         self.answered.store(millis.max(1), Relaxed);
     }
 
-    /// The upstream, or the way to it, has failed a request.
+    /// Records a request that failed at the upstream or on the route to it.
     pub(crate) fn failed(&self, request: &Failed<'_>, error: &Error) {
         let now = Some(Instant::now());
         let mut time = String::new();
@@ -127,7 +127,7 @@ impl Board {
             known.proxy.failed = now;
         } else {
             known.upstream.failed = now;
-            // The request came as far as the upstream, so the proxy works.
+            // The request got past the proxy, so the proxy works.
             if self.has_proxy() {
                 known.proxy.succeeded = now;
             }
@@ -145,7 +145,7 @@ impl Board {
         });
     }
 
-    /// All of it, with what was counted, as one JSON object.
+    /// The content of the status page, with the counters, as one JSON object.
     pub(crate) fn json(&self, registry: &Registry, draining: bool) -> String {
         let known = self.known();
         let totals = registry.totals();
@@ -291,7 +291,7 @@ impl Board {
     }
 }
 
-/// How a hop stands: by what was seen of it last.
+/// The state of a hop, which is that of its most recent event.
 fn state(succeeded: Option<Instant>, failed: Option<Instant>) -> &'static str {
     match (succeeded, failed) {
         (None, None) => "unknown",
@@ -305,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hop_stands_as_it_was_seen_last() {
+    fn the_state_of_a_hop_is_that_of_its_last_event() {
         let early = Instant::now();
         let late = early + Duration::from_secs(1);
         for (succeeded, failed, expected) in [

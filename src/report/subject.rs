@@ -1,4 +1,4 @@
-//! Who and what a line of the log is about: a client's connection, or one of its requests.
+//! What a log line is about: a client's connection, or one of its requests.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
@@ -11,17 +11,17 @@ use crate::report::json::Value;
 use crate::report::line::Member;
 use crate::text::{Escaped, LONGEST_TEXT};
 
-/// Whose lines they are: every line of a connection names it in JSON.
+/// The client connection that log lines belong to: in JSON, each of its lines names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// The number of its connection.
+    /// The number of the connection.
     pub connection: u64,
-    /// Its address and port.
+    /// The client's address and port.
     pub address: Peer,
 }
 
 impl Client {
-    /// What names it in every line, in JSON.
+    /// The JSON members that identify the connection.
     pub(super) fn members(&self) -> [Member<'_>; 2] {
         [
             ("connection", Value::Number(self.connection)),
@@ -30,7 +30,7 @@ impl Client {
     }
 }
 
-/// What the log calls one request, kept after its head is gone.
+/// What the log needs of a request after its head has been dropped from the buffer.
 pub struct Subject {
     client: Client,
     method: Vec<u8>,
@@ -40,7 +40,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// For the requests of one client.
+    /// A subject without a request yet, to be reused for all requests of a connection.
     pub(crate) fn new(client: Client) -> Subject {
         Subject {
             client,
@@ -51,8 +51,8 @@ impl Subject {
         }
     }
 
-    /// Remembers method and path, no more of either than a line shows, and the time; the
-    /// query stays out of the log.
+    /// Stores the time, the method and the path without the query, truncated to what a line
+    /// shows.
     pub(crate) fn set(&mut self, method: &str, path: &[u8]) {
         self.start = now();
         for (kept, text) in [
@@ -65,23 +65,23 @@ impl Subject {
         }
     }
 
-    /// Who sends it.
+    /// The client that sent it.
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// What the access log says of the request, where one is kept.
+    /// The request's entry for the access log, if one is written.
     pub(crate) fn access(&mut self) -> &mut Option<Box<Access>> {
         &mut self.access
     }
 
-    /// What the access log will say of the upgrade that the request became.
+    /// Takes the entry for the access log, for the upgrade that the request became.
     pub(crate) fn into_access(self) -> Option<Box<Access>> {
         self.access
     }
 
-    /// Writes the request's line into the access log, where one is kept: it was answered by
-    /// so many bytes of body.
+    /// Writes the request's line to the access log, if one is written; `bytes` is the length of
+    /// the response body.
     pub(crate) fn answered(&mut self, status: u16, bytes: u64) {
         if let Some(access) = &mut self.access {
             access.answered(&self.client, status, bytes);
@@ -98,12 +98,12 @@ impl Subject {
         &self.path
     }
 
-    /// How long ago the request's head was there.
+    /// The time since the request's head arrived.
     pub(crate) fn elapsed(&self) -> Duration {
         now().since(self.start)
     }
 
-    /// What names it in every line, in JSON.
+    /// The JSON members that identify the request and its connection.
     pub(super) fn members(&self) -> [Member<'_>; 4] {
         let [connection, client] = self.client.members();
         [
@@ -121,7 +121,7 @@ impl Display for Subject {
     }
 }
 
-/// How long a request took, and who sent it: what ends its line.
+/// The end of a request's line: how long it took, and the client's address.
 pub(super) struct Took<'a>(pub(super) Duration, pub(super) &'a Client);
 
 impl Display for Took<'_> {
@@ -131,7 +131,7 @@ impl Display for Took<'_> {
     }
 }
 
-/// A target without its query, which may hold tokens.
+/// A target without its query, which may contain tokens.
 pub(super) fn without_query(path: &[u8]) -> &[u8] {
     path.split(|&b| b == b'?').next().unwrap_or_default()
 }
