@@ -1,4 +1,4 @@
-//! What a TLS peer shows of itself, whether or not it would be trusted: for `--check`.
+//! Inspects the certificate of a TLS peer for `--check`, whether or not it is trusted.
 
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use crate::net::stream::Connection;
 use crate::net::tls::ALPN;
 use crate::net::tls_stream::Transport;
 
-/// What was seen of a handshake and of the certificate in it.
+/// What a handshake has negotiated, and the certificate that the peer presented.
 #[derive(Debug)]
 pub struct Inspection {
     /// The version of TLS, as OpenSSL writes it.
@@ -23,12 +23,12 @@ pub struct Inspection {
     pub cipher: String,
     /// The certificate.
     pub certificate: Summary,
-    /// Why it would not be trusted, if so: its chain, its dates or its name.
+    /// The first verification error, if any: of the chain, the dates or the name.
     pub objection: Option<String>,
 }
 
-/// Performs a handshake that trusts anything, and tells what was seen. Fails with words.
-/// `asked` becomes whether the peer has asked for a certificate, also when it fails.
+/// Performs a handshake that accepts any certificate, and returns what it has shown. Sets
+/// `asked` to whether the peer has requested a client certificate, also when it fails.
 pub async fn inspect(
     connection: Connection,
     server_name: &str,
@@ -48,7 +48,7 @@ pub async fn inspect(
         match stepped {
             Ok(()) => break,
             Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => {
-                // A broken socket fails the next step of the handshake, with its reason.
+                // If the socket is broken, the next step of the handshake fails with the cause.
                 let _ = poll_fn(|cx| stream.get_ref().transport.poll_unblocked(cx)).await;
             }
             Err(error) => return Err(error.to_string()),
@@ -90,7 +90,7 @@ fn ssl(
     }
     for root in &config.roots {
         let der = root.to_der().unwrap_or_default();
-        // Adding a root that the store already has fails, and is ignored.
+        // The error for a root that the store already has is ignored.
         let _ = builder.cert_store_mut().add_cert(X509::from_der(&der)?);
     }
     builder.set_verify_callback(SslVerifyMode::PEER, move |is_good, context| {
@@ -104,8 +104,8 @@ fn ssl(
     builder.build().configure()?.into_ssl(server_name)
 }
 
-/// A transport, and what was written to it: OpenSSL does not tell its callers whether the
-/// peer has asked for a certificate, but answers to it with a message.
+/// A transport that keeps a copy of what is written to it. OpenSSL does not report whether the
+/// peer has requested a certificate, but it answers a request with a Certificate message.
 struct Recording {
     transport: Transport,
     written: Vec<u8>,
@@ -129,9 +129,9 @@ impl Write for Recording {
     }
 }
 
-/// Whether a Certificate message is among the records of a client's handshake. TLS 1.2 shows
-/// its type (RFC 5246 §7.4.6). TLS 1.3 hides it, but a client that is not asked protects one
-/// record only, its Finished (RFC 8446 §4.4).
+/// Whether a client's handshake records include a Certificate message. In TLS 1.2 its type is
+/// in the clear (RFC 5246 §7.4.6). TLS 1.3 encrypts it, but a client without a request sends
+/// one encrypted record only, its Finished (RFC 8446 §4.4).
 fn answers_with_certificate(mut records: &[u8]) -> bool {
     const CHANGE_CIPHER_SPEC: u8 = 20;
     const HANDSHAKE: u8 = 22;

@@ -1,8 +1,8 @@
-//! `--check`: the way to the upstream walked once, and told step by step.
+//! `--check`: connects to the upstream once, sends a request, and reports each step.
 //!
-//! Owns the walk, the look at the certificate, and the report. Leaves dialling to `route`
-//! and the words of log lines to `report`. May use every room below it but `serve`:
-//! `report`, `route`, `cli`, `http`, `net`.
+//! Owns the sequence of steps, the inspection of the certificate, and the report. Leaves
+//! dialling to `route` and the wording of log lines to `report`. May use every room below it
+//! but `serve`: `report`, `route`, `cli`, `http`, `net`.
 
 mod certificate;
 mod names;
@@ -23,7 +23,7 @@ use crate::language::Words;
 use crate::net::deadline::Timers;
 use crate::net::reactor;
 
-/// Runs the check and gives its report, and whether the upstream can be reached.
+/// Runs the check and returns its report, and whether the check succeeded.
 pub fn run(check: Check) -> Result<(String, bool), Complaint> {
     let timers = Rc::new(Timers::default());
     let mut walk = Walk::new(Arc::new(check.config), &timers)?;

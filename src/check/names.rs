@@ -1,5 +1,5 @@
-//! What a browser on this machine would make of a response: the two origins, and what of
-//! them a redirect or a cookie does not get over.
+//! The origin of the proxy for a browser on this machine, the origin of the upstream, and the
+//! redirects and cookies that do not work across the two.
 
 use crate::both;
 use crate::config::Config;
@@ -12,25 +12,25 @@ use crate::http::request::RequestHead;
 use crate::http::syntax::split_port;
 use crate::language::Words;
 
-/// The two origins as a browser on this machine meets them.
+/// The two origins, for a browser on this machine.
 pub struct Origins {
     names: Names,
-    /// By which the browser knows us.
+    /// The proxy's origin, as the browser sees it.
     pub outer: String,
-    /// By which the upstream knows itself.
+    /// The upstream's origin.
     pub inner: String,
     /// Whether one is translated into the other.
     pub translated: bool,
-    /// The Host by which the upstream is called for such a browser.
+    /// The Host that is sent for a request of such a browser.
     pub host: String,
-    /// Whether that is one of our own, by `--host-header`.
+    /// Whether that is set by `--host-header`.
     renamed: bool,
     /// Whether `--map off` is given.
     map_off: bool,
 }
 
 impl Origins {
-    /// For a browser that opens localhost.
+    /// The origins for a browser that opens `localhost` with the listening port.
     pub fn of(config: &Config) -> Origins {
         let naming = Naming::new(config);
         let port = config.listen.port;
@@ -56,7 +56,7 @@ impl Origins {
         }
     }
 
-    /// The Origin of such a browser's own pages, as it goes upstream.
+    /// The Origin that is sent for a page that such a browser has loaded from the proxy.
     pub fn origin_sent(&self) -> &str {
         match self.translated {
             true => &self.inner,
@@ -64,8 +64,8 @@ impl Origins {
         }
     }
 
-    /// What such a browser stumbles over in a response field of an upstream that was called
-    /// by `host`.
+    /// The problem that such a browser would have with a response field, if any; `host` is the
+    /// Host of the request.
     pub fn remark(&self, name: &str, value: &[u8], host: &str) -> Option<Words> {
         let mut line = Vec::new();
         match self.translated {
@@ -89,7 +89,8 @@ impl Origins {
         }
         if name.eq_ignore_ascii_case("set-cookie") {
             let domain = cookie_domain(value)?;
-            // One that is not the upstream's own is refused everywhere.
+            // A browser refuses a cookie for a domain that does not cover the upstream's Host
+            // even without the proxy.
             let may_be_own = !self.renamed || covers(domain, host);
             let refused = !domain.is_empty() && !is_same_host(domain, b"localhost") && may_be_own;
             let domain = String::from_utf8_lossy(domain);
@@ -104,8 +105,8 @@ impl Origins {
         None
     }
 
-    /// The upstream, called by `host`, takes WebSockets without Origin and answers 403 to
-    /// those of such a browser's own pages.
+    /// The remark that the upstream accepts WebSockets without Origin but answers 403 to those
+    /// of a page that such a browser has loaded from the proxy.
     pub fn origin_is_refused(&self, host: &str) -> Words {
         let outer = &self.outer;
         let (host, _) = split_port(host.as_bytes());
@@ -116,7 +117,7 @@ impl Origins {
         self.with_remedy(remark, host)
     }
 
-    /// A remark, and what to set if that would help with an upstream that was called by `host`.
+    /// Appends the setting to change, if one would help; `host` is the Host of the request.
     fn with_remedy(&self, remark: Words, host: &[u8]) -> Words {
         let own = match is_ip_literal(host) {
             true => "NAME".into(),

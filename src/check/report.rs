@@ -13,15 +13,15 @@ use crate::report::json::{self, Value};
 use crate::report::line::millis;
 use crate::text::{width, wrap};
 
-/// What a check found, and why it failed if it did.
+/// The result of a check, for display.
 pub struct Report<'a> {
     /// The settings in effect.
     pub settings: &'a [Setting],
-    /// The way that was walked.
+    /// The steps that were done, and what they found.
     pub walk: &'a Walk,
-    /// What went wrong, if anything did.
+    /// The error, if the check failed.
     pub failure: Option<&'a Error>,
-    /// The language of the text, and of what is said to people in the JSON.
+    /// The language of the text, and of texts for people in the JSON.
     pub language: Language,
 }
 
@@ -154,13 +154,13 @@ impl Report<'_> {
         })
     }
 
-    /// The certificate that clients are shown, and those that vouch for it.
+    /// The certificate that is presented to clients, and the rest of its chain.
     fn shown_to_clients(&self) -> impl Iterator<Item = Summary> + '_ {
         let tls = self.walk.config.listen.tls.iter();
         tls.flat_map(|tls| tls.identity.chain.iter().map(Summary::of))
     }
 
-    /// What to try, given all that was seen.
+    /// What to try next, given what the check has found.
     fn advice(&self, error: &Error) -> Text {
         match error.stage {
             Stage::Tls | Stage::Response if self.walk.lacks_certificate => Text::new(

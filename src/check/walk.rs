@@ -1,4 +1,5 @@
-//! Walks the way to the upstream once and notes what each step took, or which one failed.
+//! Connects to the upstream once, sends a request, and records how long each step took or
+//! which one failed.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -29,39 +30,39 @@ use crate::route::dial::Dialer;
 use crate::route::steps::{Step, Steps};
 use crate::text::Escaped;
 
-/// One thing that was done.
+/// One step that was done, as a line of the report.
 pub struct Line {
     /// The step, as the log names it.
     pub name: &'static str,
     /// How long it took.
     pub took: Duration,
-    /// What there is to say of it.
+    /// The address, name or answer that the step was about.
     pub detail: Words,
 }
 
-/// One walk of the way, and what was seen on it.
+/// One run of the check, and what it has found.
 pub struct Walk {
     /// The settings.
     pub config: Arc<Config>,
     dialer: Dialer,
     /// The Host that is sent.
     host: String,
-    /// The name that TLS is made for.
+    /// The server name for the TLS handshake.
     server_name: String,
     deadline: Deadline,
     /// The steps that were done.
     pub lines: Vec<Line>,
-    /// What TLS showed of the upstream.
+    /// The upstream's certificate and the negotiated TLS, if inspected.
     pub inspection: Option<Inspection>,
-    /// Whether the upstream has asked for a certificate, and there is none to show.
+    /// Whether the upstream has requested a client certificate and none is configured.
     pub lacks_certificate: bool,
-    /// By what names a browser on this machine and the upstream know each other.
+    /// The origins of the proxy, for a browser on this machine, and of the upstream.
     pub origins: Origins,
-    /// What such a browser would stumble over.
+    /// The problems that such a browser would have with the response.
     pub remarks: Vec<Words>,
 }
 
-/// What a response head says of the walk.
+/// What the check needs from a response head.
 struct Answered {
     status: String,
     /// Its Sec-WebSocket-Accept, if it switches to WebSocket.
@@ -69,10 +70,10 @@ struct Answered {
     remarks: Vec<Words>,
 }
 
-/// How the upstream answers a WebSocket handshake.
+/// The upstream's answer to a WebSocket handshake.
 struct Handshake {
     status: String,
-    /// Why there is no WebSocket, if there is none.
+    /// Why the handshake failed, if it did.
     problem: Option<String>,
 }
 
@@ -83,7 +84,7 @@ impl Handshake {
 }
 
 impl Walk {
-    /// A walk that has not begun.
+    /// A check that has not begun. Fails if the TLS settings cannot be used.
     pub fn new(config: Arc<Config>, timers: &Rc<Timers>) -> Result<Walk, Complaint> {
         let dialer = Dialer::new(config.clone())?;
         let host = config.rewrite.host.clone();
@@ -104,7 +105,8 @@ impl Walk {
         })
     }
 
-    /// Walks: the dial, a HEAD request, and a WebSocket on the given path if there is one.
+    /// Runs all steps: dials through each proxy, inspects the certificate, sends a HEAD
+    /// request, and opens a WebSocket on the given path, if any.
     pub async fn all(&mut self, websocket: Option<&str>) -> Result<(), Error> {
         let proxies = self.config.route.proxies().len();
         let mut reached = None;
@@ -129,11 +131,11 @@ impl Walk {
         };
         self.dialer = dialer;
         self.ask(connection, websocket).await?;
-        // One proxy that fails is a fault, although requests take another.
+        // The check fails if any proxy fails, although requests would use another.
         failure.map_or(Ok(()), Err)
     }
 
-    /// A HEAD request over a connection, and a WebSocket on the given path if there is one.
+    /// Sends a HEAD request over the connection, and opens a WebSocket on the given path, if any.
     async fn ask(
         &mut self,
         mut connection: Connection,
@@ -168,8 +170,8 @@ impl Walk {
         }
     }
 
-    /// Dials once and notes the steps, and where there are several proxies also which one was
-    /// taken and how it failed.
+    /// Dials once and records the steps and, if there are several proxies, which one was used
+    /// and how it failed.
     async fn dial(&mut self, dialer: &Dialer, proxy: usize) -> Result<Connection, Error> {
         let proxies = self.config.route.proxies();
         let is_one_of_several = proxies.len() > 1;
@@ -226,7 +228,8 @@ impl Walk {
         proxy.map_or(&self.config.upstream, |proxy| &proxy.authority)
     }
 
-    /// By a connection of its own: the one that serves does not tell.
+    /// Inspects the certificate over a separate connection, because the TLS library of the
+    /// serving connections does not expose what the report shows.
     async fn look_at_certificate(&mut self) {
         let Ok(connection) = self.dialer.reach(&self.deadline, &Steps::begin()).await else {
             return;
@@ -240,8 +243,7 @@ impl Walk {
         self.lacks_certificate = asked && self.config.identity.is_none();
     }
 
-    /// Sends a request, with the fields that `--header` sets, and gives what its response
-    /// says.
+    /// Sends a request, with the fields that `--header` sets, and reads the response head.
     async fn answer(
         &self,
         connection: &mut Connection,
@@ -270,12 +272,12 @@ impl Walk {
                 if is_interim != Ok(true) {
                     return Ok(extent);
                 }
-                // Should they never end, the deadline strikes.
+                // Endless interim responses are cut off by the deadline below.
                 received.consume(extent.length);
                 next_turn().await;
             }
         };
-        // Somebody waits for it: the response timeout would be too long.
+        // A person waits for the report, so the response timeout would be too long.
         let timeout = self.config.limits.connect_timeout;
         let extent = match self.deadline.limit(timeout, exchange).await {
             Ok(Ok(extent)) => extent,
@@ -310,13 +312,13 @@ impl Walk {
         .map_err(|problem: String| broken("http_protocol_error", &problem))
     }
 
-    /// A WebSocket as a program asks for one, without Origin, and then as a page on this
-    /// machine does. An upstream may refuse either because of Origin.
+    /// Opens a WebSocket without Origin, as a program does, and then with one, as a page in a
+    /// browser on this machine does. An upstream that checks Origin may refuse either.
     async fn websocket(&mut self, path: &str) -> Result<(), Error> {
         let mut start = Instant::now();
         let (host, page_host) = (self.host.clone(), self.origins.host.clone());
         let mut shaken = self.handshake(path, &host, None).await?;
-        // What --header sets goes upstream from programs and pages alike.
+        // An Origin set with --header is sent for programs and pages alike.
         let is_ours = self.config.rewrite.request_fields.replaces("Origin");
         if !is_ours && (shaken.problem.is_none() || shaken.is_forbidden()) {
             let began = Instant::now();
@@ -346,7 +348,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Asks for a WebSocket over a connection of its own.
+    /// Performs a WebSocket handshake over a new connection.
     async fn handshake(
         &self,
         path: &str,
@@ -356,7 +358,7 @@ impl Walk {
         let steps = Steps::begin();
         let dialled = self.dialer.dial(&self.server_name, &self.deadline, &steps);
         let mut connection = dialled.await?;
-        // RFC 6455 §4.1: 16 bytes that nobody could have guessed.
+        // The nonce: 16 random bytes (RFC 6455 §4.1).
         let bytes: [u64; 2] = std::array::from_fn(|n| RandomState::new().hash_one(n));
         let key = BASE64_STANDARD.encode(bytes.map(u64::to_ne_bytes).concat());
         let origin = origin.map_or(String::new(), |origin| format!("Origin: {origin}\r\n"));
