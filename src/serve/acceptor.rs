@@ -1,5 +1,5 @@
-//! The accept loop of one thread: a place for each client, a task for each connection, and how
-//! many of them are open.
+//! The accept loop of one thread: waits for a place for each client, spawns a task for each
+//! connection, and counts the open ones.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -28,7 +28,7 @@ use crate::serve::door::Place;
 use crate::serve::session;
 use crate::serve::worker::Worker;
 
-/// How long accepting pauses when descriptors or memory have run out.
+/// How long accepting pauses when descriptors or memory run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Clients accepted in a row before other tasks run.
@@ -36,22 +36,23 @@ const IN_A_ROW: usize = 64;
 
 /// Accepts clients for one thread.
 pub(super) struct Acceptor {
-    /// What the thread's connections share.
+    /// The state that the thread's connections share.
     pub(super) worker: Rc<Worker>,
     /// Runs a task for each connection.
     pub(super) executor: Rc<LocalExecutor<'static>>,
     /// The thread's connections.
     pub(super) open: Rc<Open>,
-    /// How many all threads have accepted: numbers the connections in the log.
+    /// The number of connections that all threads have accepted, which numbers the connections
+    /// in the log.
     pub(super) accepted: Arc<AtomicU64>,
 }
 
 impl Acceptor {
-    /// Accepts until the channel closes, and then the connections that the kernel has already
-    /// completed and queued: closing the socket would reset them.
+    /// Accepts until the channel closes, then also accepts the connections that are already in
+    /// the kernel's queue: closing the socket would reset them.
     pub(super) async fn accept_all(self: Rc<Acceptor>, listener: Listener, draining: Receiver<()>) {
         let drained = async {
-            // Nothing is ever sent: an error is the channel closing.
+            // Nothing is ever sent: `recv` fails when the channel closes.
             let _ = draining.recv().await;
         };
         future::or(drained, self.accept_forever(&listener)).await;
@@ -73,8 +74,8 @@ impl Acceptor {
                 in_a_row = 0;
                 next_turn().await;
             }
-            // A place is taken only for a client that is there, so that no thread holds one
-            // while another's clients wait.
+            // A place is taken only once a client is waiting, so that no thread holds one while
+            // another thread's clients wait.
             listener.readable().await;
             let place = self.worker.door.place(&self.worker.timers).await;
             let accepted = listener.try_accept();
@@ -94,7 +95,8 @@ impl Acceptor {
         }
     }
 
-    /// Serves a client. An error concerns every client: no more sockets can be watched.
+    /// Spawns the task of a client. Fails when no more sockets can be registered, which concerns
+    /// every client.
     fn spawn_session(&self, stream: TcpStream, peer: Peer, place: Place) -> io::Result<()> {
         let peer = peer.canonical();
         let allowed = &self.worker.config.access.clients;
@@ -117,13 +119,13 @@ impl Acceptor {
 /// The connections that a thread has open.
 #[derive(Default)]
 pub(super) struct Open {
-    /// How many there are.
+    /// The number of them.
     pub(super) count: Cell<usize>,
     emptied: Cell<Option<Waker>>,
 }
 
 impl Open {
-    /// Waits until there is none.
+    /// Waits until none is open.
     pub(super) async fn none(&self) {
         poll_fn(|cx| {
             if self.count.get() == 0 {
@@ -136,7 +138,7 @@ impl Open {
     }
 }
 
-/// One open connection; its end counts, however it comes.
+/// Counts one open connection until it is dropped.
 struct Ticket {
     open: Rc<Open>,
 }

@@ -1,5 +1,5 @@
-//! Responses of our own: where a request is not forwarded, where the upstream gave none, and
-//! to those who watch the program.
+//! Responses that the proxy generates: where a request is not forwarded, where the upstream gave
+//! no response, and on the ports of the metrics and the status page.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use crate::http::request::Request;
 use crate::http::response::write_connection;
 use crate::serve::status::{DATA_FIELDS, PAGE_FIELDS};
 
-/// To a request that is not forwarded.
+/// The response to a request that is not forwarded.
 pub fn rejected(rejection: &Rejection) -> Vec<u8> {
     let Rejection { status, reason } = rejection;
     let answer = Answer {
@@ -22,8 +22,8 @@ pub fn rejected(rejection: &Rejection) -> Vec<u8> {
     answer.write(None)
 }
 
-/// To a request that was understood and is not served. `close` says that the connection ends
-/// behind it.
+/// The response to a valid request that is refused. `close` says that the connection ends after
+/// it.
 pub fn refused(rejection: &Rejection, request: &Request, close: bool) -> Vec<u8> {
     let Rejection { status, reason } = rejection;
     let answer = Answer {
@@ -35,8 +35,8 @@ pub fn refused(rejection: &Rejection, request: &Request, close: bool) -> Vec<u8>
     answer.write(Some(request))
 }
 
-/// In place of the upstream's (RFC 9110 §15.6.3, §15.6.5). `close` says that the connection
-/// ends behind it.
+/// The response in place of the upstream's (RFC 9110 §15.6.3, §15.6.5). `close` says that the
+/// connection ends after it.
 pub fn gateway_error(error: &Error, request: &Request, close: bool) -> Vec<u8> {
     let answer = Answer {
         status: error.status(),
@@ -47,13 +47,13 @@ pub fn gateway_error(error: &Error, request: &Request, close: bool) -> Vec<u8> {
     answer.write(Some(request))
 }
 
-/// The bytes of body of a response of our own.
+/// The length of the body of a generated response.
 pub fn body_length(response: &[u8]) -> u64 {
     let end = memchr::memmem::find(response, b"\r\n\r\n");
     end.map_or(0, |end| response.len() - end - 4) as u64
 }
 
-/// To the question whether the program serves.
+/// The response to a health check.
 pub fn health(request: &Request, draining: bool, close: bool) -> Vec<u8> {
     let (status, words) = match draining {
         false => (200, "serving"),
@@ -68,7 +68,7 @@ pub fn health(request: &Request, draining: bool, close: bool) -> Vec<u8> {
     answer.write(Some(request))
 }
 
-/// To one who asks for a page that is not there; `words` say where one is.
+/// The response to a request for an unknown page; `words` say where one is.
 pub fn not_found(request: &Request, words: &str) -> Vec<u8> {
     let answer = Answer {
         status: 404,
@@ -104,10 +104,10 @@ pub fn status_json(request: &Request, json: &str) -> Vec<u8> {
     response(200, content_type, DATA_FIELDS, json, true, Some(request))
 }
 
-/// One line of text.
+/// A response of one line of text.
 struct Answer<'a> {
     status: u16,
-    /// The error type of RFC 9209 §2.3, for what went wrong here.
+    /// The error type of RFC 9209 §2.3, for errors.
     error: Option<&'a str>,
     words: &'a str,
     close: bool,
@@ -132,7 +132,8 @@ impl Answer<'_> {
     }
 }
 
-/// What could not be read as a request is answered as HTTP/1.1.
+/// Writes a generated response. Without `request`, which could not be parsed then, it is
+/// HTTP/1.1.
 fn response(
     status: u16,
     content_type: &str,

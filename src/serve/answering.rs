@@ -1,4 +1,4 @@
-//! The answering half of an exchange: interim responses, the final head, its body.
+//! Delivers the response of an exchange: interim responses, the final head, its body.
 
 use std::cell::Cell;
 use std::io;
@@ -24,10 +24,10 @@ use crate::report::subject::Subject;
 use crate::serve::forward::{Failure, Progress};
 use crate::serve::worker::Worker;
 
-/// The error type of an upstream that has closed without a response (RFC 9209 §2.3.11).
+/// The error type where the upstream has closed without a response (RFC 9209 §2.3.11).
 pub const CONNECTION_TERMINATED: &str = "connection_terminated";
 
-/// What the upstream gave.
+/// How the upstream has answered.
 pub enum Answer {
     /// A response, delivered whole.
     Delivered {
@@ -35,11 +35,11 @@ pub enum Answer {
         status: u16,
         /// Its body's length.
         bytes: u64,
-        /// Whether the upstream would go on.
+        /// Whether the upstream would keep the connection open.
         upstream_persistent: bool,
-        /// How long it has said that it would keep the connection.
+        /// How long it has promised to keep the connection.
         promised: Option<Duration>,
-        /// Whether the client would, and may.
+        /// Whether the client's connection stays open.
         downstream_persistent: bool,
     },
     /// The upstream switches protocols, and the client was told.
@@ -47,7 +47,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Whether it shows that the server serves what it is asked for.
+    /// Whether the server has answered successfully, so that its name counts as in use.
     pub fn is_good(&self) -> bool {
         matches!(
             self,
@@ -56,13 +56,13 @@ impl Answer {
     }
 }
 
-/// The answering half of an exchange.
+/// The half of an exchange that delivers the response.
 pub struct Answering<'a> {
-    /// What the connections of this thread share.
+    /// The state that the connections of this thread share.
     pub worker: &'a Worker,
     /// What is known of the request.
     pub request: &'a Request,
-    /// What the log calls it.
+    /// The request as it is named in the log.
     pub subject: &'a Subject,
     /// Its two origins, if they may differ.
     pub names: Option<&'a Names>,
@@ -70,15 +70,15 @@ pub struct Answering<'a> {
     pub deadline: &'a Deadline,
     /// How far the attempt has come.
     pub progress: &'a Progress,
-    /// Nothing that the client has sent behind the head was read.
+    /// Whether nothing was read that the client has sent after the head.
     pub client_waits: &'a Cell<bool>,
-    /// Where the response comes from.
+    /// The upstream's stream.
     pub upstream: &'a Stream,
-    /// Where it goes.
+    /// The client's stream.
     pub downstream: &'a Stream,
 }
 
-/// What to do behind a response head, the head itself being ready to be sent.
+/// What to do after a response head, when the head itself is ready to send.
 enum Next {
     AnotherHead,
     Switch,
@@ -107,8 +107,8 @@ impl Answering<'_> {
                     Ok(_) => self
                         .upstream
                         .with_socket(|socket| socket.set_user_timeout(None)),
-                    // A device on the path has forgotten the connection: a FIN would stay
-                    // unacknowledged, so that the kernel would keep the socket for long.
+                    // A device on the path has forgotten the connection: a FIN would not be
+                    // acknowledged, and the kernel would keep the socket for a long time.
                     Err(_) => self.upstream.with_socket(Socket::abort_on_close),
                 }
             }
@@ -126,8 +126,8 @@ impl Answering<'_> {
             received.consume(extent.length);
             match next.map_err(|problem| self.not_understood(&problem))?? {
                 Next::AnotherHead => {
-                    // However many there are, each is delivered at once; but an upstream that
-                    // sends nothing else is not answering.
+                    // Each interim response is delivered at once, but an upstream that sends
+                    // nothing else is not answering.
                     let interim = &self.progress.interim_bytes;
                     interim.set(interim.get() + extent.length);
                     if interim.get() > MAX_RESPONSE_HEAD_BYTES {
@@ -172,14 +172,14 @@ impl Answering<'_> {
         }
     }
 
-    /// Whether the upstream is spoken to in TLS and not verified, so that nothing vouches for
-    /// where its connection ends.
+    /// Whether the upstream uses TLS without verification, so that nothing authenticates the end
+    /// of its connection.
     fn is_unverified(&self) -> bool {
         let tls = self.worker.config.tls.as_ref();
         tls.is_some_and(|tls| !tls.verify)
     }
 
-    /// Writes what the client gets of one head to `out`.
+    /// Appends the head that the client is sent to `out`.
     fn take_head(&self, head: &ResponseHead<'_, '_>, out: &mut Vec<u8>) -> Result<Next, Failure> {
         let rewrite = &self.worker.config.rewrite;
         let edits = &rewrite.response_fields;
@@ -189,7 +189,7 @@ impl Answering<'_> {
             edits: (!edits.is_empty()).then_some(edits),
         };
         if head.is_interim() {
-            // HTTP/1.0 knows none (RFC 9110 §15.2).
+            // HTTP/1.0 has no interim responses (RFC 9110 §15.2).
             if self.request.minor == 1 {
                 head.write(out, self.request, false, changes);
                 self.progress.continued.set(true);
@@ -235,8 +235,8 @@ impl Answering<'_> {
     }
 
     /// Whether the client may repeat a refused upgrade on the same connection, as it must for
-    /// authentication that holds for the connection. What it has sent behind its head would be
-    /// taken for that repetition, so there must be nothing.
+    /// authentication of the connection. Bytes that the client has sent after its head would be
+    /// taken for that repetition, so there must be none.
     fn goes_on_to_authenticate(&self, head: &ResponseHead<'_, '_>) -> bool {
         let authenticates = head.status == 401
             && (head.offers_connection_scheme() || self.request.binds_connection);
@@ -338,7 +338,7 @@ impl Answering<'_> {
     }
 }
 
-/// The client can be told no more.
+/// The failure of an exchange whose client no longer takes bytes.
 pub fn client_gone(error: &io::Error) -> Failure {
     Failure::Broken(format!("client: {}", describe(error)))
 }

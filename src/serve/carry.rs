@@ -1,5 +1,5 @@
-//! One direction of a relay: its bytes from what is left over to the end, the end that
-//! they are written to, and when they last moved.
+//! One direction of a relay: copies bytes from the buffer and the source to the sink until the
+//! end, and records when they last moved.
 
 use std::cell::Cell;
 use std::io;
@@ -19,16 +19,16 @@ pub use pooled::carry;
 #[cfg(portable)]
 pub use portable::carry;
 
-/// Whether and when bytes last moved.
+/// Arms a deadline whenever bytes move.
 pub struct Movement<'a> {
-    /// Armed anew with each movement.
+    /// Armed again whenever bytes move.
     pub deadline: &'a Deadline,
-    /// How long nothing may move; zero is without limit.
+    /// How long nothing may move; zero means no limit.
     pub rest: Cell<Duration>,
 }
 
 impl<'a> Movement<'a> {
-    /// Nothing may move for longer than `rest`.
+    /// Lets the deadline expire when nothing moves for `rest`.
     pub fn new(deadline: &'a Deadline, rest: Duration) -> Movement<'a> {
         Movement {
             deadline,
@@ -36,7 +36,7 @@ impl<'a> Movement<'a> {
         }
     }
 
-    /// Bytes have moved.
+    /// Records that bytes have moved.
     pub fn happened(&self) {
         if !self.rest.get().is_zero() {
             self.deadline.arm(self.rest.get());
@@ -44,23 +44,23 @@ impl<'a> Movement<'a> {
     }
 }
 
-/// The writing end of a direction. Once its peer takes no more it swallows what comes, so
+/// The writing end of a direction. Once its peer has closed, further bytes are discarded, so
 /// that the source can still be read to its end.
 pub struct Outlet<'a> {
     /// Where bytes go.
     pub stream: &'a Stream,
-    /// Its peer takes no more: it has closed.
+    /// The peer has closed, and further bytes are discarded.
     pub gone: bool,
-    /// A write has failed otherwise; a reset is one, and ends both directions.
+    /// A write has failed in another way, such as a reset, which ends both directions.
     pub failed: bool,
     movement: &'a Movement<'a>,
     count: &'a Count,
-    /// How many bytes it has taken.
+    /// How many bytes were written.
     pub carried: u64,
 }
 
 impl<'a> Outlet<'a> {
-    /// An outlet that has taken nothing yet. `count` is told of what it takes.
+    /// An outlet to which nothing was written yet. What is written is also added to `count`.
     pub fn new(stream: &'a Stream, movement: &'a Movement<'a>, count: &'a Count) -> Outlet<'a> {
         Outlet {
             stream,
@@ -72,9 +72,9 @@ impl<'a> Outlet<'a> {
         }
     }
 
-    /// Takes the failure of a write. A peer that has closed answers bytes with a reset, which
-    /// the kernel then tells as EPIPE: what comes is swallowed from there on. ECONNRESET comes
-    /// from a peer that had not closed before, and is an end of both directions.
+    /// Handles a failed write. A peer that has closed answers bytes with a reset, which the
+    /// kernel then reports as EPIPE: further bytes are discarded. ECONNRESET comes from a peer
+    /// that had not closed, and ends both directions.
     pub fn fail(&mut self, error: io::Error) -> io::Result<()> {
         self.gone = is_close(&error) && error.kind() != io::ErrorKind::ConnectionReset;
         self.failed = !self.gone;
@@ -135,7 +135,7 @@ mod portable {
     use crate::net::buffer::Buffer;
     use crate::net::stream::Stream;
 
-    /// Copies by `futures_lite::io::copy`, on systems without splice.
+    /// Copies with `futures_lite::io::copy`, on systems without splice.
     pub async fn carry(
         from: &Stream,
         received: &mut Buffer,
@@ -197,11 +197,11 @@ mod pooled {
     use crate::net::splice::{transfer, Failure, Stop};
     use crate::net::stream::{fill, Stream};
 
-    /// After so many full reads in a row, bytes are spliced.
+    /// The number of full reads in a row after which bytes are spliced.
     const BULK: usize = 2;
 
-    /// Copies through a buffer that is held only while bytes move, and hands over to
-    /// splice while they come in bulk between two plain sockets.
+    /// Copies through a buffer that is held only while bytes move, and switches to splice while
+    /// they come in bulk between two plain sockets.
     #[allow(clippy::manual_async_fn)]
     pub fn carry<'a, 's>(
         from: &'a Stream,

@@ -1,5 +1,5 @@
-//! What clients are shown in TLS: the certificate of `--listen-cert`, and of its files when
-//! they have changed. A thread of its own reads them, so that nobody waits for a file.
+//! The certificate that clients are shown in TLS: that of `--listen-cert`, reloaded when its
+//! files change. A separate thread reads them, so that no connection waits for a file.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,10 +16,10 @@ use crate::language::Words;
 use crate::net::tls::Acceptor;
 use crate::report::log;
 
-/// How often the files are looked at.
+/// How often the files are checked for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// How long two files that do not belong together are given: whoever renews them writes one
+/// How long to wait before trying again when the two files do not match: a renewal writes one
 /// after the other.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -30,13 +30,13 @@ pub struct Certificates {
     current: Mutex<(Acceptor, Identity)>,
 }
 
-/// Tells one state of a file from another; none where it is not there.
+/// Identifies one version of a file.
 #[derive(PartialEq, Eq)]
 struct Stamp {
-    /// Device and inode: renewed files often replace the old ones.
+    /// Device and inode: a renewal often replaces the file.
     place: (u64, u64),
     size: u64,
-    /// When it was written and when it was moved or changed otherwise, each with nanoseconds.
+    /// The times of its last modification and of its last status change, each with nanoseconds.
     times: [(i64, i64); 2],
 }
 
@@ -55,7 +55,8 @@ impl Stamp {
 }
 
 impl Certificates {
-    /// With what the files held at the start. Fails with words for the operator.
+    /// Creates them from the files as they were read at the start. Fails with a message for the
+    /// operator.
     pub fn new(tls: &ListenTls) -> Result<Certificates, Complaint> {
         let acceptor = Acceptor::new(&tls.identity);
         let acceptor = acceptor
@@ -67,18 +68,18 @@ impl Certificates {
         })
     }
 
-    /// What a new connection gets.
+    /// The acceptor for a new connection.
     pub(crate) fn acceptor(&self) -> Acceptor {
         self.current().0.clone()
     }
 
     fn current(&self) -> MutexGuard<'_, (Acceptor, Identity)> {
-        // A panic elsewhere leaves nothing half done here.
+        // The value is replaced in one assignment, so it is valid even after a panic.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the files whenever they have changed, or something is sent, in a thread of its
-    /// own that goes on until the sender is dropped.
+    /// Starts a thread that reads the files whenever they have changed or a message is received,
+    /// until the sender is dropped.
     pub fn watch(self: Arc<Self>) -> Result<Sender<()>, Complaint> {
         let (ask, asked) = mpsc::channel();
         let thread = thread::Builder::new().name("certificates".to_owned());
@@ -90,7 +91,7 @@ impl Certificates {
     }
 
     fn look(&self, asked: &Receiver<()>) {
-        // The files may have changed since they were read: the first look reads them.
+        // The files may have changed since they were read, so the first check reads them.
         let mut seen = None;
         loop {
             let is_asked = match asked.recv_timeout(LOOK_EVERY) {
@@ -123,8 +124,8 @@ impl Certificates {
         [&self.certificate_file, &self.key_file].map(|file| Stamp::of(file))
     }
 
-    /// Reads the files, and takes what they hold for new connections. Gives it where it is
-    /// something new.
+    /// Reads the files, and uses their certificate for new connections. Returns it if it has
+    /// changed.
     fn renew(&self) -> Result<Option<Identity>, Words> {
         let chain = identity::read_chain(&self.certificate_file)?;
         let key = identity::read_key(&self.key_file)?;

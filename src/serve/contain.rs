@@ -1,12 +1,12 @@
-//! The panic guard: a bug in one connection ends that connection alone.
+//! Catches panics: a bug in one connection ends only that connection.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
 use futures_lite::future::{CatchUnwind, FutureExt};
 
-/// Serves one connection. A bug in it ends that connection alone: a panic, which the hook
-/// has logged, goes no further.
+/// Wraps the future that serves a connection so that a panic in it, which the panic hook has
+/// logged, ends only that connection.
 pub fn contained<F: Future<Output = ()>>(serving: F) -> CatchUnwind<AssertUnwindSafe<F>> {
     AssertUnwindSafe(serving).catch_unwind()
 }
@@ -19,7 +19,7 @@ mod tests {
     use smol::LocalExecutor;
 
     #[test]
-    fn a_panic_in_one_connection_ends_that_one_alone() {
+    fn a_panic_ends_only_its_own_connection() {
         let executor = LocalExecutor::new();
         let ticket = Rc::new(());
         let held = ticket.clone();

@@ -1,8 +1,8 @@
-//! Who may come in: the slots that the limit of connections gives, the few places beyond it,
-//! and who gives way when all of them are taken.
+//! Limits the clients: the slots of the limit of connections, the few places beyond it, and
+//! which connections give way when all are taken.
 //!
-//! A client beyond the limit is accepted for its request head alone. With its head read it
-//! waits for a slot, and for it a connection that does nothing is closed.
+//! A client beyond the limit is accepted only to read its request head. After its head it waits
+//! for a slot, and an idle connection is closed to make room for it.
 
 use std::future::{poll_fn, Future};
 use std::pin::pin;
@@ -20,26 +20,25 @@ use crate::net::deadline::{Room, Timers, Way};
 use crate::net::reactor::next_turn;
 use crate::report::log;
 
-/// Clients accepted beyond the limit, for their heads alone.
+/// Clients accepted beyond the limit, only to read their heads.
 const BEYOND: usize = 16;
 
-/// How long after one look for a connection that may give way the next follows: some do so
-/// only with time.
+/// How soon to look again for a connection that may give way: some may only after a time.
 const NEXT_LOOK: Duration = Duration::from_millis(100);
 
-/// The same where one was found, whose slot is on its way.
+/// The same after one was found, whose slot will soon be free.
 const AFTER_SUCCESS: Duration = Duration::from_secs(1);
 
-/// How often the log says that the limit is reached.
+/// How often to log that the limit is reached.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// Requests to make room that may wait for a thread; it will look anyway.
+/// How many requests to make room may be queued for a thread; it will look anyway.
 const ASKS: usize = 64;
 
-/// What a connection is doing while it may give way, the first to go first.
+/// What a connection is doing while it may give way. The first of these gives way first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doing {
-    /// It has its last response; only its end is awaited.
+    /// It has been sent its last response; only its end is awaited.
     Leaving,
     /// It has sent nothing yet, or is in its TLS handshake.
     Silent,
@@ -47,12 +46,12 @@ pub enum Doing {
     Head,
     /// It is idle between two requests.
     Idle,
-    /// The same, and an upstream connection that it has authenticated would end with it.
+    /// The same, and the upstream connection that it has authenticated would end with it.
     Bound,
 }
 
 impl Doing {
-    /// After how long it may give way.
+    /// How long it must have been doing so before it may give way.
     fn patience(self) -> Duration {
         match self {
             Doing::Head => Duration::from_secs(5),
@@ -61,10 +60,10 @@ impl Doing {
     }
 }
 
-/// Counts as one client for as long as it lives.
+/// Counts one client until it is dropped.
 pub type Permit = SemaphoreGuardArc;
 
-/// What an accepted client holds until its connection ends.
+/// The place of an accepted client, held until its connection ends.
 pub enum Place {
     /// One of the slots.
     Slot(Permit),
@@ -73,19 +72,19 @@ pub enum Place {
 }
 
 impl Place {
-    /// Whether the client is one beyond the limit.
+    /// Whether the client is beyond the limit.
     pub fn is_beyond(&self) -> bool {
         matches!(self, Place::Beyond(_))
     }
 
-    /// What keeps the place.
+    /// The permit that holds the place.
     pub fn into_permit(self) -> Permit {
         match self {
             Place::Slot(permit) | Place::Beyond(permit) => permit,
         }
     }
 
-    /// To whom a wait for the client gives way.
+    /// For whom a wait for this client may be ended early.
     pub fn way(&self, doing: Doing) -> Way {
         match self {
             Place::Slot(_) => Way {
@@ -93,7 +92,7 @@ impl Place {
                 rank: doing as u8,
                 after: doing.patience(),
             },
-            // Without a head after a second, whatever it has sent.
+            // After a second without a whole head, whatever it has sent.
             Place::Beyond(_) => Way {
                 room: Room::BeyondTheLimit,
                 rank: 0,
@@ -103,37 +102,38 @@ impl Place {
     }
 }
 
-/// The door, as one thread sees it.
+/// The limit of connections, as seen by one thread.
 #[derive(Clone)]
 pub struct Door {
     shared: Arc<Shared>,
     thread: usize,
 }
 
-/// What all threads share.
+/// The state that all threads share.
 struct Shared {
     limit: usize,
     slots: Arc<Semaphore>,
     beyond: Arc<Semaphore>,
-    /// Held by the one that waits for a slot; others queue for this, first come first served. A
-    /// semaphore gives its permit to whoever is polled first.
+    /// Held by the client that waits for a slot; the others queue for this lock, first come,
+    /// first served. A semaphore alone gives its permit to the waiter that is polled first.
     turn: lock::Mutex<()>,
-    /// Clients whose head is read and that wait for a slot.
+    /// The number of clients that wait for a slot after their heads.
     waiting: AtomicUsize,
-    /// Asks each thread for room.
+    /// Sends each thread a request to make room.
     threads: Box<[Sender<Ask>]>,
     told: Mutex<Option<Instant>>,
 }
 
-/// One thread asks the others, one after the other, to make room.
+/// A request to make room, which is passed from thread to thread.
 pub struct Ask {
     room: Room,
-    /// How many threads have looked.
+    /// How many threads have looked for a connection that may give way.
     asked: usize,
 }
 
 impl Door {
-    /// The door of each of so many threads, and what others will ask of it.
+    /// The doors of `threads` threads, each with the receiver of other threads' requests to make
+    /// room.
     pub fn new(limit: usize, threads: usize) -> Vec<(Door, Receiver<Ask>)> {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..threads).map(|_| channel::bounded(ASKS)).unzip();
@@ -153,17 +153,17 @@ impl Door {
         receivers.into_iter().enumerate().map(door).collect()
     }
 
-    /// One that lets everybody in.
+    /// A door without a limit.
     pub fn open() -> Door {
         Door::new(usize::MAX >> 4, 1).remove(0).0
     }
 
-    /// Whether a client waits for a slot.
+    /// Whether a client waits for a slot after its head.
     pub fn is_waited_at(&self) -> bool {
         self.shared.waiting.load(Relaxed) > 0
     }
 
-    /// A place for a client that has come, if there is one now. Those whose heads are read
+    /// A place for a new client, if one is free. Clients that wait for a slot after their heads
     /// come before it.
     pub fn try_place(&self) -> Option<Place> {
         if !self.is_waited_at() {
@@ -175,16 +175,16 @@ impl Door {
         self.shared.beyond.try_acquire_arc().map(Place::Beyond)
     }
 
-    /// Waits for a place for a client that has come. Of those beyond the limit the oldest
-    /// without a head gives way to it.
+    /// Waits for a place for a new client. The oldest client beyond the limit without a whole
+    /// head gives way to it.
     pub async fn place(&self, timers: &Timers) -> Place {
         if let Some(place) = self.try_place() {
             return place;
         }
         let shared = &self.shared;
-        // A slot that becomes free is for those whose heads are read. A wait for one is dropped
-        // while there are any, and so hands its wake-up on; whether there are is looked at again
-        // with each look for a connection that gives way.
+        // A free slot goes first to clients that wait after their heads. While there are any,
+        // the wait for a slot is dropped, which passes its wake-up on; whether there still are
+        // is checked again each time that room is looked for.
         let mut wait = None;
         let slot = poll_fn(|cx| {
             if self.is_waited_at() {
@@ -199,8 +199,8 @@ impl Door {
         making_room(|| self.make_room(Room::BeyondTheLimit, timers), place).await
     }
 
-    /// Waits for a slot for a client whose head is read. They are served in the order in which
-    /// their heads were.
+    /// Waits for a slot for a client whose head is read. Such clients are served in the order in
+    /// which their heads were read.
     pub async fn slot(&self, timers: &Timers) -> Place {
         let _waiting = Waiting::begin(&self.shared.waiting);
         let slot = async {
@@ -210,8 +210,8 @@ impl Door {
         making_room(|| self.make_room(Room::Slot, timers), slot).await
     }
 
-    /// Lets a connection of this thread give way, or else asks the next thread. Whether it
-    /// was one of this thread.
+    /// Ends a connection of this thread that may give way, or else asks the next thread. Returns
+    /// whether it was one of this thread.
     fn make_room(&self, room: Room, timers: &Timers) -> bool {
         let made = timers.make_room(room);
         if !made {
@@ -223,16 +223,16 @@ impl Door {
     fn pass_on(&self, ask: Ask) {
         let threads = &self.shared.threads;
         if ask.asked < threads.len() {
-            // A full queue drops this: the thread makes room for as many others already.
+            // A full queue drops this request: the thread already has as many to make room for.
             let _ = threads[(self.thread + 1) % threads.len()].try_send(ask);
         }
     }
 
-    /// Makes room when other threads ask for it. Runs for as long as the thread.
+    /// Makes room at the request of other threads. Runs for as long as the thread.
     pub async fn answer(self, asks: Receiver<Ask>, timers: &Timers) {
         while let Ok(Ask { room, asked }) = asks.recv().await {
-            // Should the thread have been held up, what has arrived meanwhile is read first: its
-            // connection no longer waits in vain.
+            // If the thread was delayed, its sockets are polled first: a connection whose bytes have
+            // arrived is no longer idle.
             next_turn().await;
             if !timers.make_room(room) {
                 let asked = asked + 1;
@@ -241,7 +241,7 @@ impl Door {
         }
     }
 
-    /// Says that the limit is reached, unless that was said a moment ago.
+    /// Logs that the limit is reached, unless that was logged a moment ago.
     fn tell_reached(&self) {
         let told = self.shared.told.lock();
         let mut told = told.unwrap_or_else(PoisonError::into_inner);
@@ -251,7 +251,7 @@ impl Door {
     }
 }
 
-/// Whether what was told at that time, if ever, is to be told now, which is then noted.
+/// Whether to log again after `told`, the time of the last time, which is then updated.
 fn is_due(told: &mut Option<Instant>, now: Instant) -> bool {
     let due = told.is_none_or(|told| now.saturating_duration_since(told) >= TOLD_EVERY);
     if due {
@@ -260,7 +260,8 @@ fn is_due(told: &mut Option<Instant>, now: Instant) -> bool {
     due
 }
 
-/// Waits for a place, and while there is none lets `make_room` look for one that gives way.
+/// Waits for a place, and while there is none calls `make_room` to look for a connection that
+/// gives way.
 pub async fn making_room<T>(
     mut make_room: impl FnMut() -> bool,
     place: impl Future<Output = T>,
@@ -270,8 +271,8 @@ pub async fn making_room<T>(
         return place;
     }
     loop {
-        // Should the thread have been held up, what has arrived meanwhile is read first: its
-        // connection no longer waits in vain.
+        // If the thread was delayed, its sockets are polled first: a connection whose bytes have
+        // arrived is no longer idle.
         next_turn().await;
         let pause = match make_room() {
             true => AFTER_SUCCESS,
@@ -288,7 +289,7 @@ pub async fn making_room<T>(
     }
 }
 
-/// Counts one that waits, for as long as it does.
+/// Counts one waiting client until it is dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -309,10 +310,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn that_the_limit_is_reached_is_told_once_a_minute_at_most() {
+    fn the_limit_is_logged_at_most_once_a_minute() {
         let start = Instant::now();
         let mut told = None;
-        // Reached in each of these seconds.
+        // The limit is reached in each of these seconds.
         let told_at: Vec<u64> = (0..=150)
             .filter(|&second| is_due(&mut told, start + Duration::from_secs(second)))
             .collect();

@@ -1,5 +1,5 @@
-//! One exchange: the request goes upstream while the response is already awaited, then
-//! the connections are kept, closed, or handed on as a tunnel.
+//! One exchange: sends the request upstream while already waiting for the response; then the
+//! connections are kept, closed, or returned for a tunnel.
 
 use std::cell::Cell;
 use std::future::{poll_fn, Future};
@@ -27,10 +27,10 @@ use crate::serve::leaving::{still_there, while_present, Client, Parties};
 use crate::serve::upstream::{Obtained, Wanted};
 use crate::serve::worker::Worker;
 
-/// A body that fits what any upstream takes without reading it.
+/// The largest body that any upstream's kernel takes before the upstream reads.
 const SHORT_BODY: u64 = 8 * 1024;
 
-/// What became of a request that was answered.
+/// The outcome of a request that was answered.
 pub enum Outcome {
     /// The response was delivered whole.
     Delivered {
@@ -38,9 +38,9 @@ pub enum Outcome {
         status: u16,
         /// Its body's length.
         bytes: u64,
-        /// Whether the client's connection can go on.
+        /// Whether the client's connection stays open.
         persistent: bool,
-        /// Whether the whole request was read, so that nothing more of it is coming.
+        /// Whether the whole request was read, so that no more of it is coming.
         request_read: bool,
     },
     /// The upstream switched protocols, the client has been told, and this connection
@@ -48,40 +48,40 @@ pub enum Outcome {
     Switched(Connection),
 }
 
-/// What became of a request that was not.
+/// Why a request was not answered by a whole response.
 #[derive(Debug)]
 pub enum Failure {
     /// The upstream gave no response; nothing was delivered.
     Upstream(Error),
-    /// The kept connection had ended before the request could reach the upstream on it; why,
-    /// in words. Nothing was delivered, and a client whose connection is closed without a
-    /// response may repeat the request (RFC 9112 §9.3.1).
+    /// The kept connection had ended before the request could reach the upstream on it, with the
+    /// cause. Nothing was delivered, and a client whose connection is closed without a response
+    /// may repeat the request (RFC 9112 §9.3.1).
     Raced(&'static str),
-    /// The client broke its own request; nothing was delivered.
+    /// The client's request is invalid or incomplete; nothing was delivered.
     Request(Rejection),
-    /// The exchange broke off where no status can be sent any more; why, in words.
+    /// The exchange failed when a status could no longer be sent, with the cause.
     Broken(String),
-    /// The same, behind a part of a response whose end only the connection's end would
-    /// tell: that end must be a reset.
+    /// The same, after a part of a response that is delimited by the close of the connection:
+    /// the client must see a reset.
     Cut(String),
 }
 
-/// An end that comes within this time of a request, or within two round trips, was on its way
-/// before the request arrived.
+/// An end that comes within this time of a request, or within two round trips, was sent before
+/// the request arrived.
 const RACE: Duration = Duration::from_millis(50);
 
 /// One request on its way.
 pub struct Exchange<'a> {
-    /// What the connections of this thread share.
+    /// The state that the connections of this thread share.
     pub worker: &'a Worker,
     /// What is known of the request.
     pub request: &'a Request,
-    /// Its head as it goes upstream.
+    /// The head that is sent upstream.
     pub head: &'a mut Vec<u8>,
     /// The name that TLS is made for.
     pub server_name: &'a str,
-    /// The client's connection has served a request before: it may repeat this one on
-    /// another when that is closed without a response.
+    /// The client's connection has served a request before: the client may repeat this one on
+    /// another connection when it is closed without a response.
     pub is_reused: bool,
     /// Set once the request was read whole.
     pub request_read: &'a Cell<bool>,
@@ -91,38 +91,38 @@ pub struct Exchange<'a> {
     pub names: Option<&'a Names>,
     /// The session's deadline.
     pub deadline: &'a Deadline,
-    /// What the log calls it.
+    /// The request as it is named in the log.
     pub subject: &'a Subject,
 }
 
 /// How far the current attempt has come.
 pub struct Progress {
-    /// The upstream connection is this client's alone: it has authenticated it, or does so by
-    /// this request.
+    /// The upstream connection serves this client only: the client has authenticated it, or does
+    /// so with this request.
     pub bound: bool,
-    /// When the request was ready to be sent.
+    /// When the request was ready to send.
     pub began: Tick,
     /// The request was sent whole.
     pub uploaded: Cell<bool>,
-    /// The client was told to go on, or went on without.
+    /// The client was sent a 100, or has begun to send the body without it.
     pub continued: Cell<bool>,
     /// Bytes of a response have arrived.
     pub answered: Cell<bool>,
-    /// An acknowledgement must come soon (TCP_USER_TIMEOUT), until bytes of a response have.
+    /// TCP_USER_TIMEOUT is set, until bytes of a response arrive.
     pub guarded: Cell<bool>,
     /// A part of a response may have been delivered.
     pub delivered: Cell<bool>,
-    /// The bytes of interim responses since anything else has moved.
+    /// The bytes of interim responses since body bytes of the request last moved.
     pub interim_bytes: Cell<usize>,
-    /// The upstream has said something since this was last looked at.
+    /// The upstream has sent bytes since this was last read.
     pub heard: Cell<bool>,
-    /// Our side towards the upstream was ended, because the client has ended its own.
+    /// The upstream was sent a FIN because the client has sent one.
     pub ended: Cell<bool>,
 }
 
 impl Progress {
-    /// Of an attempt that begins now. `bound` says that the upstream connection is this
-    /// client's alone.
+    /// The progress of an attempt that begins now. `bound` says that the upstream connection
+    /// serves this client only.
     pub fn begin(bound: bool) -> Progress {
         Progress {
             bound,
@@ -140,8 +140,8 @@ impl Progress {
 }
 
 impl Exchange<'_> {
-    /// Sends the request and delivers the response. Tries again on a fresh connection,
-    /// once, when a reused one turns out to be closed and nothing can have happened twice.
+    /// Sends the request and delivers the response. Tries once more on a new connection when a
+    /// reused one turns out to be closed and the request cannot have been processed twice.
     pub async fn run(mut self, downstream: &mut Connection) -> Result<Outcome, Failure> {
         still_there(&downstream.stream)?;
         self.request_read.set(!self.request.has_body());
@@ -176,7 +176,7 @@ impl Exchange<'_> {
                 is_new,
             } = obtained;
             let progress = Progress::begin(binds);
-            // A body may have to wait for an upstream that does not read.
+            // A longer body may have to wait for an upstream that does not read.
             let patience = match self.request.framing {
                 Framing::None | Framing::Length(..=SHORT_BODY) => {
                     rest.and_then(|rest| habits.patience(rest))
@@ -212,7 +212,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Dials for as long as the client waits for it.
+    /// Dials for as long as the client is there.
     async fn dial(
         &self,
         wanted: &Wanted<'_>,
@@ -220,14 +220,14 @@ impl Exchange<'_> {
         must_be_new: bool,
     ) -> Result<Obtained, Failure> {
         let dial = wanted.dial(must_be_new);
-        // Boxed, because most requests dial nothing.
+        // Boxed, because most requests do not dial.
         let dialled = Box::pin(while_present(self.worker, downstream, self.request, dial));
         dialled.await?.map_err(Failure::Upstream)
     }
 
     /// Whether an attempt over a kept connection has failed because the upstream was just
-    /// ending it, rather than at work on the request: the end came as soon as one can that
-    /// was on its way already.
+    /// closing it, and not while processing the request: the end came so soon that it was sent
+    /// before the request arrived.
     fn was_race(&self, progress: &Progress, error: &Error) -> bool {
         let round_trip = self.worker.pool.habits().round_trip();
         let took = now().since(progress.began);
@@ -240,8 +240,8 @@ impl Exchange<'_> {
         &self.worker.config.limits
     }
 
-    /// One try over one upstream connection. The response timeout begins anew whenever
-    /// something moves.
+    /// One attempt over one upstream connection. The response timeout begins again whenever
+    /// bytes move.
     async fn attempt(
         &mut self,
         mut upstream: Connection,
@@ -251,14 +251,13 @@ impl Exchange<'_> {
         let timeout = self.limits().response_timeout;
         let deadline = self.deadline;
         let exchanged = {
-            // Pinned where it is made: it is large, and would be moved twice.
+            // Pinned where it is created: it is large, and would otherwise be moved twice.
             let exchange = pin!(self.exchange(&mut upstream, downstream, progress));
             deadline.limit(timeout, exchange).await
         };
         self.request_read.set(progress.uploaded.get());
         if progress.ended.get() && !matches!(exchanged, Ok(Ok(_))) {
-            // The upstream has seen the end of our side, because the client has left, and has
-            // not answered.
+            // The upstream was sent a FIN because the client has left, and has not answered.
             let left = "client: closed before the end of its response".to_owned();
             return Err(match progress.delivered.get() {
                 true => Failure::Cut(left),
@@ -269,7 +268,7 @@ impl Exchange<'_> {
             Ok(answer) => answer?,
             Err(TimedOut) => {
                 let is_taking = upstream.stream.with_socket(Socket::is_writable);
-                // A client that was promised a 100 rightly waits for it.
+                // A client that expects a 100 may rightly wait for it.
                 let may_send = !self.request.expects_continue || progress.continued.get();
                 let client_owes = !progress.uploaded.get() && is_taking && may_send;
                 return Err(match (progress.delivered.get(), client_owes) {
@@ -298,10 +297,11 @@ impl Exchange<'_> {
             } => {
                 let goes_on = progress.uploaded.get() && !progress.ended.get();
                 let mut persistent = downstream_persistent && goes_on;
-                // Bytes behind the response answer no request: such a connection is not used again.
+                // Bytes after the response answer no request: such a connection is not used
+                // again.
                 let keeps = upstream_persistent && goes_on && upstream.received.is_empty();
                 if progress.bound {
-                    // Neither of the two connections outlives the other.
+                    // A bound pair of connections ends together.
                     persistent &= keeps;
                 }
                 if keeps {
@@ -328,7 +328,8 @@ impl Exchange<'_> {
         })
     }
 
-    /// Uploads and answers at once: an upstream may answer before it has read everything.
+    /// Uploads the request and delivers the response concurrently: an upstream may answer before
+    /// it has read everything.
     async fn exchange(
         &mut self,
         upstream: &mut Connection,
@@ -368,10 +369,10 @@ impl Exchange<'_> {
         let uploading = async {
             let received = from_downstream;
             let outcome = if !has_body {
-                // The head stays whole for a second try.
+                // The head is kept whole for a second attempt.
                 upstream.write_all(head).await.map_err(BodyError::Sink)
             } else {
-                // A request with a body is never sent twice, however far it came.
+                // A request with a body is never sent twice, however much of it was sent.
                 let started = Cell::default();
                 let source = Source {
                     stream: client,
@@ -417,7 +418,7 @@ impl Exchange<'_> {
                 if let Poll::Ready((outcome, received)) = uploading.as_mut().poll(cx) {
                     read_to = Some(received);
                     match outcome {
-                        // The upstream takes no more; it may have said why.
+                        // If the upstream takes no more, its response may say why.
                         Ok(()) | Err(BodyError::Sink(_)) => {}
                         Err(error) => return Poll::Ready(Err(broken_request(error, progress))),
                     }
@@ -429,7 +430,8 @@ impl Exchange<'_> {
             match &mut read_to {
                 Some(received) => {
                     let left = parties.poll_left(cx, &mut leaving, received);
-                    // In TLS, what came behind the head was read to find the client's end.
+                    // With TLS, bytes after the head may have been read to find the client's
+                    // end.
                     client_waits.set(client_waits.get() && received.is_empty());
                     left.map(Err)
                 }

@@ -1,6 +1,7 @@
-//! A client that leaves before its answer: noticed without reading on, and passed on to the
-//! upstream. A reset is an end at once. A client that ends its side may still read: the
-//! upstream has half a second of silence to answer before it sees that end, too.
+//! A client that leaves before it has its response: it is noticed without reading further
+//! requests, and the upstream is told. A reset ends the exchange at once. A client that has sent
+//! a FIN may still read, so the upstream may take up to half a second of silence to answer
+//! before it is sent a FIN, too.
 
 use std::future::{poll_fn, Future};
 use std::io;
@@ -19,27 +20,29 @@ use crate::serve::answering::client_gone;
 use crate::serve::forward::{Failure, Progress};
 use crate::serve::worker::Worker;
 
-/// How long an upstream may be silent behind its client's end before our side towards it is
-/// ended. Of servers that see a client's end while they work, two in five give no answer; for
-/// `nc -N` and its like, what is answered promptly is answered before.
+/// How long an upstream may be silent after its client has sent a FIN before a FIN is sent to
+/// the upstream. Of the servers that notice such a FIN while they work, two in five give no
+/// response; for `nc -N` and similar clients, a prompt response is given before this.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// How long a dial, or the wait for a slot, may go on behind its client's end, unless it is for
-/// an upgrade: as much as a way of 100 ms through SOCKS5 to TLS takes, and some.
+/// How long a dial, or the wait for a slot, may continue after the client has sent a FIN, unless
+/// it is for an upgrade: a dial through SOCKS5 to TLS over a path with a round trip of 100 ms,
+/// and some reserve.
 const DIAL: Duration = Duration::from_secs(1);
 
-/// How a client is found to have sent its last.
+/// What was found while waiting for the end of a client's connection.
 enum End {
-    /// It has ended its side behind its last request; it may still read.
+    /// It has sent a FIN after its last request; it may still read.
     Closed,
-    /// The connection is no more.
+    /// The connection was reset.
     Reset,
-    /// There is another request, or a part of one. Its own exchange finds the end.
+    /// There is another request, or a part of one. The exchange of that request will find the
+    /// end.
     More,
 }
 
-/// Waits for the client's end. What it sends meanwhile is left to the kernel, unless TLS has
-/// to be read to see the end; then it is kept in `received`.
+/// Waits for the end of the client's connection. What the client sends meanwhile is left in the
+/// kernel, unless TLS must be read to find the end; then it is kept in `received`.
 fn poll_end(
     cx: &mut Context<'_>,
     stream: &Stream,
@@ -47,7 +50,7 @@ fn poll_end(
     upgrades: bool,
 ) -> Poll<End> {
     if let Some(socket) = stream.plain() {
-        // Told by the reactor, so that nothing is asked of the kernel before the end.
+        // The HUP comes from the reactor, so there is no system call before the end.
         if ready!(socket.poll_hung_up(cx)).is_some() {
             return Poll::Ready(End::Reset);
         }
@@ -55,13 +58,13 @@ fn poll_end(
     }
     let mut skipped = 0;
     loop {
-        // Behind a request an empty line is nothing (RFC 9112 §2.2); behind an upgrade's head
-        // it belongs to the protocol that follows.
+        // An empty line after a request is ignored (RFC 9112 §2.2); after the head of an upgrade
+        // it belongs to the next protocol.
         while !upgrades && received.bytes().starts_with(b"\r\n") {
             received.consume(2);
             skipped += 2;
         }
-        // Whoever sends so many is refused where they are read as a next request.
+        // A client that sends too many of them is refused when they are read as a next request.
         if !matches!(received.bytes(), b"" | b"\r") || skipped > MAX_HEAD_BYTES {
             return Poll::Ready(End::More);
         }
@@ -76,7 +79,7 @@ fn poll_end(
                 received.release();
                 let _ = ready!(stream.poll_unblocked(cx));
             }
-            // TLS without close_notify.
+            // TLS ended without close_notify.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 return Poll::Ready(End::Closed)
             }
@@ -89,13 +92,13 @@ fn reset() -> Failure {
     client_gone(&io::ErrorKind::ConnectionReset.into())
 }
 
-/// The client has ended its side, and got no response.
+/// The failure of an exchange whose client has closed before its response.
 fn left() -> Failure {
     Failure::Broken("client: closed before its response".to_owned())
 }
 
-/// Fails where the thread was told that nobody waits for the response any more: the request
-/// must not be sent.
+/// Fails if the reactor knows that the client's connection is reset: the request must not be
+/// sent.
 pub fn still_there(client: &Stream) -> Result<(), Failure> {
     match client.with_socket(Socket::is_broken) {
         true => Err(reset()),
@@ -103,7 +106,7 @@ pub fn still_there(client: &Stream) -> Result<(), Failure> {
     }
 }
 
-/// Does `work`, a dial or the wait for a slot, for as long as the client waits for it.
+/// Performs `work`, a dial or the wait for a slot, for as long as the client is there.
 pub async fn while_present<T>(
     worker: &Worker,
     client: &mut Connection,
@@ -116,8 +119,7 @@ pub async fn while_present<T>(
     let stream: &Stream = stream;
     let upgrades = request.upgrade.is_some();
     let leaving = async {
-        // Where a part of the request may be unread, the client cannot be read on to find its
-        // end.
+        // If a part of the request may be unread, reading on to find the end is not possible.
         let end = match request.has_body() || upgrades {
             true => {
                 match poll_fn(|cx| stream.with_socket(|socket| socket.poll_hung_up(cx))).await {
@@ -131,8 +133,8 @@ pub async fn while_present<T>(
         match end {
             End::Reset => Err(reset()),
             End::Closed => {
-                // A client that has ended its side can send nothing over the upgraded
-                // connection, so that it is given less time.
+                // After a FIN the client can send nothing over the upgraded connection, so it is
+                // given less time.
                 let patience = if upgrades { SILENCE } else { DIAL };
                 let deadline = Deadline::new(&worker.timers);
                 match deadline.limit(patience, broken).await {
@@ -149,34 +151,34 @@ pub async fn while_present<T>(
     future::or(leaving, async { Ok(work.await) }).await
 }
 
-/// The client of an exchange whose request was read whole.
+/// The state of a client whose request was read whole.
 pub enum Client {
-    /// It may yet send more, or end.
+    /// It may still send more, or end.
     Open,
-    /// It has sent more than this request: its end concerns the next one.
+    /// It has sent more after this request: its end concerns the next one.
     Pipelines,
-    /// It has ended its side.
+    /// It has sent a FIN.
     Closed(Box<Closed>),
 }
 
-/// A client that has ended its side while its answer is awaited.
+/// A client that has sent a FIN while its response is awaited.
 pub struct Closed {
     deadline: Deadline,
     stage: Stage,
 }
 
 enum Stage {
-    /// The upstream may yet answer as if nothing were.
+    /// The upstream does not know yet, and may answer.
     Waiting,
-    /// Our side towards the upstream is being ended.
+    /// A FIN, or close_notify, is being sent to the upstream.
     Ending,
-    /// What the upstream makes of that is delivered.
+    /// The upstream has been sent the end; what it still answers is delivered.
     Abandoned,
 }
 
-/// Who takes part in an exchange whose client may leave.
+/// The parties of an exchange whose client may leave.
 pub struct Parties<'a> {
-    /// What the connections of this thread share.
+    /// The state that the connections of this thread share.
     pub worker: &'a Worker,
     /// What is known of the request.
     pub request: &'a Request,
@@ -184,13 +186,13 @@ pub struct Parties<'a> {
     pub progress: &'a Progress,
     /// The client's stream.
     pub client: &'a Stream,
-    /// The upstream's.
+    /// The upstream's stream.
     pub upstream: &'a Stream,
 }
 
 impl Parties<'_> {
-    /// Waits until the exchange is over because the client has left. To be polled behind the
-    /// answering half, whose progress counts as the upstream's words.
+    /// Waits until the exchange is over because the client has left. Must be polled after the
+    /// answering half, whose progress counts as activity of the upstream.
     pub fn poll_left(
         &self,
         cx: &mut Context<'_>,
@@ -224,11 +226,11 @@ impl Parties<'_> {
         }
     }
 
-    /// The same while the request is still being read. The upload sees the client's end; an
-    /// upload that waits for the upstream to take more sees nothing.
+    /// The same while the request is still being read. The upload notices the client's end while
+    /// it reads; this notices a reset while the upload waits for the upstream to take more.
     pub fn poll_stuck(&self, cx: &mut Context<'_>) -> Poll<Failure> {
         if self.upstream.with_socket(Socket::is_writable) {
-            // The upload is waiting to read from the client, and so sees its end itself.
+            // The upload is waiting to read from the client, and so notices its end.
             return Poll::Pending;
         }
         let broken = self.client.with_socket(|socket| socket.poll_broken(cx));
@@ -241,8 +243,8 @@ impl Parties<'_> {
             let patience = match stage {
                 Stage::Waiting => SILENCE,
                 Stage::Ending => {
-                    // A failure means that the upstream is gone already. One that reads nothing
-                    // keeps close_notify pending, and the deadline strikes all the same.
+                    // A failure means that the upstream is gone already. If it reads nothing,
+                    // close_notify stays pending, and the deadline expires all the same.
                     if self.upstream.poll_shutdown_write(cx).is_ready() {
                         *stage = Stage::Abandoned;
                     }
@@ -255,7 +257,7 @@ impl Parties<'_> {
             }
             ready!(deadline.poll_struck(cx));
             if !self.client.with_socket(Socket::is_writable) {
-                // It is the client that takes nothing, and the upstream is not read.
+                // The client is not reading, and therefore the upstream is not read.
                 deadline.arm(patience);
                 continue;
             }

@@ -1,4 +1,4 @@
-//! How a connection is closed without losing what is still on its way to the peer.
+//! How a connection is closed without losing bytes that are still on the way to the peer.
 
 use std::future::Future;
 use std::io;
@@ -10,15 +10,15 @@ use crate::net::stream::Connection;
 use crate::serve::carry::Movement;
 use crate::serve::worker::Worker;
 
-/// Once one direction has ended, how long the other may rest.
+/// How long the other direction may be idle once one direction has ended.
 pub const FINISH_IDLE: Duration = Duration::from_secs(10);
 
-/// How long what a client still sends is read once nothing is to come for it any more.
+/// How long to go on reading what a client sends after its last response.
 const LINGER_TOTAL: Duration = Duration::from_secs(15);
 
-/// Ends a connection behind its last byte: our side is shut down, then what the client
-/// still sends is read and discarded for a while. Closing at once would reset the
-/// connection and destroy what the client has not yet read. `way` says to whom that gives way.
+/// Closes a connection after its last byte: sends a FIN, then reads and discards what the peer
+/// still sends for a while. Closing at once would make the kernel send a reset, which destroys
+/// what the peer has not read yet. `way` says for whom this wait may be ended early.
 pub async fn linger(
     worker: &Worker,
     mut connection: Connection,
@@ -43,7 +43,7 @@ pub async fn linger(
     end(worker, &movement, rest, LINGER_TOTAL, way).await;
 }
 
-/// Lets what is left of a connection's other direction end, within bounds. None when it
+/// Waits for the remaining direction of a connection to end, within time limits. `None` when it
 /// does not.
 pub async fn finish<T>(
     worker: &Worker,

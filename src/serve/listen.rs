@@ -1,5 +1,5 @@
-//! Listening sockets, TCP or unix: inherited from a service manager, or bound here. Every
-//! thread gets its own handle on every address.
+//! Listening sockets, TCP or unix: inherited from a service manager, or bound here. Every thread
+//! gets its own handle for every address.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -18,10 +18,10 @@ use crate::language::{Language, Text, Words};
 use crate::net::calls::{is_listener, open_stream};
 use crate::net::socket::set_options;
 
-/// Connections that may wait to be accepted.
+/// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// What to do about a port that only a privileged process may take (ip(7)).
+/// The message for a port that only a privileged process may bind (ip(7)).
 const PRIVILEGED: Text = Text::new(
     "permission denied; ports below 1024 need a privilege: take another one, such as -p 8080, \
      or grant CAP_NET_BIND_SERVICE",
@@ -29,20 +29,20 @@ const PRIVILEGED: Text = Text::new(
      或授予 CAP_NET_BIND_SERVICE",
 );
 
-/// The first descriptor that a service manager hands over (sd_listen_fds(3)).
+/// The first descriptor that a service manager passes (sd_listen_fds(3)).
 const FIRST_INHERITED: RawFd = 3;
 
-/// The listeners of all threads. What is done with their descriptors is the same for unix
-/// sockets, which the standard library's type holds as well.
+/// The listeners of all threads. Unix sockets are held in `TcpListener` as well, since the
+/// operations on their descriptors are the same.
 pub struct Listeners {
-    /// Those of each thread.
+    /// The listeners of each thread.
     pub of_threads: Vec<Vec<TcpListener>>,
     /// The unix socket that was bound here, if any; it is removed when this is dropped.
     pub file: Option<SocketFile>,
 }
 
 impl Listeners {
-    /// The addresses, as the log tells them.
+    /// The addresses as they are logged.
     pub fn addresses(&self) -> Vec<String> {
         let listeners = self.of_threads.first();
         listeners.into_iter().flatten().filter_map(shown).collect()
@@ -74,8 +74,8 @@ fn refusal(error: &io::Error) -> Words {
     }
 }
 
-/// The listeners for `threads` threads: the inherited ones, else those bound to `listen`.
-/// Call it once, before anything else opens a descriptor.
+/// The listeners for `threads` threads: the inherited ones, else those bound to `listen`. Must
+/// be called once, before any other descriptor is opened.
 pub fn listeners(listen: &Listen, threads: usize) -> Result<Listeners, Complaint> {
     let mut shared = inherit()?;
     let mut file = None;
@@ -124,11 +124,11 @@ pub fn listeners(listen: &Listen, threads: usize) -> Result<Listeners, Complaint
     })
 }
 
-/// The file of a unix socket of ours, which is removed when this is dropped: while the socket
-/// still listens, as the next process may replace the file from then on.
+/// The file of a unix socket that was bound here. It is removed when this is dropped, which must
+/// happen while the socket still listens: after that, the next process may replace the file.
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode: another process may have put its own in its place.
+    /// Device and inode: another process may have replaced the file.
     identity: (u64, u64),
 }
 
@@ -145,7 +145,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Listens on a path. The file of a socket on which nobody listens any more is replaced; any
+/// Listens on a path. The file of a socket that no process listens on any more is replaced; any
 /// other file, and a socket in use, is an error.
 fn bind_unix(path: &str, mode: u32) -> io::Result<(TcpListener, SocketFile)> {
     let address = SockAddr::unix(path)?;
@@ -167,13 +167,13 @@ fn bind_unix(path: &str, mode: u32) -> io::Result<(TcpListener, SocketFile)> {
         path: path.into(),
         identity: identity(path.as_ref())?,
     };
-    // Nobody can connect before it listens.
+    // The mode is set before `listen`: no client can connect earlier.
     fs::set_permissions(path, Permissions::from_mode(mode))?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok((socket.into(), file))
 }
 
-/// A listener for those who watch the program, as the given flag or variable says.
+/// A listener for the metrics or the status page; errors name `source`, a flag or a variable.
 pub fn watched(source: &str, address: SocketAddr) -> Result<TcpListener, Complaint> {
     let bound = bind_one(address, false).and_then(|listener| {
         rustix::net::listen(&listener, BACKLOG)?;
@@ -187,7 +187,7 @@ pub fn watched(source: &str, address: SocketAddr) -> Result<TcpListener, Complai
     })
 }
 
-/// The sockets of LISTEN_FDS, if they are meant for this process.
+/// The sockets of LISTEN_FDS, if LISTEN_PID is this process.
 fn inherit() -> Result<Vec<TcpListener>, Complaint> {
     let complaint = |problem: Words| Complaint::new("LISTEN_FDS", problem);
     let variable = |name| std::env::var(name).ok();
@@ -216,7 +216,7 @@ fn inherit() -> Result<Vec<TcpListener>, Complaint> {
                 && matches!(socket.r#type(), Ok(Type::STREAM))
                 && matches!(socket.local_addr(), Ok(address) if is_known(&address));
             if !is_listener {
-                // Dropping it would close a descriptor that is not ours after all.
+                // Dropping it would close a descriptor that may belong to other code.
                 std::mem::forget(socket);
                 return Err(complaint(both!(
                     "descriptor {fd} is not a listening TCP or unix socket",
@@ -246,7 +246,7 @@ fn bind(address: Option<IpAddr>, port: u16, count: usize) -> io::Result<Vec<TcpL
     let any = |address: IpAddr| SocketAddr::new(address, port);
     let first = match address {
         Some(address) => bind_one(any(address), false)?,
-        // Both families where the kernel has IPv6, else IPv4 alone.
+        // Both families if the kernel has IPv6, else only IPv4.
         None => match bind_one(any(Ipv6Addr::UNSPECIFIED.into()), false) {
             Err(error) if is_without_ipv6(&error) => {
                 bind_one(any(Ipv4Addr::UNSPECIFIED.into()), false)?
@@ -257,7 +257,8 @@ fn bind(address: Option<IpAddr>, port: u16, count: usize) -> io::Result<Vec<TcpL
     let address = first.local_addr()?;
     let mut listeners = vec![first];
     if count > 1 {
-        // Only after it is bound: an occupied port was an error until here.
+        // SO_REUSEPORT is set only after the first bind, which therefore fails on an occupied
+        // port.
         SockRef::from(&listeners[0]).set_reuse_port(true)?;
         for _ in 1..count {
             listeners.push(bind_one(address, true)?);
@@ -316,24 +317,27 @@ mod tests {
         let _ = fs::remove_file(path);
         let kind = |bound: io::Result<_>| bound.map(drop).map_err(|error: io::Error| error.kind());
         let (listener, file) = bind_unix(path, 0o600).expect("a new path");
-        let mode = fs::metadata(path).expect("it is bound").mode();
+        let mode = fs::metadata(path).expect("the socket file exists").mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(shown(&listener), Some(format!("unix:{path}")));
         assert_eq!(kind(bind_unix(path, 0o600)), Err(io::ErrorKind::AddrInUse));
         drop(listener);
         // Renamed, so that its inode stays taken.
         let other = format!("{path}-other");
-        fs::rename(path, &other).expect("it is there");
+        fs::rename(path, &other).expect("the file exists");
         fs::write(path, "").expect("a new file");
         drop(file);
-        assert!(fs::metadata(path).is_ok(), "another's file is left");
-        fs::rename(&other, path).expect("it is there");
-        let (_listener, file) = bind_unix(path, 0o660).expect("nobody listens");
+        assert!(
+            fs::metadata(path).is_ok(),
+            "a file of another process is left"
+        );
+        fs::rename(&other, path).expect("the file exists");
+        let (_listener, file) = bind_unix(path, 0o660).expect("a stale socket");
         drop(file);
         assert!(fs::metadata(path).is_err());
         fs::write(path, "precious").expect("a new file");
         assert_eq!(kind(bind_unix(path, 0o600)), Err(io::ErrorKind::AddrInUse));
-        assert_eq!(fs::read(path).expect("it is there"), b"precious");
-        fs::remove_file(path).expect("it is there");
+        assert_eq!(fs::read(path).expect("the file exists"), b"precious");
+        fs::remove_file(path).expect("the file exists");
     }
 }

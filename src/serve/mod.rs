@@ -1,11 +1,11 @@
-//! Serving: threads accept clients, read their requests, and forward them or relay behind
-//! them, until the drain.
+//! Serving: each thread accepts clients, reads their requests, and forwards them or relays the
+//! upgraded connection, until the drain.
 //!
-//! Data flows one way: `acceptor` accepts, `session` makes the TLS handshake where clients
-//! speak it (with the certificate of `certificates`) and reads a head, `forward` sends the
-//! request and delivers the response, `relay` carries what follows an upgrade. Leaves the way
-//! to the upstream to `route` and the syntax of messages to `http`. May use every room below
-//! it: `report`, `route`, `cli`, `http`, `net`.
+//! Data flows one way: `acceptor` accepts, `session` performs the TLS handshake where clients
+//! use TLS (with the certificate of `certificates`) and reads a head, `forward` sends the
+//! request and delivers the response, `relay` carries what follows an upgrade. Leaves the
+//! connection to the upstream to `route` and the syntax of messages to `http`. May use every
+//! room below it: `report`, `route`, `cli`, `http`, `net`.
 
 mod acceptor;
 mod answer;

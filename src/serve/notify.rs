@@ -1,21 +1,20 @@
-//! Tells the service manager how it stands (sd_notify(3)).
+//! Reports the state of the program to the service manager (sd_notify(3)).
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// What the service manager can be told.
+/// The states that can be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Connections are being accepted.
     Ready,
-    /// No more are, and the rest is being finished.
+    /// No more connections are accepted, and the open ones are being finished.
     Stopping,
 }
 
-/// Sends the status to NOTIFY_SOCKET, if there is one. A manager that does not listen is
-/// no reason to stop.
+/// Sends the status to NOTIFY_SOCKET, if it is set. A failure is logged and otherwise ignored.
 pub fn notify(status: Status) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
@@ -32,7 +31,7 @@ pub fn notify(status: Status) {
     }
 }
 
-/// What NOTIFY_SOCKET names: a path, or behind `@` a name of Linux's own.
+/// The address in NOTIFY_SOCKET: a path, or a name in Linux's abstract namespace after `@`.
 fn address(socket: &OsStr) -> io::Result<SocketAddr> {
     match socket.as_bytes() {
         #[cfg(target_os = "linux")]

@@ -1,4 +1,5 @@
-//! The relay of two streams: left-over bytes first, then a race of two copies.
+//! Relays two streams: first the bytes that are already buffered, then both directions at once
+//! until each has ended.
 
 use std::future::{poll_fn, Future};
 use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
@@ -16,15 +17,15 @@ use crate::serve::carry::{carry, Movement, Outlet};
 use crate::serve::linger::{finish, FINISH_IDLE};
 use crate::serve::worker::Worker;
 
-/// Once one direction has ended, how long the other may go on in all. Unit tests have less
+/// How long the other direction may go on in total once one has ended. Unit tests use a shorter
 /// time.
 const FINISH_TOTAL: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
 /// What a relay carried, and how it ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
-    /// The client has reset its connection: nothing is to come from it, and nothing can be
-    /// told to it.
+    /// The client has reset its connection: nothing more comes from it, and nothing can be sent
+    /// to it.
     pub client_reset: bool,
     /// Bytes from the client to the upstream.
     pub to_upstream: u64,
@@ -32,8 +33,8 @@ pub struct Carried {
     pub to_downstream: u64,
 }
 
-/// Carries bytes both ways until both directions have ended, or one has and the other
-/// does not end in time, or nothing moves for the tunnel timeout, or either side resets.
+/// Carries bytes both ways until both directions have ended, or one has ended and the other does
+/// not end in time, or nothing moves for the tunnel timeout, or either side resets.
 pub async fn relay(
     worker: &Worker,
     downstream: &mut Connection,
@@ -71,7 +72,7 @@ pub async fn relay(
         });
         let race = future::or(race, stuck);
         let mut end = deadline.limit(movement.rest.get(), race).await;
-        // What comes after the race is rare, and boxed to keep an idle relay small.
+        // What follows the race is rare, and is boxed to keep an idle relay small.
         if let Ok(End::Stuck) = end {
             let race = first(up.as_mut(), down.as_mut());
             end = Box::pin(deliver(&movement, race)).await.ok_or(TimedOut);
@@ -85,9 +86,9 @@ pub async fn relay(
                 let up = Box::pin(finish(worker, &movement, up, FINISH_TOTAL)).await;
                 matches!(up, Some(Err(Side::Client)))
             }
-            // A reset ends both directions at once; so does the tunnel timeout. But a write to
-            // the side that has reset can meet that before what it had sent is read, and the
-            // kernel keeps that much.
+            // A reset ends both directions at once, and so does the tunnel timeout. But a write
+            // to the side that has reset may fail before everything that it had sent is read;
+            // the kernel still holds those bytes, and they are delivered.
             Ok(End::Up(Err(Side::Upstream)) | End::Reset(Side::Upstream)) => {
                 let down = Box::pin(deliver(&movement, down)).await;
                 matches!(down, Some(Err(Side::Client)))
@@ -125,15 +126,15 @@ impl Side {
     }
 }
 
-/// How a relay comes to its end.
+/// How the race of a relay ends.
 enum End {
     /// The direction to the upstream has ended.
     Up(Result<(), Side>),
-    /// The direction to the client has.
+    /// The direction to the client has ended.
     Down(Result<(), Side>),
-    /// One side has sent its last, and the other takes nothing.
+    /// One side has sent a FIN while writes to the other block.
     Stuck,
-    /// The same, but it has reset the connection.
+    /// This side has reset its connection while writes to the other block.
     Reset(Side),
 }
 
@@ -146,18 +147,19 @@ fn first<'d, D: Future<Output = Result<(), Side>>>(
     future::race(up, async move { End::Down(down.await) })
 }
 
-/// Delivers what was sent before an end, for as long as it is taken. None when it is not.
+/// Delivers what was sent before the end, for as long as the receiver keeps taking it. `None`
+/// when it stops.
 async fn deliver<T>(movement: &Movement<'_>, rest: impl Future<Output = T>) -> Option<T> {
     movement.rest.set(FINISH_IDLE);
     movement.deadline.limit(FINISH_IDLE, rest).await.ok()
 }
 
-/// Waits until `from` has ended while `to` takes nothing: nobody reads from `from` then, and
-/// nobody else would notice.
+/// Waits until `from` has ended while writes to `to` block: then nothing reads from `from`,
+/// which would otherwise reveal its end.
 fn poll_stuck(cx: &mut Context<'_>, from: &Stream, to: &Stream, reset: End) -> Poll<End> {
     if to.with_socket(Socket::is_writable) {
-        // It becomes so only by a write of the race that would block; the race is polled by the
-        // same task just before this, which therefore needs no waker.
+        // Only a write of the race can make it block. The race is polled by the same task just
+        // before this, so no waker is needed here.
         return Poll::Pending;
     }
     let hung_up = from.with_socket(|socket| socket.poll_hung_up(cx));
@@ -167,9 +169,9 @@ fn poll_stuck(cx: &mut Context<'_>, from: &Stream, to: &Stream, reset: End) -> P
     })
 }
 
-/// Carries one direction from `source` to its end and then shuts down the sink's writing
-/// side. Fails with the side that has failed.
-// A block in a function, here and elsewhere: an async fn would hold each argument twice.
+/// Carries one direction from `source` to its end and then sends the sink a FIN. Fails with the
+/// side that has failed.
+// A block in a function, here and elsewhere: an async fn would store each argument twice.
 #[allow(clippy::manual_async_fn)]
 fn direction<'a, 's>(
     source: Side,
@@ -179,14 +181,15 @@ fn direction<'a, 's>(
 ) -> impl Future<Output = Result<(), Side>> + use<'a, 's> {
     async move {
         match carry(from, received, sink).await {
-            // Closed, and our own bytes came too late for it: what it had sent was read.
-            // So is TLS that ends without close_notify: the protocol inside knows better.
+            // The sink had already closed, and what it had sent was read. TLS that ends without
+            // close_notify counts as an end, too: the protocol inside can tell whether its data
+            // is complete.
             Err(error) if matches!(error.kind(), BrokenPipe | UnexpectedEof) => {}
             Err(_) if sink.failed => return Err(source.other()),
             Err(_) => return Err(source),
             Ok(()) => {}
         }
-        // Where this fails, the sink is gone, and nothing is left to be ended.
+        // If this fails, the sink is gone, and there is nothing left to end.
         let _ = sink.stream.shutdown_write().await;
         Ok(())
     }
@@ -222,7 +225,7 @@ mod tests {
         Worker::new(config, dialer, shelves, spares, Registry::new(1), 0)
     }
 
-    /// A connection of the proxy's, and its peer, with small buffers between them if wanted.
+    /// A connection of the proxy and its peer, with small socket buffers if wanted.
     fn pair(small: bool) -> (Connection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let address = listener.local_addr().expect("bound");
@@ -231,7 +234,7 @@ mod tests {
             listening.set_recv_buffer_size(4096).expect("a socket");
         }
         let here = TcpStream::connect(address).expect("it listens");
-        let (there, _) = listener.accept().expect("it was connected");
+        let (there, _) = listener.accept().expect("a connection is queued");
         here.set_nonblocking(true).expect("a socket");
         if small {
             let sending = SockRef::from(&here);
@@ -241,13 +244,13 @@ mod tests {
         (Connection::new(stream), there)
     }
 
-    /// All of it, however slowly; the bounds are for the other direction.
+    /// It gets everything, however slowly: the time limits are for the other direction.
     #[test]
     fn a_slow_reader_gets_what_was_sent_before_the_end() {
         read_slowly(300_000, drop);
     }
 
-    /// As much as has arrived here, which on loopback is what the first window takes.
+    /// It gets as much as has arrived here, which on loopback is what fits the first window.
     #[test]
     fn a_slow_reader_gets_what_was_sent_before_a_reset() {
         read_slowly(40_000, |server| {
@@ -274,7 +277,7 @@ mod tests {
                     }
                 }
             });
-            server.write_all(&vec![7; length]).expect("it is taken");
+            server.write_all(&vec![7; length]).expect("open");
             close(server);
             let carried = relay(&worker, &mut downstream, &mut upstream).await;
             drop(downstream);

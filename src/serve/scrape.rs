@@ -1,4 +1,4 @@
-//! The ports that the program is watched through: metrics alone, or the status page too.
+//! The ports for monitoring: metrics alone, or the status page too.
 
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -27,13 +27,13 @@ use crate::serve::linger::linger;
 use crate::serve::status;
 use crate::serve::worker::Worker;
 
-/// Readers at once; more wait.
+/// How many readers are served at once; more wait.
 const AT_ONCE: usize = 16;
 
-/// How long a reader may take to send its request, and then to take the answer.
+/// How long a reader may take to send its request, and then to read the response.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A reader that has not sent its request gives way to one that comes.
+/// A reader that has not sent its request gives way to a new one.
 const WAY: Way = Way {
     room: Room::Scrape,
     rank: 0,
@@ -48,11 +48,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub enum Pages {
     /// `/metrics` alone: the port may be open to a network.
     Metrics,
-    /// The status page, what it asks for, and `/metrics`.
+    /// The status page, the data that it loads, and `/metrics`.
     Status,
 }
 
-/// Answers whoever comes, one request each, for as long as the thread.
+/// Answers one request of each client. Runs for as long as the thread.
 pub(crate) async fn serve(
     executor: Weak<LocalExecutor<'static>>,
     worker: Rc<Worker>,

@@ -1,5 +1,5 @@
 //! The threads: what they share, what each runs, and the drain at the end. Leaves accepting to
-//! `acceptor`, and who may come in to `door`.
+//! `acceptor`, and the limit of connections to `door`.
 
 use std::cell::Cell;
 use std::io;
@@ -33,24 +33,24 @@ use crate::serve::scrape::{self, Pages};
 use crate::serve::spares;
 use crate::serve::worker::Worker;
 
-/// Tasks run in a row before the thread looks at its sockets.
+/// Tasks run in a row before the thread polls its sockets.
 const TASKS_IN_A_ROW: usize = 200;
 
-/// How much longer than the drain timeout the threads may take to end.
+/// How long to wait for the threads to end after the drain timeout.
 const OVERDUE: Duration = Duration::from_secs(2);
 
-/// What all threads share.
+/// The state that all threads share.
 struct Shared {
     config: Arc<Config>,
     dialer: Dialer,
-    /// What clients are shown, where they speak TLS.
+    /// The certificates that clients are shown, where they use TLS.
     certificates: Option<Arc<Certificates>>,
     registry: Registry,
-    /// Upstream connections that are kept.
+    /// The kept upstream connections.
     shelves: Arc<Shelves>,
     /// What the status page shows, where one is served.
     board: Option<Arc<Board>>,
-    /// Upstream connections that are ready before they are wanted.
+    /// Upstream connections that are made in advance.
     spares: Arc<Spares>,
     /// Numbers the connections in the log.
     accepted: Arc<AtomicU64>,
@@ -58,26 +58,26 @@ struct Shared {
     cut_off: AtomicUsize,
 }
 
-/// Where the program is watched, and what the status page shows.
+/// The listeners of the metrics and of the status page, and the data of the latter.
 #[derive(Default)]
 pub struct Watched {
-    /// Listeners, and what each serves.
+    /// The listeners, and what each serves.
     pub listeners: Vec<(TcpListener, Pages)>,
     /// What the status page shows, where one is served.
     pub board: Option<Arc<Board>>,
 }
 
-/// Where clients come from, and what they are shown.
+/// The listeners for clients, and the certificates that clients are shown.
 pub struct Clients {
     /// The listeners of each thread.
     pub listeners: Vec<Vec<TcpListener>>,
-    /// Certificates, where clients speak TLS.
+    /// The certificates, where clients use TLS.
     pub certificates: Option<Arc<Certificates>>,
 }
 
-/// Serves on the listeners, one thread for each group of them, and lets itself be watched;
-/// calls `ready` when all of them do. Goes on until `shutdown` resolves to the reason; then
-/// finishes what is open, for at most the drain timeout.
+/// Serves on the listeners, one thread for each group of them, and serves the metrics and the
+/// status page. Calls `ready` when all threads are listening. Goes on until `shutdown` resolves
+/// to the reason; then finishes the open connections, for at most the drain timeout.
 pub fn run(
     config: Arc<Config>,
     dialer: Dialer,
@@ -112,7 +112,7 @@ pub fn run(
     let mut running = 0;
     let (report, reports) = mpsc::channel();
     let (end, ends) = channel::unbounded::<()>();
-    // Closing it lets the threads begin.
+    // Closing the channel lets the threads begin.
     let (hold, begin) = channel::bounded::<()>(1);
     let doors = Door::new(most, listeners.len());
     for (n, (listeners, door)) in listeners.into_iter().zip(doors).enumerate() {
@@ -131,10 +131,10 @@ pub fn run(
     }
     drop((draining, report, end, begin));
     for _ in 0..running {
-        // A thread that panicked before it could report has said so.
+        // A thread that panicked before its report has logged that.
         reports.recv().map_err(io::Error::other)??;
     }
-    // The first lines of the log are those about the program.
+    // The lines about the program come first in the log.
     ready();
     drop(hold);
     let reason = async_io::block_on(reason_to_end(shutdown, &ends))?;
@@ -151,9 +151,9 @@ pub fn run(
     Ok(())
 }
 
-/// Waits until the program is to end. A thread that ends before, by a bug or because the
-/// kernel lets it wait for nothing, is an error: its clients are served no more, and whoever
-/// supervises the program may start it again.
+/// Waits until the program is to end. A thread that ends earlier, by a bug or because its poll
+/// fails, is an error: its clients are no longer served, and a service manager may restart the
+/// program.
 async fn reason_to_end(
     shutdown: impl Future<Output = &'static str>,
     ends: &Receiver<()>,
@@ -168,24 +168,24 @@ async fn reason_to_end(
     asked.or(broken).await
 }
 
-/// Tells that a thread has ended, however it does.
+/// Reports when it is dropped that its thread has ended.
 struct Ending(Sender<()>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        // The channel is unbounded: this fails only where nobody receives any more.
+        // The channel is unbounded, so this fails only if there is no receiver any more.
         let _ = self.0.try_send(());
     }
 }
 
-/// What one thread listens on.
+/// The sockets on which one thread listens.
 struct Sockets<T> {
     clients: Vec<T>,
     watched: Vec<(T, Pages)>,
 }
 
 impl Sockets<TcpListener> {
-    /// Registers them with the thread.
+    /// Registers them with the reactor of this thread.
     fn register(self) -> io::Result<Sockets<Listener>> {
         let clients = self.clients.into_iter().map(Listener::new);
         let watched = self.watched.into_iter();
@@ -197,7 +197,7 @@ impl Sockets<TcpListener> {
     }
 }
 
-/// One thread's life.
+/// Runs one thread until it has drained.
 fn serve(
     shared: Arc<Shared>,
     number: usize,
@@ -209,12 +209,12 @@ fn serve(
 ) {
     #[cfg(not(portable))]
     crate::net::splice::allow(shared.config.limits.pipes);
-    // The other end waits for as many reports as there are threads.
+    // The main thread waits for one report of each thread.
     let sockets = match sockets.register() {
         Ok(sockets) => {
             let _ = report.send(Ok(()));
             drop(report);
-            // Nothing is ever sent: an error is that all threads may begin.
+            // Nothing is ever sent: `recv` fails when all threads may begin.
             let _ = begin.recv_blocking();
             sockets
         }
@@ -253,13 +253,13 @@ fn serve(
         let watching = async move { worker.tunnels.sweep().await };
         executor.spawn(watching).detach();
     }
-    // The first thread dials the spares for all.
+    // The first thread dials the spare connections for all threads.
     if number == 0 && worker.spares.are_wanted() {
         executor.spawn(spares::maintain(worker.clone())).detach();
     }
     for (listener, pages) in sockets.watched {
-        // A task that held its executor by an Rc would form a cycle, so that neither would ever
-        // be dropped.
+        // A task that held its own executor through an `Rc` would form a cycle, and neither
+        // would ever be dropped.
         let scraping = scrape::serve(Rc::downgrade(&executor), worker.clone(), listener, pages);
         executor.spawn(scraping).detach();
     }
@@ -301,8 +301,8 @@ fn serve(
     log::flush_waiting();
 }
 
-/// Runs the tasks of `executor` until one of them says that it is over. `Executor::run` would
-/// also look for tasks of other threads, at each step.
+/// Runs the tasks of `executor` until `over` is set by one of them. `Executor::run` would also
+/// look for tasks of other threads at each step.
 async fn run_tasks(executor: &LocalExecutor<'_>, over: &Cell<bool>) {
     loop {
         for _ in 0..TASKS_IN_A_ROW {

@@ -1,5 +1,5 @@
-//! One client connection: read a head, forward it or relay behind it, and go on for as
-//! long as both sides like.
+//! One client connection: reads a head, forwards the request or relays the upgraded connection,
+//! and goes on for as long as both sides keep the connection open.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -37,10 +37,10 @@ use crate::serve::linger::linger;
 use crate::serve::tunnel::{tunnel, Upgraded};
 use crate::serve::worker::Worker;
 
-/// Serves one client until its connection ends, and then gives up the ticket. `number`
-/// names it in the log.
-// Each stage is boxed, and gone with its buffers before the next begins: a connection
-// costs its current stage, and an idle tunnel the relay's state alone.
+/// Serves one client until its connection ends, and then drops the ticket. `number` identifies
+/// the connection in the log.
+// Each stage is boxed, and dropped with its buffers before the next begins: a connection takes
+// the memory of its current stage only, and an idle tunnel that of the relay.
 pub fn serve<T>(
     worker: Rc<Worker>,
     connection: Connection,
@@ -74,10 +74,10 @@ pub fn serve<T>(
         _ticket: ticket,
     };
     async move {
-        // Named here, so that the block captures it, and drops it after its own variables.
+        // Borrowed here so that the block captures it, and drops it after its own variables.
         let _until_the_end = &closing;
         let mut session = session;
-        // Not an `if let`, in which the box that was moved out of would stay to its end.
+        // An `if let` would keep the moved-out box alive to its end.
         let tunnel = match session.as_mut().await {
             Some(upgraded) => Box::pin(tunnel(&closing.worker, &closing.client, *upgraded)),
             None => return,
@@ -87,7 +87,7 @@ pub fn serve<T>(
     }
 }
 
-/// Tells of a connection's end, however it comes.
+/// Logs and counts the end of a connection when it is dropped.
 struct Closing<T> {
     client: Client,
     start: Tick,
@@ -105,9 +105,9 @@ impl<T> Drop for Closing<T> {
 struct Session {
     worker: Rc<Worker>,
     deadline: Deadline,
-    /// What the log calls the current request.
+    /// The current request as it is named in the log.
     subject: Subject,
-    /// What the metrics call it.
+    /// Its method as it is named in the metrics.
     method: Method,
     /// The name that TLS is made for.
     server_name: String,
@@ -115,35 +115,35 @@ struct Session {
     bound: Option<Box<Bound>>,
     /// The two origins of the current request, where they may differ.
     names: Names,
-    /// What the status page calls the host; empty where no page is served.
+    /// The host for the status page; empty where none is served.
     host: Vec<u8>,
-    /// What the client holds: a slot, or a place beyond the limit.
+    /// The client's slot, or its place beyond the limit.
     place: Place,
 }
 
 /// A request that was read and checked.
 enum Arrived {
-    /// With its head as it goes upstream.
+    /// To be forwarded, with the head that is sent upstream.
     Forward(Request, Outgoing),
-    /// Answered here: it is whole and well formed but refused, or it is the question whether
-    /// the program serves.
+    /// To be answered here: a valid request that is refused, or a health check.
     Here(Request, Option<Rejection>),
 }
 
-/// How a client connection goes on behind one request.
+/// How a client connection continues after one request.
 enum Then {
-    /// With the next request.
+    /// The next request is read.
     NextRequest,
-    /// The client expects nothing more, and everything it sent was read.
+    /// Close: the client expects nothing more, and everything that it sent was read.
     Close,
-    /// The client may still be sending, or hopes to go on.
+    /// Close after reading on: the client may still be sending, or expects the connection to
+    /// stay open.
     Linger,
-    /// The client must see that what it got is not whole.
+    /// Reset: the client must see that its response is incomplete.
     Reset,
 }
 
 impl Session {
-    /// Serves request after request; gives the upgrade that the last one became, if any.
+    /// Serves request after request; returns the upgrade that the last one became, if any.
     async fn run(mut self, mut connection: Connection) -> Option<Box<Upgraded>> {
         if let Some(certificates) = self.worker.certificates.clone() {
             connection = Box::pin(self.secure(connection, &certificates)).await?;
@@ -160,8 +160,8 @@ impl Session {
                     if !self.send(&connection, &response).await {
                         return None;
                     }
-                    // Nothing here has waited: without a pause a client that asks without end
-                    // would keep the thread for itself.
+                    // Nothing here has waited: without yielding, a client that sends requests
+                    // without end would occupy the thread.
                     next_turn().await;
                     if close {
                         self.leave(connection).await;
@@ -203,7 +203,7 @@ impl Session {
             let then = match outcome {
                 Ok(Outcome::Switched(upstream)) => {
                     self.worker.counters().request(self.method, 101);
-                    let asked = "only what was asked for is a switch";
+                    let asked = "a 101 is accepted only for an upgrade";
                     let protocol = request.upgrade.expect(asked);
                     return Some(Box::new(Upgraded {
                         downstream: connection,
@@ -229,7 +229,7 @@ impl Session {
                     }
                 }
                 Err(failure) => {
-                    // Neither of two connections that are bound outlives the other.
+                    // A bound pair of connections ends together.
                     let unbound = was_bound && self.bound.is_none();
                     let may_go_on = request_read.get() && !unbound;
                     self.fail(&connection, &request, failure, may_go_on).await
@@ -253,8 +253,8 @@ impl Session {
         }
     }
 
-    /// Performs the TLS handshake with the client. None when there is nobody to serve: it is
-    /// gone, or has not done its part, or speaks no TLS and was told so.
+    /// Performs the TLS handshake with the client. `None` when the client is gone, too slow,
+    /// fails the handshake, or uses no TLS and was told so.
     async fn secure(
         &mut self,
         mut connection: Connection,
@@ -300,8 +300,8 @@ impl Session {
         None
     }
 
-    /// Waits for a request, checks it, and gives it with its head as it goes upstream.
-    /// None when the client is gone, was idle for too long, or the thread drains.
+    /// Waits for a request, checks it, and returns it with the head that is sent upstream.
+    /// `None` when the client is gone, was idle for too long, or the thread drains.
     async fn next_request(
         &mut self,
         connection: &mut Connection,
@@ -309,7 +309,7 @@ impl Session {
     ) -> Result<Option<Arrived>, Rejection> {
         let limits = &self.worker.config.limits;
         let mut head_timeout = limits.head_timeout;
-        // What ends one request does not begin the next.
+        // Empty lines after one request are not the beginning of the next (RFC 9112 §2.2).
         if let Err(error) = skip_empty_lines(&mut connection.received, &mut 0) {
             return no_request(error);
         }
@@ -347,7 +347,7 @@ impl Session {
         } = &mut *connection;
         let whole = {
             let mut head = pin!(read_head(stream, received, rules(limits.max_head_bytes)));
-            // A head that is there already, as nearly all are, needs no deadline.
+            // A head that has already arrived, as nearly all have, needs no deadline.
             match poll_once(head.as_mut()).await {
                 Some(read) => Ok(read),
                 None => {
@@ -376,7 +376,7 @@ impl Session {
     }
 
     /// Waits for a slot for a client beyond the limit whose head is read, for as long as the
-    /// client waits for it.
+    /// client is there.
     async fn wait_for_slot(
         &mut self,
         connection: &mut Connection,
@@ -397,7 +397,7 @@ impl Session {
         Ok(())
     }
 
-    /// Checks one head, tells the log, and writes the head that goes upstream.
+    /// Checks one head, logs the request, and writes the head that is sent upstream.
     fn take_head(&mut self, bytes: &[u8]) -> Result<Arrived, Rejection> {
         let config = &self.worker.config;
         let (mut canonical, mut fields) = (Vec::new(), no_fields());
@@ -405,7 +405,7 @@ impl Session {
         let head = RequestHead::parse(bytes, &mut canonical, &mut fields, upgrades)?;
         let health_path = config.health_path.as_deref().map(str::as_bytes);
         if health_path == Some(&*head.target) && matches!(head.method, "GET" | "HEAD") {
-            // Not in the log: it is asked all the time.
+            // Not logged: health checks are frequent.
             return Ok(Arrived::Here(head.request, None));
         }
         let host = head.host.as_deref().unwrap_or_default();
@@ -454,14 +454,14 @@ impl Session {
         Ok(Arrived::Forward(head.request, out))
     }
 
-    /// The response to a request that is answered here, and whether the connection ends behind
+    /// The response to a request that is answered here, and whether the connection ends after
     /// it.
     fn response_from_here(
         &mut self,
         request: &Request,
         rejection: Option<Rejection>,
     ) -> (Vec<u8>, bool) {
-        // A body is not read.
+        // The body of a request that is answered here is not read.
         let close = self.worker.ends_connections()
             || self.place.is_beyond()
             || !request.persistent
@@ -476,8 +476,7 @@ impl Session {
         (response, close)
     }
 
-    /// Tells the log of a request that is not forwarded, or not to its end, and gives the
-    /// response to it.
+    /// Logs a request that is not forwarded, or not to its end, and returns the response to it.
     fn reject(&mut self, method: Method, rejection: &Rejection) -> Vec<u8> {
         self.tell_rejection(method, rejection);
         let response = answer::rejected(rejection);
@@ -485,7 +484,7 @@ impl Session {
         response
     }
 
-    /// Tells the access log of a response of our own.
+    /// Records a generated response in the access log.
     fn tell_answer(&mut self, status: u16, response: &[u8]) {
         self.subject.answered(status, answer::body_length(response));
     }
@@ -498,23 +497,23 @@ impl Session {
         }
     }
 
-    /// Ends the connection behind the last response.
+    /// Ends the connection after the last response.
     async fn leave(&mut self, connection: Connection) {
-        // It ends with the client's, which may linger.
+        // The bound upstream connection ends now, although the client's may linger.
         self.bound = None;
         let way = self.place.way(Doing::Leaving);
         linger(&self.worker, connection, &self.deadline, Some(way)).await;
     }
 
-    /// Tells the log and the metrics of a request that is not forwarded.
+    /// Logs and counts a request that is not forwarded.
     fn tell_rejection(&self, method: Method, rejection: &Rejection) {
         let Rejection { status, reason } = *rejection;
         log::request_rejected(self.subject.client(), status, reason);
         self.worker.counters().request(method, status);
     }
 
-    /// Tells the client, where it can still be told, and the log.
-    /// `may_go_on` says that the next request can be read, and may be served here.
+    /// Logs a failure, and tells the client if that is still possible. `may_go_on` says that the
+    /// next request can be read and may be served on this connection.
     async fn fail(
         &mut self,
         connection: &Connection,
@@ -559,7 +558,7 @@ impl Session {
                 (response, then)
             }
         };
-        // A failure may come without a wait.
+        // A failure may come without any wait, so this yields.
         next_turn().await;
         match self.send(connection, &response).await {
             true => then,
@@ -567,7 +566,7 @@ impl Session {
         }
     }
 
-    /// Tells the status page, where one is served.
+    /// Records a failure for the status page, where one is served.
     fn tell_board(&self, error: &Error) {
         if let Some(board) = &self.worker.board {
             let request = Failed {
@@ -580,7 +579,7 @@ impl Session {
         }
     }
 
-    /// Sends a response of our own; false when the client does not take it in time.
+    /// Sends a generated response; false when the client does not take it in time.
     async fn send(&self, connection: &Connection, response: &[u8]) -> bool {
         let sending = connection.stream.write_all(response);
         let timeout = self.worker.config.limits.head_timeout;
@@ -588,8 +587,8 @@ impl Session {
     }
 }
 
-/// Waits for the first byte of a request. Empty lines before it are none (RFC 9112 §2.2).
-/// With the end of `bound` the client's connection is over, too.
+/// Waits for the first byte of a request. Empty lines before it are ignored (RFC 9112 §2.2).
+/// When `bound` ends, the client's connection ends, too.
 async fn begin(connection: &mut Connection, bound: Option<&Bound>) -> Result<(), HeadError> {
     let mut skipped = 0;
     loop {
@@ -615,8 +614,8 @@ async fn begin(connection: &mut Connection, bound: Option<&Bound>) -> Result<(),
     }
 }
 
-/// Whether a client begins a request without TLS: a record of TLS begins with its type, a
-/// number that no request begins with (RFC 8446 §5.1).
+/// Whether a client begins a request without TLS: a TLS record begins with its type, a byte with
+/// which no request begins (RFC 8446 §5.1).
 fn is_without_tls(bytes: &[u8]) -> bool {
     matches!(
         bytes.first(),
@@ -624,13 +623,13 @@ fn is_without_tls(bytes: &[u8]) -> bool {
     )
 }
 
-/// Reads what a client has sent and the thread was not told of yet. False when there is nothing.
+/// Reads bytes of a client that the reactor has not reported yet. False when there are none.
 async fn read_missed(connection: &mut Connection) -> bool {
     connection.stream.with_socket(Socket::look_again);
     matches!(poll_once(connection.fill()).await, Some(Ok(1..)))
 }
 
-/// A rejection where there is somebody left to tell.
+/// The rejection for an unreadable head, unless the client is gone.
 fn no_request(error: HeadError) -> Result<Option<Arrived>, Rejection> {
     Rejection::of(error).map_or(Ok(None), Err)
 }
@@ -639,7 +638,7 @@ fn no_request(error: HeadError) -> Result<Option<Arrived>, Rejection> {
 mod tests {
     use super::*;
 
-    /// What one connection costs beside its current stage.
+    /// The size of a connection's task, without its current stage.
     #[test]
     fn a_connection_is_small() {
         fn size<F>(_: impl FnOnce(Rc<Worker>, Connection, Peer, u64, Place, usize) -> F) -> usize {

@@ -17,11 +17,11 @@ use crate::route::spares::Next;
 use crate::route::steps::Steps;
 use crate::serve::worker::Worker;
 
-/// The pause behind a failure; it doubles with each further one.
+/// The pause after a failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Keeps the spares as they are wanted, until the process drains.
+/// Keeps as many spare connections as `Spares::next` asks for, until the process drains.
 pub async fn maintain(worker: Rc<Worker>) {
     let deadline = Deadline::new(&worker.timers);
     let mut pause: Option<Duration> = None;
@@ -51,7 +51,7 @@ pub async fn maintain(worker: Rc<Worker>) {
                 let length = pause.map_or(FIRST_PAUSE, |pause| (2 * pause).min(LONGEST_PAUSE));
                 log::spare_failed(&error, length);
                 pause = Some(length);
-                // What is old and was not renewed is closed before the pause.
+                // Connections that are old and could not be renewed are closed before the pause.
                 if worker.spares.next(Tick::read(), true) == Next::Stop {
                     return;
                 }
@@ -61,7 +61,7 @@ pub async fn maintain(worker: Rc<Worker>) {
     }
 }
 
-/// Waits for so long, or until the process drains.
+/// Waits for `length`, or until the process drains.
 async fn rest(worker: &Worker, length: Duration) {
     let until = Tick::read() + length;
     while Tick::read() < until && !worker.spares.has_stopped() {
@@ -76,7 +76,7 @@ async fn has_stopped(worker: &Worker) {
     }
 }
 
-/// Waits until the spares have changed or it is time.
+/// Waits until the spare connections have changed or the timer fires.
 async fn changed_or(worker: &Worker, mut timer: Timer) {
     poll_fn(|cx| {
         if Pin::new(&mut timer).poll(cx).is_ready() {
@@ -87,7 +87,7 @@ async fn changed_or(worker: &Worker, mut timer: Timer) {
     .await;
 }
 
-/// Dials one, behind all requests that wait for a dial.
+/// Dials one, unless requests wait for a dial.
 async fn dial(worker: &Worker, server_name: &str, deadline: &Deadline, renews: bool) -> Result<()> {
     let gate = worker.pool.gate();
     if gate.has_queue() {

@@ -1,9 +1,9 @@
-//! The status page and what it asks for, on a port of its own: a page for people,
-//! `/status.json` and `/metrics`.
+//! The status page and its data, on a separate port: a page for people, `/status.json` and
+//! `/metrics`.
 //!
-//! The page names addresses and clients. It is therefore served only under a Host that no
-//! rebound name can be, and no other origin can read it: nothing here allows that, and the
-//! page can be neither framed nor loaded as a resource of another one.
+//! The page shows addresses of clients. It is therefore served only under a Host that cannot be
+//! the result of DNS rebinding, and no other origin can read it: no response allows that, and
+//! the page can be neither framed nor loaded as a resource of another page.
 
 use std::sync::LazyLock;
 
@@ -26,8 +26,8 @@ pub fn page(language: Language) -> String {
         .replace("{script}", SCRIPT)
 }
 
-/// The fields that keep the page to itself. Its one script and its one style are allowed by
-/// their digests, and nothing is loaded from anywhere else.
+/// The fields that isolate the page. Its only script and style are allowed by their digests, and
+/// nothing is loaded from anywhere else.
 pub static PAGE_FIELDS: LazyLock<String> = LazyLock::new(|| {
     let digest = |text: &str| BASE64_STANDARD.encode(openssl::sha::sha256(text.as_bytes()));
     format!(
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_is_whole_and_asks_nobody_else() {
+    fn the_page_is_complete_and_loads_nothing_from_elsewhere() {
         for language in [Language::Chinese, Language::English] {
             let page = page(language);
             for placeholder in ["{lang}", "{style}", "{script}"] {
@@ -59,12 +59,12 @@ mod tests {
             assert!(!page.contains("http://") && !page.contains("https://"));
             assert!(
                 !page.contains("innerHTML"),
-                "what peers chose is set as text"
+                "text of peers must not be set as markup"
             );
         }
     }
 
-    /// Without its partner in the other language, a word would show as `undefined`.
+    /// A word that is missing in one language would be shown as `undefined`.
     #[test]
     fn every_word_exists_in_both_languages() {
         let names = |from: &str, to: &str| {

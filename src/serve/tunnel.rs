@@ -1,4 +1,4 @@
-//! What follows an upgrade: its relay, and the end of both connections.
+//! What follows an upgrade: the relay, and the close of both connections.
 
 use std::future::Future;
 use std::time::Instant;
@@ -17,17 +17,17 @@ use crate::serve::linger::linger;
 use crate::serve::relay::relay;
 use crate::serve::worker::Worker;
 
-/// What the last request of a session has become.
+/// The upgrade that the last request of a session has become.
 pub(super) struct Upgraded {
     /// The client.
     pub(super) downstream: Connection,
-    /// What has said 101.
+    /// The upstream that answered 101.
     pub(super) upstream: Connection,
-    /// What now runs over both.
+    /// The protocol that the two now speak.
     pub(super) protocol: Protocol,
-    /// Held until the tunnel's end.
+    /// The client's slot, held until the end of the tunnel.
     pub(super) slot: Permit,
-    /// The line of the access log, where one is kept.
+    /// The entry of the access log, where one is kept.
     pub(super) access: Option<Box<Access>>,
 }
 
@@ -51,17 +51,17 @@ pub(super) fn tunnel<'a>(
             access.answered(client, 101, ended.to_downstream);
         }
         if ended.client_reset {
-            // Nobody waits for what the upstream still sends.
+            // No client is left to read what the upstream still sends.
             return;
         }
-        // Where the upstream has reset, the client may still be reading what it was sent.
+        // If the upstream has reset, the client may still be reading what it was sent.
         let one = linger_alone(worker, upgraded.downstream);
         let other = linger_alone(worker, upgraded.upstream);
         Box::pin(future::zip(one, other)).await;
     }
 }
 
-/// Counts an upgrade's end, however it comes.
+/// Counts the end of an upgrade when it is dropped.
 struct OpenUpgrade<'a>(&'a Counters);
 
 impl OpenUpgrade<'_> {
@@ -87,14 +87,14 @@ async fn linger_alone(worker: &Worker, connection: Connection) {
 mod tests {
     use super::*;
 
-    /// What one tunnel costs beside its buffers and sockets.
+    /// The size of a tunnel's future, without buffers and sockets.
     #[test]
     fn a_tunnel_is_small() {
         fn size<F>(_: impl FnOnce(&'static Worker, &'static Client, Upgraded) -> F) -> usize {
             size_of::<F>()
         }
         let tunnel = size(tunnel);
-        // 32 of them count connections for their hop and watch for a dead way.
+        // 32 bytes of it count the connections of their hop and detect a dead path.
         assert!(tunnel <= 760, "{tunnel} bytes for a tunnel");
     }
 }

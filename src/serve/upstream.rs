@@ -1,5 +1,5 @@
-//! How a request comes to an upstream connection: a kept one, a spare one, or a new one, for
-//! which it may have to queue.
+//! How a request gets an upstream connection: a kept one, a spare one, or a new one, for which
+//! it may have to queue.
 
 use std::time::{Duration, Instant};
 
@@ -12,23 +12,24 @@ use crate::report::subject::Subject;
 use crate::route::steps::Steps;
 use crate::serve::worker::Worker;
 
-/// How long a peer may take to end a connection that we have ended in favour of another: it
-/// has to notice before there is room for that.
+/// How long to wait for a peer to close a connection that was closed here to make room: until
+/// the peer has noticed, it may refuse another.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// An upstream connection for a request.
 pub struct Obtained {
     /// The connection.
     pub connection: Connection,
-    /// How long it was idle; none for a new one, and for a spare, which has answered nothing.
+    /// How long it was idle; `None` for a new connection and for a spare, which has served no
+    /// request yet.
     pub rest: Option<Duration>,
-    /// Whether it is one that was made for this request.
+    /// Whether it was made for this request.
     pub is_new: bool,
 }
 
-/// Who wants a connection.
+/// A request that needs an upstream connection.
 pub struct Wanted<'a> {
-    /// What the connections of this thread share.
+    /// The state that the connections of this thread share.
     pub worker: &'a Worker,
     /// The name that TLS is made for.
     pub server_name: &'a str,
@@ -36,12 +37,12 @@ pub struct Wanted<'a> {
     pub may_be_sent_twice: bool,
     /// The session's deadline.
     pub deadline: &'a Deadline,
-    /// What the log calls the request.
+    /// The request as it is named in the log.
     pub subject: &'a Subject,
 }
 
 impl Wanted<'_> {
-    /// A connection that is at hand, unless others queue for one.
+    /// A kept or spare connection, unless other requests queue for one.
     pub fn at_hand(&self) -> Option<Obtained> {
         let counters = self.worker.counters();
         let queue = self.worker.pool.gate().has_queue();
@@ -71,8 +72,8 @@ impl Wanted<'_> {
         })
     }
 
-    /// A spare one. A request that must not be sent twice takes none that the upstream may be
-    /// about to close, having waited for a first request in vain.
+    /// A spare connection. A request that must not be sent twice gets none that has waited so
+    /// long for its first request that the upstream may be about to close it.
     fn spare(&self) -> Option<Obtained> {
         let habits = self.worker.pool.habits();
         let fits = |age| self.may_be_sent_twice || habits.is_short(age);
@@ -90,8 +91,8 @@ impl Wanted<'_> {
         None
     }
 
-    /// A new connection, in time; or one that was given back while this one queued, unless it
-    /// must be a new one.
+    /// Dials a new connection within the connect timeout. Unless it must be new, returns a
+    /// connection that was given back while this one queued.
     pub async fn dial(&self, must_be_new: bool) -> Result<Obtained> {
         let worker = self.worker;
         let timeout = worker.config.limits.connect_timeout;
@@ -153,7 +154,7 @@ impl Wanted<'_> {
         }
     }
 
-    /// Ends a connection and waits for the peer to do so too.
+    /// Closes a connection, and waits for the peer to close it, too.
     async fn close(&self, connection: Detached, patience: Duration) {
         let Ok(mut connection) = connection.attach() else {
             return;

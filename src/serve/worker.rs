@@ -1,4 +1,4 @@
-//! What the connections of one thread share.
+//! The state that the connections of one thread share.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::route::spares::Spares;
 use crate::serve::certificates::Certificates;
 use crate::serve::door::Door;
 
-/// The settings, the route, and the thread's own pool and deadlines.
+/// The settings, the route, and the thread's own pool, deadlines and counters.
 pub struct Worker {
     /// The settings.
     pub config: Arc<Config>,
@@ -26,34 +26,35 @@ pub struct Worker {
     pub dialer: Dialer,
     /// Keeps upstream connections.
     pub pool: Pool,
-    /// Upstream connections that are ready before they are wanted.
+    /// Upstream connections that are made in advance.
     pub spares: Arc<Spares>,
-    /// Tunnels, whose ways may die.
+    /// The thread's tunnels, watched for dead paths.
     #[cfg(target_os = "linux")]
     pub tunnels: Tunnels,
     /// The thread's deadlines.
     pub timers: Rc<Timers>,
-    /// Host for a request that came without one.
+    /// The Host for a request that came without one.
     pub default_host: String,
-    /// How the two origins differ; none where they cannot.
+    /// How the origins of client and upstream differ; `None` where they cannot.
     pub naming: Option<Naming>,
-    /// Refuses what foreign pages ask for; none where everyone is served.
+    /// Refuses requests of foreign pages and under unlisted names; `None` where every request is
+    /// served.
     pub guard: Option<SiteGuard>,
     /// What the status page shows, where one is served.
     pub board: Option<Arc<Board>>,
-    /// What every thread counts.
+    /// The counters of all threads.
     pub registry: Registry,
-    /// Who may come in; everybody, until another is put in its place.
+    /// Limits the clients; initially without a limit.
     pub door: Door,
-    /// What clients are shown, where they speak TLS.
+    /// The certificates that clients are shown, where they use TLS.
     pub certificates: Option<Arc<Certificates>>,
-    /// The handshakes with them.
+    /// Schedules the TLS handshakes with clients.
     pub handshakes: HandshakeTurns,
     thread: usize,
 }
 
 impl Worker {
-    /// The worker of a thread, by its number, with nothing open.
+    /// The worker of a thread, by its number, without connections.
     pub fn new(
         config: Arc<Config>,
         dialer: Dialer,
@@ -82,13 +83,13 @@ impl Worker {
         }
     }
 
-    /// Whether a client's connection ends behind the response that it gets: the thread drains,
-    /// or another client waits for a slot.
+    /// Whether a client's connection ends after the current response: the thread drains, or
+    /// another client waits for a slot.
     pub fn ends_connections(&self) -> bool {
         self.timers.draining() || self.door.is_waited_at()
     }
 
-    /// What this thread counts.
+    /// The counters of this thread.
     pub fn counters(&self) -> &Counters {
         self.registry.of_thread(self.thread)
     }

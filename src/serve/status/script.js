@@ -1,6 +1,6 @@
 'use strict';
-// Asks for /status.json once a second while the page is visible, and draws what it says.
-// Everything that a client or an upstream chose is set as text, never as markup.
+// Loads /status.json once a second while the page is visible, and draws what it says. Everything
+// that a client or an upstream chose is set as text, never as markup.
 
 const WORDS = {
   en: {
@@ -42,7 +42,8 @@ const WORDS = {
 };
 const language = document.documentElement.lang.startsWith('zh') ? 'zh' : 'en';
 const W = WORDS[language];
-// One value a second: at most five minutes are drawn, and never less than one as wide.
+// One value a second: at most five minutes are drawn, and the chart is never narrower than one
+// minute.
 const KEPT = 300;
 const FIRST = 60;
 const $ = (id) => document.getElementById(id);
@@ -84,8 +85,8 @@ function bytes(n) {
 
 const rate = (n) => (n >= 100 || Number.isInteger(n) ? count(Math.round(n)) : n.toFixed(1));
 
-// Each tile: what it is called, its value over an interval (or, with a second parameter, at its
-// end), how that is written, and a line below.
+// Each tile: its name, its value over an interval (or, with a second parameter, at the end of
+// it), the format of the value, and a line below.
 const TILES = [
   ['requests', (d) => d.requests / d.seconds, rate, (s) => W.status(s.requests.classes)],
   ['responses', (d) => d.responses ? d.response_seconds / d.responses : null, duration, () => ''],
