@@ -1,13 +1,13 @@
 //! Authentication that holds for a connection instead of a request: NTLM and Negotiate
-//! (RFC 4559 §5). Whoever sends a request on such a connection is taken for its user.
+//! (RFC 4559 §5). The upstream attributes every later request on the connection to that user.
 
 use crate::http::fields::{values, Header};
 use crate::http::syntax::list;
 
 /// Whether a field of that name (Authorization or WWW-Authenticate) names a scheme that
-/// authenticates the connection. Credentials that are no valid list element are looked at
-/// all the same, and what stands in front of the scheme is skipped: an upstream may read them
-/// more leniently, and trim a no-break space for example.
+/// authenticates the connection. Malformed credentials are examined too, and bytes before the
+/// scheme that are not alphanumeric are skipped: an upstream may read the field more leniently,
+/// and for example trim a no-break space.
 pub fn names_connection_scheme(fields: &[Header<'_>], name: &str) -> bool {
     let mut schemes = values(fields, name).flat_map(list).map(|element| {
         let mut words = element.split(|b| !b.is_ascii_alphanumeric());
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn schemes_of_the_connection() {
+    fn schemes_that_authenticate_the_connection() {
         for (value, expected) in [
             ("NTLM TlRMTVNTUAAB", true),
             ("ntlm", true),

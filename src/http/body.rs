@@ -1,4 +1,4 @@
-//! Copying a body from a stream to another in constant memory, framed anew.
+//! Copies a body from one stream to another in constant memory, with new framing.
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -13,12 +13,12 @@ use crate::net::buffer::{Buffer, LARGE};
 use crate::net::splice;
 use crate::net::stream::{fill, Stream};
 
-/// Why a body was not copied whole.
+/// Why a body was not copied completely.
 #[derive(Debug)]
 pub enum BodyError {
     /// The source ended before the body did.
     Truncated,
-    /// The source broke the chunked coding; says how.
+    /// The source sent a malformed chunked coding; holds the reason.
     Malformed(&'static str),
     /// The source failed.
     Source(io::Error),
@@ -28,46 +28,46 @@ pub enum BodyError {
 
 /// Where a body comes from.
 pub struct Source<'a> {
-    /// The stream that sends it.
+    /// The stream that it is read from.
     pub stream: &'a Stream,
-    /// What was already read of it, and where more is read to.
+    /// The bytes of it that were already read, and the buffer for the rest.
     pub received: &'a mut Buffer,
-    /// How it ends there.
+    /// How it ends on this stream.
     pub framing: Framing,
-    /// How exact the peer must be.
+    /// How strictly its framing is read.
     pub reading: Reading,
-    /// What the connection's end delimits is whole where TLS ends without close_notify: the
-    /// peer is not verified, so that the alert would prove nothing either.
+    /// Whether a body that ends with the connection counts as complete if TLS ends without
+    /// close_notify: the peer's certificate is not verified, so the alert would prove nothing.
     pub takes_end_unannounced: bool,
 }
 
-/// A body that was copied whole.
+/// A body that was copied completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copied {
-    /// Its length, coding aside.
+    /// Its length, without the chunked coding.
     pub bytes: u64,
-    /// Its framing was faulty, and was taken all the same.
+    /// Whether its framing was faulty and was accepted nevertheless.
     pub was_faulty: bool,
-    /// It ended with the connection, without close_notify.
+    /// Whether it ended with the connection, without close_notify.
     pub ended_unannounced: bool,
 }
 
 /// Where a body goes.
 pub struct Sink<'a> {
-    /// The stream that takes it.
+    /// The stream that it is written to.
     pub stream: &'a Stream,
-    /// What goes out before it, the head for example; left empty.
+    /// Bytes to send before it, for example the head; empty afterwards.
     pub pending: &'a mut Vec<u8>,
-    /// How it ends there: chunked, or else by the bytes as they are.
+    /// How it ends on this stream: the bytes are sent unchanged unless it is chunked.
     pub framing: Framing,
-    /// Set once any of this may have been sent.
+    /// Set once any of the bytes may have been sent.
     pub started: &'a Cell<bool>,
-    /// Which trailer fields are left out beside those that never go on, by their name.
+    /// Names the trailer fields to leave out in addition to those that are never forwarded.
     pub drops: &'a dyn Fn(&str) -> bool,
 }
 
-/// Copies one body. `progress` is called whenever bytes have moved, with how many of the
-/// body went on. Whatever arrived is sent on at once.
+/// Copies one body. Calls `progress` whenever bytes have moved, with the number of body bytes
+/// forwarded since the last call. What has arrived is forwarded before more is read.
 pub async fn copy(
     source: Source<'_>,
     sink: Sink<'_>,
@@ -173,11 +173,11 @@ pub async fn copy(
     }
 }
 
-/// A body with at least so many bytes left is spliced.
+/// A body of known length is spliced while at least this many bytes of it are left.
 #[cfg(not(portable))]
 const SPLICED: u64 = 256 * 1024;
 
-/// Writes body bytes behind what is pending, in as few writes as possible.
+/// Writes the pending bytes and then the body, in as few writes as possible.
 struct Writer<'a> {
     stream: &'a Stream,
     pending: &'a mut Vec<u8>,
@@ -185,8 +185,8 @@ struct Writer<'a> {
     chunked: bool,
 }
 
-/// Body bytes up to this many are joined with what is pending; more are written from where
-/// they are, in the same call if there is no TLS.
+/// Up to this many body bytes are copied into the pending bytes. More are written from the
+/// receive buffer, and without TLS in the same call as the pending bytes.
 const JOINED: usize = 16 * 1024;
 
 impl Writer<'_> {
@@ -195,7 +195,8 @@ impl Writer<'_> {
         self.stream.write_all(bytes).await.map_err(BodyError::Sink)
     }
 
-    /// `is_last` says that no more of what was received follows this.
+    /// Writes body bytes, or adds them to the pending ones. `is_last` says that no more received
+    /// bytes follow.
     async fn push(&mut self, data: &[u8], is_last: bool) -> Result<(), BodyError> {
         if data.is_empty() {
             return Ok(());
@@ -209,7 +210,8 @@ impl Writer<'_> {
                 self.flush().await?;
             }
         } else if !is_last && data.len() <= JOINED {
-            // Chunks without their coding: one write for all that was received, not one each.
+            // The data of several chunks, for a sink without chunks: one write for all of them
+            // instead of one each.
             self.pending.extend_from_slice(data);
             if self.pending.len() >= LARGE {
                 self.flush().await?;

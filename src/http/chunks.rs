@@ -10,7 +10,7 @@ use crate::http::trailers::{filter_trailers, filter_upstream_trailers, Trailers}
 pub struct Decoder {
     state: State,
     reading: Reading,
-    /// What came was faulty, and was taken.
+    /// Whether faulty framing was accepted.
     was_faulty: bool,
     trailers: Vec<u8>,
     trailer_scan: Scan,
@@ -18,37 +18,31 @@ pub struct Decoder {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// So many bytes of body are left.
+    /// This many bytes of the body are left.
     Length(u64),
-    /// All bytes are body.
+    /// All bytes up to the end of the connection are body.
     Endless,
     /// In the hex digits of a chunk's size.
-    Size {
-        value: u64,
-        digits: u8,
-    },
-    /// In blanks behind the size, which an extension or the line's end must follow.
-    SizeBlank {
-        value: u64,
-    },
+    Size { value: u64, digits: u8 },
+    /// In blanks after the size, which an extension or the end of the line must follow.
+    SizeBlank { value: u64 },
     /// In a chunk extension, which is dropped.
     Extension {
         value: u64,
         length: u16,
         quote: Quote,
     },
-    /// A chunk's size line needs its LF.
-    SizeLf {
-        value: u64,
-    },
-    /// So many bytes of a chunk are left.
+    /// After the CR of a chunk's size line, before its LF.
+    SizeLf { value: u64 },
+    /// This many bytes of a chunk's data are left.
     Data(u64),
-    /// A chunk's data needs its CR.
+    /// After a chunk's data, before its CR.
     DataCr,
-    /// A chunk's data needs its LF.
+    /// After the CR that follows a chunk's data, before its LF.
     DataLf,
-    /// Behind the last chunk.
+    /// In the trailer section, after the last chunk.
     Trailers,
+    /// The body has ended.
     Done,
 }
 
@@ -59,23 +53,23 @@ enum Quote {
     Escape,
 }
 
-/// What one call found: `used` bytes are dealt with, the last `data` of them are body.
+/// The result of one call: `used` bytes were decoded, and the last `data` of them are body.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Bytes dealt with.
+    /// How many bytes were decoded.
     pub used: usize,
-    /// Body bytes at the end of those.
+    /// How many body bytes stand at the end of those.
     pub data: usize,
 }
 
-/// The longest chunk extensions of one chunk, in bytes.
+/// The most bytes of chunk extensions in one chunk.
 const MAX_EXTENSION: u16 = 1024;
 
-/// The hex digits of 2^64 - 1. A size with more is refused, be they zeros.
+/// The hex digits of 2^64 - 1. A size with more is refused, even if the extra ones are zeros.
 const MAX_SIZE_DIGITS: u8 = 16;
 
 impl Decoder {
-    /// At the first byte of a body from a sender who must be as exact as `reading` says.
+    /// A decoder at the first byte of a body, as strict as `reading` says.
     pub fn new(framing: Framing, reading: Reading) -> Decoder {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Done,
@@ -97,12 +91,12 @@ impl Decoder {
         self.state == State::Done
     }
 
-    /// The trailer fields that may go on, as they are sent; for a finished body.
+    /// The trailer fields that may be forwarded, as they are sent. Valid once the body has ended.
     pub fn trailers(&self) -> &[u8] {
         &self.trailers
     }
 
-    /// Whether some of the framing was faulty, and was taken all the same.
+    /// Whether some of the framing was faulty and was accepted nevertheless.
     pub fn was_faulty(&self) -> bool {
         self.was_faulty
     }
@@ -116,7 +110,7 @@ impl Decoder {
         }
     }
 
-    /// Counts bytes of a `Length` body that went another way.
+    /// Counts bytes of a `Length` body that were moved without `advance` (splice).
     #[cfg(not(portable))]
     pub(crate) fn skip(&mut self, count: u64) {
         if let State::Length(left) = self.state {
@@ -127,7 +121,7 @@ impl Decoder {
         }
     }
 
-    /// Deals with some of `bytes`, at least one, up to the end of a run of body bytes.
+    /// Decodes some of `bytes`, at least one, up to the end of a run of body bytes.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<Step, &'static str> {
         let mut used = 0;
         while let Some(&byte) = bytes.get(used) {
@@ -167,16 +161,16 @@ impl Decoder {
         Ok(Step { used, data: 0 })
     }
 
-    /// Whether an LF here stands for CRLF (RFC 9112 §2.2).
+    /// Whether an LF in this state is accepted as CRLF (RFC 9112 §2.2).
     fn takes_bare_lf(&self) -> bool {
         let is_lenient = self.reading == Reading::Lenient;
         is_lenient && !matches!(self.state, State::SizeLf { .. } | State::DataLf)
     }
 
-    /// Collects the trailer section (RFC 9112 §7.1.2) and gives how many bytes it took.
+    /// Collects the trailer section (RFC 9112 §7.1.2). Returns how many bytes it took.
     fn take_trailers(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
         if self.trailers.is_empty() && bytes.starts_with(b"\r\n") {
-            // Nearly always there are none, and nothing needs to be collected.
+            // Nearly always there are no trailer fields, so that nothing needs to be collected.
             self.state = State::Done;
             return Ok(2);
         }
@@ -191,7 +185,7 @@ impl Decoder {
             Ok(Some(extent)) if extent.length <= MAX_TRAILER_BYTES => extent,
             Ok(None) => return Ok(bytes.len()),
             Err(HeadError::Malformed(reason)) => return Err(reason),
-            // However it arrives, in one piece or in many.
+            // The limit holds whether the section arrives in one piece or in many.
             Ok(Some(_)) | Err(_) => return Err("the trailer section is too large"),
         };
         self.trailers.truncate(extent.length);
@@ -212,7 +206,7 @@ impl State {
         digits: 0,
     };
 
-    /// The state behind one byte of chunk framing (RFC 9112 §7.1).
+    /// The state after one byte of chunk framing (RFC 9112 §7.1).
     fn after(self, byte: u8) -> Result<State, &'static str> {
         Ok(match (self, byte) {
             (State::Size { value, digits }, byte) if byte.is_ascii_hexdigit() => {
@@ -284,8 +278,8 @@ impl State {
 mod tests {
     use super::*;
 
-    /// Decodes `bytes` in pieces of `piece` and gives the body, the trailers and what is
-    /// left; None while the body has not ended.
+    /// Decodes `bytes` in pieces of `piece` bytes, and returns the body, the trailers and how
+    /// many bytes are left; None while the body has not ended.
     #[allow(clippy::type_complexity)]
     fn decode(
         bytes: &[u8],
@@ -296,7 +290,7 @@ mod tests {
         Ok(decoded)
     }
 
-    /// The same, and whether some of it was faulty.
+    /// The same as read by `reading`, and whether some of the framing was faulty.
     #[allow(clippy::type_complexity)]
     fn decode_as(
         reading: Reading,
@@ -320,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_however_they_arrive() {
+    fn chunks_are_decoded_in_pieces_of_any_size() {
         for (bytes, body, trailers) in [
             (&b"0\r\n\r\n"[..], &b""[..], &b""[..]),
             (b"5\r\nhello\r\n0\r\n\r\n", b"hello", b""),
@@ -335,7 +329,7 @@ mod tests {
                 b"",
             ),
             (b"5 \t;a\r\nhello\r\n0\r\n\r\n", b"hello", b""),
-            // As some servers pad their sizes.
+            // Some servers pad their sizes with blanks.
             (b"5   \r\nhello\r\n0 \t\r\n\r\n", b"hello", b""),
             (
                 b"1\r\nx\r\n0\r\nX-Sum: 1\r\nContent-Length: 9\r\nhost: b\r\nY: 2\r\n\r\n",
@@ -431,7 +425,7 @@ mod tests {
                 assert!(decode_as(Reading::Strict, bytes, piece).is_err());
             }
         }
-        // Padding is no fault.
+        // Padding does not count as a fault.
         let padded = decode_as(Reading::Lenient, b"5  \r\nhello\r\n0 \r\n\r\n", 1);
         assert_eq!(padded, Ok((whole(b"hello", b""), false)));
         for bytes in [
@@ -456,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_ends_exactly() {
+    fn a_body_of_a_length_ends_exactly_there() {
         let mut decoder = Decoder::new(Framing::Length(3), Reading::Strict);
         assert_eq!(decoder.advance(b"ab"), Ok(Step { used: 2, data: 2 }));
         assert_eq!(decoder.advance(b"cd"), Ok(Step { used: 1, data: 1 }));

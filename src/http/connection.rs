@@ -1,14 +1,14 @@
-//! What Connection says (RFC 9110 §7.6.1), and which fields go no further than one hop.
+//! The options of the Connection field (RFC 9110 §7.6.1), and which fields are hop-by-hop.
 
 use crate::http::fields::{values, Header};
 use crate::http::known::Known;
 use crate::http::syntax::list;
 
-/// The most Connection options in one head. Nobody needs as many, and what is looked up in
-/// them for each field stays short.
+/// The most Connection options in one head: far more than any peer needs, and few enough that
+/// looking up each field among them stays cheap.
 const MAX_CONNECTION_OPTIONS: usize = 32;
 
-/// What all Connection fields of a head say together (RFC 9110 §7.6.1).
+/// The options of all Connection fields of a head (RFC 9110 §7.6.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionOptions {
     /// `close`
@@ -17,13 +17,13 @@ pub struct ConnectionOptions {
     pub keep_alive: bool,
     /// `upgrade`
     pub upgrade: bool,
-    /// The other fields that are for this hop only, in lower case and sorted, so that a
-    /// field is looked up at a cost that its own length bounds. Nearly always empty.
+    /// The other fields that Connection names, in lower case and sorted for binary search.
+    /// Nearly always empty.
     named: Vec<Vec<u8>>,
 }
 
 impl ConnectionOptions {
-    /// Collects the options of every Connection field, once.
+    /// Collects the options of every Connection field.
     pub fn of(fields: &[Header<'_>]) -> Result<ConnectionOptions, &'static str> {
         let mut options = ConnectionOptions::default();
         let mut left = MAX_CONNECTION_OPTIONS;
@@ -47,12 +47,12 @@ impl ConnectionOptions {
         Ok(options)
     }
 
-    /// Whether the field goes no further than this hop.
+    /// Whether the field is hop-by-hop, and so not forwarded.
     pub fn drops(&self, name: &str) -> bool {
         self.drops_known(Known::of(name.as_bytes()), name)
     }
 
-    /// The same of a field whose name has been told apart.
+    /// The same for a field whose name has already been looked up by `Known::of`.
     pub fn drops_known(&self, known: Option<Known>, name: &str) -> bool {
         known.is_some_and(Known::is_for_one_hop)
             || (!self.named.is_empty() && self.names(name.as_bytes()))
@@ -94,7 +94,7 @@ mod tests {
         assert!(ConnectionOptions::of(&[field("Connection", &many)]).is_ok());
         let more = [field("Connection", &many), field("Connection", "b")];
         assert!(ConnectionOptions::of(&more).is_err());
-        // Empty elements are none (RFC 9110 §5.6.1).
+        // Empty elements do not count (RFC 9110 §5.6.1).
         let empty = ",".repeat(31_000);
         assert!(ConnectionOptions::of(&[field("Connection", &empty)]).is_ok());
     }

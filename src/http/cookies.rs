@@ -1,15 +1,15 @@
-//! Cookies of an upstream (RFC 6265) for a client that knows it by another origin: which of their
-//! attributes stay.
+//! Cookies (RFC 6265) of an upstream that the client reaches under another origin: which of their
+//! attributes are kept.
 
 use crate::http::fields::begin_field;
 use crate::http::guard::{is_below, is_ip_literal, is_same_host};
 use crate::http::origin::starts_with;
 use crate::http::syntax::trim;
 
-/// Appends a cookie without the attributes that would make the client refuse it, or
-/// send it where it must not go (RFC 6265 §5.2, and the later Partitioned and SameSite).
-/// `inner` is the host that the upstream sees, `outer` the one that the client knows;
-/// `loses_tls` says that the client uses http where the upstream is told https.
+/// Appends a cookie without the attributes that would make the client refuse it or send it to
+/// other hosts than intended (RFC 6265 §5.2, and the later Partitioned and SameSite). `inner` is
+/// the host that the upstream gets, `outer` the one that the client sent; `loses_tls` says that
+/// the outer origin is http and the inner one https.
 pub(super) fn write_cookie(
     out: &mut Vec<u8>,
     name: &str,
@@ -27,7 +27,7 @@ pub(super) fn write_cookie(
             && covers(attribute.value, inner)
             && !covers(attribute.value, outer);
     }
-    // Browsers take cookies of these names on localhost, and only with Secure.
+    // Browsers accept cookies of these names on localhost, and only with Secure.
     const PREFIXES: [&[u8]; 3] = [b"__secure-", b"__host-", b"__http-"];
     let pair_name = trim(pair);
     let needs_secure = PREFIXES.iter().any(|prefix| starts_with(pair_name, prefix));
@@ -50,7 +50,7 @@ pub(super) fn write_cookie(
 
 /// An attribute of a cookie.
 struct Attribute<'v> {
-    /// As it stands between two semicolons.
+    /// The bytes between two semicolons.
     bytes: &'v [u8],
     name: &'v [u8],
     value: &'v [u8],
@@ -75,7 +75,7 @@ impl<'v> Attribute<'v> {
     }
 }
 
-/// Whether a cookie with this Domain goes to that host (RFC 6265 §5.1.3).
+/// Whether a cookie with this Domain is sent to that host (RFC 6265 §5.1.3).
 pub fn covers(domain: &[u8], host: &[u8]) -> bool {
     let domain = domain.strip_prefix(b".").unwrap_or(domain);
     is_same_host(domain, host)

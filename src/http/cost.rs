@@ -1,5 +1,5 @@
-//! What a head costs is bounded by its length, whatever it holds: each of the worst heads is
-//! compared with a harmless one of the same size.
+//! Tests that the CPU time for a head is bounded by its length, whatever it contains: each of
+//! the worst heads is compared with a harmless one of the same size.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::http::head::{Reading, Rules, Scan};
 use crate::http::request::{rules, Request, RequestHead};
 use crate::http::response::{read, Changes, RULES};
 
-/// As long as a request head may be by default.
+/// The default limit for a request head.
 const SIZE: usize = 32 * 1024;
 
-/// How much more a head may cost than a harmless one. A rule that costs the product of two
-/// counts exceeds it a hundredfold.
+/// How many times as much as a harmless head another may cost. An algorithm with quadratic cost
+/// exceeds it a hundredfold.
 const MOST: u32 = 5;
 
 /// The CPU time of this thread.
@@ -28,7 +28,7 @@ fn now() -> Duration {
     Duration::new(seconds, u32::try_from(nanos).unwrap_or(0))
 }
 
-/// The CPU time of `work`, the least of several times.
+/// The CPU time of `work`, the minimum of several runs.
 fn cost(mut work: impl FnMut()) -> Duration {
     let once = |work: &mut dyn FnMut()| {
         let start = now();
@@ -39,7 +39,7 @@ fn cost(mut work: impl FnMut()) -> Duration {
     runs.min().unwrap_or_default()
 }
 
-/// Everything that is done with a request head, from its bytes to those that go on.
+/// Does everything that is done with a request head, from the received bytes to the sent ones.
 fn take_request(bytes: &[u8]) {
     let rules = rules(SIZE);
     if !matches!(Scan::default().advance(bytes, &rules), Ok(Some(_))) {
@@ -86,12 +86,13 @@ fn request() -> Request {
     }
 }
 
-/// A head of `SIZE` bytes at most: a start line, what `fill` makes of a size, and an end.
+/// A head of at most `SIZE` bytes: a start line, the fields that `fill` makes to fit, and the
+/// empty line.
 fn head(start: &str, fill: impl Fn(usize) -> String) -> Vec<u8> {
     let left = SIZE - start.len() - 2;
     let mut filled = fill(left);
     assert!(filled.len() <= left);
-    // Whatever is left is one more field.
+    // One more field takes the rest.
     let rest = left - filled.len();
     if rest > 8 {
         filled.push_str(&format!("X: {}\r\n", "x".repeat(rest - 5)));
@@ -99,12 +100,12 @@ fn head(start: &str, fill: impl Fn(usize) -> String) -> Vec<u8> {
     format!("{start}{filled}\r\n").into_bytes()
 }
 
-/// So many lines of the same size, each made of its number and the room it has.
+/// `count` lines of the same size, which `line` makes from its number and its size.
 fn lines(count: usize, left: usize, line: impl Fn(usize, usize) -> String) -> String {
     (0..count).map(|n| line(n, left / count)).collect()
 }
 
-/// One field that takes all the room, its value `unit` again and again.
+/// One field of `left` bytes, with `unit` repeated as its value.
 fn field(name: &str, unit: &str, left: usize) -> String {
     let room = left - name.len() - 4;
     format!("{name}: {}\r\n", unit.repeat(room / unit.len()))
@@ -121,7 +122,7 @@ fn harmless_fields(count: usize, left: usize) -> String {
     })
 }
 
-/// Small fields behind one that is not: the more fields, the more look-ups.
+/// A large field followed by many small ones, each of which may cause a look-up.
 fn and_many(first: String) -> String {
     first + &"A: b\r\n".repeat(100)
 }
@@ -145,7 +146,7 @@ fn the_worst_requests_cost_little_more_than_harmless_ones() {
     let upgrade = format!("{GET}Connection: upgrade\r\n");
     let names = |n: usize, room: usize| format!("{}{n:03}: \r\n", "X".repeat(room - 7));
     let long_options = |left: usize| {
-        // 32 options that differ from each other, and from every field, at their ends alone.
+        // 32 options that differ from each other and from every field only at the end.
         let option = |n: usize| format!("{}{n:03}", "x".repeat(245));
         let options: Vec<String> = (500..532).map(option).collect();
         let connection = format!("Connection: {}\r\n", options.join(","));
@@ -181,7 +182,7 @@ fn the_worst_requests_cost_little_more_than_harmless_ones() {
         assert!(head.len() <= SIZE, "{what}");
         check(what, cost(|| take_request(&head)), base);
     }
-    // Long names take longer to be parsed, whatever Connection says.
+    // Long names take longer to parse, whatever Connection says.
     let long_names = head(GET, |left| lines(120, left, names));
     let long_names = cost(|| take_request(&long_names));
     let with_options = head(GET, long_options);
@@ -199,7 +200,7 @@ fn and_many_only(_: usize) -> String {
 #[test]
 fn the_worst_responses_cost_little_more_than_harmless_ones() {
     const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n";
-    // As many fields as a response may have.
+    // Nearly as many fields as a response may have.
     let base = head(OK, |left| harmless_fields(500, left));
     let base = cost(|| take_response(&base));
     let switch = "HTTP/1.1 101 Switching\r\nConnection: upgrade\r\n";
@@ -226,7 +227,7 @@ fn the_worst_responses_cost_little_more_than_harmless_ones() {
 }
 
 #[test]
-fn a_head_that_dribbles_in_costs_what_its_length_says() {
+fn a_head_that_arrives_byte_by_byte_costs_in_proportion_to_its_length() {
     let dribble = |bytes: &[u8], rules: &Rules| {
         let mut scan = Scan::default();
         for end in 1..=bytes.len() {
@@ -273,7 +274,7 @@ fn the_worst_chunks_cost_little_more_than_harmless_ones() {
     let chunk =
         |extension: &str, data: usize| format!("{data:x}{extension}\r\n{}\r\n", "x".repeat(data));
     let body = |chunk: &str, end: &str| format!("{}{end}", chunk.repeat(SIZE / chunk.len()));
-    // Small chunks are harmless, and cost what their framing has of bytes.
+    // Small chunks are harmless: their cost is that of their framing's bytes.
     let base = body(&chunk("", 1), "0\r\n\r\n");
     for size in [SIZE, 1] {
         let base = cost(|| decode(base.as_bytes(), size));

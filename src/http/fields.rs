@@ -1,5 +1,5 @@
-//! The fields of a head (RFC 9110 §5): found by name, read where they frame the message,
-//! and written.
+//! The fields of a head (RFC 9110 §5): finds them by name, reads those that frame the message,
+//! and writes them.
 
 use std::mem::MaybeUninit;
 
@@ -8,18 +8,18 @@ pub use httparse::Header;
 use crate::config::{MAX_FIELDS, MAX_RESPONSE_FIELDS};
 use crate::http::syntax::{is_token, parse_decimal, trim};
 
-/// Room for the fields of one request head.
+/// Storage for the fields of one request head.
 pub(crate) type Fields<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
 
-/// Fresh room for fields.
+/// Uninitialized storage for the fields of a request.
 pub fn no_fields<'b>() -> Fields<'b> {
     [const { MaybeUninit::uninit() }; MAX_FIELDS]
 }
 
-/// Room for the fields of one response head.
+/// Storage for the fields of one response head.
 pub(crate) type ResponseFields<'b> = [MaybeUninit<Header<'b>>; MAX_RESPONSE_FIELDS];
 
-/// Fresh room for the fields of a response.
+/// Uninitialized storage for the fields of a response.
 pub(crate) fn no_response_fields<'b>() -> ResponseFields<'b> {
     [const { MaybeUninit::uninit() }; MAX_RESPONSE_FIELDS]
 }
@@ -35,7 +35,8 @@ pub(crate) fn values<'f, 'b>(
         .map(|field| trim(field.value))
 }
 
-/// The Content-Length of a head (RFC 9112 §6.3): plain digits, and repeated fields agree.
+/// The Content-Length of a head (RFC 9112 §6.3). It must be plain digits, and repeated fields
+/// must agree.
 pub(crate) fn content_length(fields: &[Header<'_>]) -> Result<Option<u64>, &'static str> {
     let mut length = None;
     for value in values(fields, "content-length") {
@@ -48,7 +49,7 @@ pub(crate) fn content_length(fields: &[Header<'_>]) -> Result<Option<u64>, &'sta
     Ok(length)
 }
 
-/// Why a body cannot be read as its Transfer-Encoding says.
+/// Why a Transfer-Encoding is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CodingError {
     /// The list is malformed, or `chunked` is repeated or not the last.
@@ -58,7 +59,7 @@ pub enum CodingError {
 }
 
 impl CodingError {
-    /// In words.
+    /// The reason as text.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             CodingError::Malformed => "Transfer-Encoding is not a single chunked",
@@ -67,8 +68,8 @@ impl CodingError {
     }
 }
 
-/// Whether the head's Transfer-Encoding is a single final `chunked`; any other is refused
-/// (RFC 9112 §6.1).
+/// Whether the head has a Transfer-Encoding, which must be a single `chunked`: any other is an
+/// error (RFC 9112 §6.1).
 pub(crate) fn is_chunked(fields: &[Header<'_>]) -> Result<bool, CodingError> {
     let mut codings = values(fields, "transfer-encoding");
     match (codings.next(), codings.next()) {
@@ -78,7 +79,7 @@ pub(crate) fn is_chunked(fields: &[Header<'_>]) -> Result<bool, CodingError> {
     }
 }
 
-/// The most transfer codings of one message.
+/// The most transfer codings of one message that are examined.
 const MAX_CODINGS: usize = 32;
 
 #[cold]
@@ -91,7 +92,7 @@ fn coding_error(fields: &[Header<'_>]) -> CodingError {
         let name = trim(parts.next().unwrap_or_default());
         let is_plain = parts.next().is_none();
         let is_chunked = name.eq_ignore_ascii_case(b"chunked");
-        // Nobody has as many, and all of them would be looked at.
+        // No message has as many, and examining all of them takes time.
         if at >= MAX_CODINGS || !is_token(name) || is_chunked && (chunked_at.is_some() || !is_plain)
         {
             return CodingError::Malformed;
@@ -125,7 +126,7 @@ pub(crate) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 pub(super) mod tests {
     use super::*;
 
-    /// A field, as a head gives it.
+    /// A field as the parser returns it.
     pub(in crate::http) fn field<'b>(name: &'b str, value: &'b str) -> Header<'b> {
         Header {
             name,
@@ -159,7 +160,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_a_single_chunked_is_taken() {
+    fn only_a_single_chunked_is_accepted() {
         use CodingError::{Malformed, Unknown};
         for (value, expected) in [
             ("chunked", Ok(true)),

@@ -6,19 +6,19 @@ use crate::http::syntax::push_number;
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// There is none.
+    /// There is no body.
     None,
-    /// After so many bytes.
+    /// The body ends after this many bytes.
     Length(u64),
-    /// With its last chunk.
+    /// The body ends with its last chunk.
     Chunked,
-    /// With the connection.
+    /// The body ends with the connection.
     UntilClose,
 }
 
 impl Framing {
-    /// Appends the field that announces this framing, under the name the peer used where
-    /// it fits.
+    /// Appends the field that announces this framing. `name` is the name of the received field,
+    /// whose letter case is kept if it is the right field.
     pub(crate) fn write_field(self, out: &mut Vec<u8>, name: &str) {
         match self {
             Framing::None | Framing::UntilClose => {}

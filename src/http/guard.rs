@@ -1,6 +1,6 @@
-//! Which Hosts may be trusted to be ours, and whose requests are served. A foreign page can
-//! reach us under its own name by pointing that name at our address (DNS rebinding); under
-//! an address, `localhost`, or a name that is listed it cannot.
+//! Which Hosts are safe, and which requests are served. A foreign page can reach the proxy under
+//! the page's own name by pointing that name at the proxy's address (DNS rebinding), but not
+//! under an IP address, `localhost`, or a listed name.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,25 +11,26 @@ use crate::http::rejection::Rejection;
 use crate::http::request::RequestHead;
 use crate::http::syntax::split_port;
 
-/// Refuses what a foreign page makes a browser ask. Where we add a credential to each
-/// request, it must not serve whoever can make a browser send one.
+/// Refuses requests that a foreign page makes a browser send. If the proxy adds a credential to
+/// each request, such a page could otherwise use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteGuard {
-    /// Whether a request must come under a safe Host.
+    /// Whether the Host of a request must be safe.
     checks_host: bool,
-    /// Whether a request must not come from a page of another site.
+    /// Whether requests from pages of other sites are refused.
     checks_origin: bool,
-    /// The only Hosts that are served, by `--allow-host`; all where none is listed.
+    /// The only Hosts that are served, by `--allow-host`; all if the list is empty.
     hosts: Vec<String>,
-    /// The origins whose pages are served as well.
+    /// The other origins whose pages are served, by `--allow-origin`.
     origins: Vec<String>,
-    /// What tells the outer origin: see `outer_of`.
+    /// Whether clients connect with TLS; see `outer_of`.
     listens_with_tls: bool,
+    /// Whether X-Forwarded-Proto is trusted; see `outer_of`.
     believes_proto: bool,
 }
 
 impl SiteGuard {
-    /// None where everyone is served.
+    /// None if every request is served.
     pub fn of(config: &Config) -> Option<SiteGuard> {
         let checks_host = config.adds_a_credential();
         let checks_origin = checks_host || !config.access.origins.is_empty();
@@ -44,8 +45,8 @@ impl SiteGuard {
         (checks_origin || !guard.hosts.is_empty()).then_some(guard)
     }
 
-    /// Why a request is not served, if it is not. A request without Host comes from no
-    /// browser.
+    /// Why a request is refused, if it is. A request without Host counts as safe, because no
+    /// browser sends one.
     pub fn refuses(&self, head: &RequestHead<'_, '_>) -> Option<Rejection> {
         let (https, host) = outer_of(head, self.listens_with_tls, self.believes_proto);
         let is_safe = host.is_none_or(|host| is_safe(host, &self.hosts));
@@ -84,7 +85,7 @@ impl SiteGuard {
         } else if origins.peek().is_some() {
             origins.all(is_listed)
         } else {
-            // Fetch Metadata: browsers say it over TLS and on localhost.
+            // Fetch Metadata, which browsers send over TLS and to localhost.
             let mut sites = values(head.fields(), "sec-fetch-site");
             sites.all(|site| site == b"none" || is_ours && site == b"same-origin")
                 || navigates(head)
@@ -97,8 +98,8 @@ impl SiteGuard {
     }
 }
 
-/// Whether a browser follows a link in a window of its own: the page that it comes from
-/// does not see the response.
+/// Whether the request is a top-level navigation, such as a followed link: the page that it
+/// comes from cannot read the response.
 fn navigates(head: &RequestHead<'_, '_>) -> bool {
     let says = |name, expected: &[u8]| {
         let mut said = values(head.fields(), name);
@@ -109,8 +110,8 @@ fn navigates(head: &RequestHead<'_, '_>) -> bool {
         && says("sec-fetch-dest", b"document")
 }
 
-/// Whether no rebound name can be this Host, with or without a port: an IP literal,
-/// `localhost`, `*.localhost`, or one that is listed.
+/// Whether DNS rebinding cannot produce this Host, with or without a port: an IP literal,
+/// `localhost`, `*.localhost`, or a listed one.
 pub fn is_safe(host: &[u8], listed: &[String]) -> bool {
     let (name, _) = split_port(host);
     is_ip_literal(name)
@@ -119,8 +120,8 @@ pub fn is_safe(host: &[u8], listed: &[String]) -> bool {
         || is_listed(host, listed)
 }
 
-/// Whether this Host, with or without a port, is among `listed`: names and IP literals
-/// (IPv6 in brackets), `*.example.com` for every name below one, or `*` for every Host.
+/// Whether this Host, with or without a port, matches an entry of `listed`: a name or an IP
+/// literal (IPv6 in brackets), `*.example.com` for every name below it, or `*` for every Host.
 pub fn is_listed(host: &[u8], listed: &[String]) -> bool {
     let (name, _) = split_port(host);
     listed.iter().any(|entry| match entry.strip_prefix('*') {
@@ -130,7 +131,7 @@ pub fn is_listed(host: &[u8], listed: &[String]) -> bool {
     })
 }
 
-/// Whether two hosts are the same: without case, IPv6 literals by the address they write.
+/// Whether two hosts are the same: names in any letter case, IPv6 literals by their address.
 pub fn is_same_host(one: &[u8], other: &[u8]) -> bool {
     one.eq_ignore_ascii_case(other)
         || matches!((ipv6(one), ipv6(other)), (Some(one), Some(other)) if one == other)
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
     use crate::http::fields::no_fields;
 
-    /// The status for a request under that Host with further fields; 200 where it is served.
+    /// The status for a request, a method and fields separated by `|`; 200 if it is served.
     fn status(guard: &SiteGuard, request: &str) -> u16 {
         let (line, rest) = request.split_once(' ').expect("a method and fields");
         let head = format!("{line} / HTTP/1.1\r\n{}\r\n", rest.replace('|', "\r\n"));
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_served_with_a_credential_of_ours() {
+    fn requests_served_when_a_credential_is_added() {
         let guard = SiteGuard {
             checks_host: true,
             checks_origin: true,
@@ -183,7 +184,7 @@ mod tests {
         for (request, expected) in [
             ("GET Host: localhost:8080|", 200),
             ("GET Host: rebound.example|", 421),
-            // Judged first.
+            // The Host is checked first.
             ("GET Host: rebound.example|Origin: http://evil.example|", 421),
             ("GET Host:|", 200),
             ("POST Host: localhost:8080|Origin: http://localhost:8080|", 200),
@@ -226,7 +227,7 @@ mod tests {
                  Sec-Fetch-Dest: iframe|",
                 403,
             ),
-            // Origin is judged where it stands, whatever else is said.
+            // Origin decides if there is one, whatever Sec-Fetch-Site says.
             (
                 "GET Host: localhost|Origin: http://evil.example|Sec-Fetch-Site: same-origin|",
                 403,
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_served_where_origins_are_listed() {
+    fn requests_served_when_origins_are_listed() {
         let listing = |origins: &[&str]| SiteGuard {
             checks_host: false,
             checks_origin: true,
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_served_where_hosts_are_listed() {
+    fn requests_served_when_hosts_are_listed() {
         let mut guard = SiteGuard {
             checks_host: false,
             checks_origin: false,

@@ -1,5 +1,5 @@
-//! Where a head ends on the wire (RFC 9112 §2): what request and response heads and trailer
-//! sections have in common before they are parsed.
+//! Finds the end of a head in the received bytes (RFC 9112 §2), before it is parsed: common to
+//! request heads, response heads and trailer sections.
 
 use memchr::memchr;
 
@@ -11,9 +11,9 @@ use crate::http::syntax::{find_near, is_token, is_token_byte, trim_end};
 pub enum HeadError {
     /// The peer closed before the first byte.
     Closed,
-    /// The peer closed in the middle.
+    /// The peer closed in the middle of the head.
     Truncated,
-    /// What arrived can be no head; says why.
+    /// The bytes cannot be the beginning of a head; holds the reason.
     Malformed(&'static str),
     /// The start line names a major version other than 1.
     Version,
@@ -25,44 +25,44 @@ pub enum HeadError {
     Io(std::io::Error),
 }
 
-/// Checks a start line, without its line end, as soon as it is there.
+/// Checks a start line, without its line ending, as soon as it has arrived.
 pub(crate) type CheckStartLine = fn(&[u8]) -> Result<(), HeadError>;
 
-/// How exact the sender of a message must be.
+/// How strictly a message is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// A client, whose words go on to an upstream that might read them differently.
+    /// For clients: the upstream might read a faulty message differently.
     Strict,
-    /// An upstream or a proxy, whose words are written anew: what is unambiguous to us
-    /// misleads nobody.
+    /// For upstreams and proxies: faults with only one possible meaning are accepted, because the
+    /// message is rewritten before it is forwarded.
     Lenient,
 }
 
 /// What a head must look like, and how long it may be.
 #[derive(Clone, Copy)]
 pub struct Rules {
-    /// Checks the start line; none where there is none.
+    /// Checks the start line; none for a trailer section, which has no start line.
     pub start_line: Option<CheckStartLine>,
-    /// How exact its sender must be.
+    /// How strictly it is read.
     pub reading: Reading,
-    /// The most bytes, the empty line included.
+    /// The most bytes, including the empty line.
     pub max_bytes: usize,
 }
 
-/// A head that was found in the bytes received.
+/// The extent of a head in the received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Its length, the empty line included.
+    /// Its length, including the empty line.
     pub length: usize,
-    /// Some line ends in LF alone. Never so where the reading is strict.
+    /// Whether some line ends in a bare LF. Never set if the reading is strict.
     pub has_bare_lf: bool,
 }
 
-/// The most lines of a head: all the fields that a response may have, and as many folds. What
-/// a line costs is more than its bytes.
+/// The most lines of a head: all the fields that a response may have, and as many folded lines.
+/// Each line has a cost beyond its bytes.
 const MAX_LINES: usize = 2 * MAX_RESPONSE_FIELDS + 2;
 
-/// What a record of TLS begins with, in front of its version (RFC 8446 §5.1).
+/// The content types that the first TLS record of a connection may have (RFC 8446 §5.1).
 const TLS_ALERT: u8 = 21;
 const TLS_HANDSHAKE: u8 = 22;
 
@@ -74,15 +74,15 @@ pub struct Scan {
     has_start_line: bool,
     has_bare_lf: bool,
     lines: usize,
-    /// Where the first field line begins that was not looked into.
+    /// The start of the first field line that was not checked yet.
     unchecked: usize,
-    /// A field line was looked into.
+    /// Whether a field line was checked.
     has_field: bool,
 }
 
 impl Scan {
-    /// Examines the bytes that arrived since the last call, each once, and gives the
-    /// extent of the head when it is whole.
+    /// Examines the bytes that have arrived since the last call, and returns the extent of the
+    /// head once it is complete.
     pub fn advance(&mut self, bytes: &[u8], rules: &Rules) -> Result<Option<Extent>, HeadError> {
         let mut next = self.examined;
         if let (0, Some(_), [TLS_ALERT | TLS_HANDSHAKE, 3, ..]) = (next, rules.start_line, bytes) {
@@ -95,8 +95,8 @@ impl Scan {
             let newline = next + length;
             next = newline + 1;
             let line = &bytes[self.line_start..newline];
-            // RFC 9112 §2.2 allows a lone LF to end a line; two parsers that disagree
-            // on it are what smuggling needs, so no client may send one.
+            // RFC 9112 §2.2 lets a recipient accept a bare LF as the end of a line. Parsers that
+            // disagree on it enable request smuggling, so it is refused from clients.
             let line = match line.strip_suffix(b"\r") {
                 Some(line) => line,
                 None if rules.reading == Reading::Lenient => {
@@ -139,8 +139,8 @@ impl Scan {
         }
     }
 
-    /// Looks into the field lines of a head that is not whole yet. Its end may never come,
-    /// and what can never become valid must not be waited for. A whole head is parsed.
+    /// Checks the field lines of an incomplete head, so that one that can never become valid is
+    /// refused without waiting for its end. A complete head is checked by the parser.
     fn check_fields(&mut self, bytes: &[u8], reading: Reading) -> Result<(), HeadError> {
         while self.unchecked < self.line_start {
             let rest = &bytes[self.unchecked..self.line_start];
@@ -155,8 +155,7 @@ impl Scan {
     }
 }
 
-/// Whether a line can be a field, or, where the reading allows it, a fold of the one in
-/// front of it.
+/// Checks that a line can be a field or, if the reading is lenient, a fold of the line before it.
 fn check_field_line(line: &[u8], reading: Reading, has_field: bool) -> Result<(), &'static str> {
     let is_lenient = reading == Reading::Lenient;
     let is_fold = is_lenient && has_field && matches!(line, [b' ' | b'\t', ..]);
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_whole_at_its_empty_line_and_not_before() {
+    fn a_head_is_complete_at_its_empty_line_and_not_before() {
         let strict = rules(Reading::Strict);
         let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         let whole = Some(Extent {
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_an_upstream_may_end_in_lf_alone() {
+    fn lines_of_an_upstream_may_end_in_a_bare_lf() {
         for (head, has_bare_lf) in [
             (&b"HTTP/1.1 200 OK\n\n"[..], true),
             (b"HTTP/1.1 200 OK\r\n\n", true),
@@ -253,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_called_by_its_name() {
+    fn tls_is_recognized_and_named_in_the_error() {
         let handshake = b"\x16\x03\x01\x02\x00\x01\x00\x00\x0a\x00";
         let alert = b"\x15\x03\x03\x00\x02\x02\x0a";
         for bytes in [&handshake[..], alert, &alert[..2]] {
@@ -269,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_head_is_refused_at_once() {
+    fn bytes_that_cannot_begin_a_head_are_refused_at_once() {
         for bytes in [
             &b"\x16\x03\x01\x02"[..],
             b"GET / HTTP/1.1\n",
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_line_that_can_never_become_valid_is_refused_when_it_is_there() {
+    fn an_invalid_field_line_is_refused_before_the_head_is_complete() {
         for (line, strict, lenient) in [
             ("A: b", true, true),
             ("A:", true, true),
@@ -300,7 +299,7 @@ mod tests {
         ] {
             for (reading, valid) in [(Reading::Strict, strict), (Reading::Lenient, lenient)] {
                 let head = format!("X / HTTP/1.1\r\n{line}\r\n");
-                // At once, a byte at a time, and behind another line.
+                // In one piece, and byte by byte after another line.
                 assert_eq!(scan(head.as_bytes(), reading).is_ok(), valid, "{line:?}");
                 let head = format!("X / HTTP/1.1\r\nB: c\r\n{line}\r\n");
                 let mut scan = Scan::default();

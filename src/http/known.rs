@@ -1,5 +1,5 @@
-//! The fields that the program itself interprets. A name is told apart once for each field of
-//! a head, by length and first letter; what most heads do not have is then not searched for.
+//! The fields that the program itself interprets. Each name in a head is identified once, by its
+//! length and first letter, so that fields which most heads do not have are not searched for.
 
 use crate::http::fields::Header;
 
@@ -25,7 +25,7 @@ pub enum Known {
     ProxyAuthenticate,
     /// RFC 9110 §11.7.2
     ProxyAuthorization,
-    /// What old clients say in place of Connection.
+    /// What old clients send instead of Connection.
     ProxyConnection,
     /// RFC 9110 §10.1.4
     Te,
@@ -38,10 +38,10 @@ pub enum Known {
 }
 
 impl Known {
-    /// The field of that name, in any letter case; none where it is not interpreted.
+    /// The field of that name, in any letter case; none if it is not interpreted.
     #[inline]
     pub fn of(name: &[u8]) -> Option<Known> {
-        // Length and first letter leave one candidate, and most names none.
+        // Length and first letter leave at most one candidate.
         let first = name.first()?.to_ascii_lowercase();
         let (known, is_it) = match (name.len(), first) {
             (2, b't') => (Known::Te, is(name, b"te")),
@@ -63,7 +63,7 @@ impl Known {
         is_it.then_some(known)
     }
 
-    /// Whether it goes no further than one hop, whatever Connection says (RFC 9110 §7.6.1).
+    /// Whether it is hop-by-hop, whatever Connection says (RFC 9110 §7.6.1).
     pub fn is_for_one_hop(self) -> bool {
         matches!(
             self,
@@ -77,7 +77,7 @@ impl Known {
         )
     }
 
-    /// Whether it is never dropped by a peer's wish; who writes it decides.
+    /// Whether it is kept even if Connection names it: the proxy writes these fields itself.
     pub fn is_never_dropped(self) -> bool {
         matches!(
             self,
@@ -86,8 +86,8 @@ impl Known {
     }
 }
 
-/// Whether `name` is the given one in lower case, in any letter case. Without a branch for
-/// each byte, since the length is known when this is compiled.
+/// Whether `name` in lower case is `lower`. The length is known at compile time, so that there
+/// is no branch for each byte.
 fn is<const N: usize>(name: &[u8], lower: &[u8; N]) -> bool {
     let name: Option<&[u8; N]> = name.try_into().ok();
     name.is_some_and(|name| {
@@ -96,18 +96,18 @@ fn is<const N: usize>(name: &[u8], lower: &[u8; N]) -> bool {
     })
 }
 
-/// Which of the interpreted fields a head has, a bit for each.
+/// Which of the interpreted fields a head has, one bit for each.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Present(u16);
 
 impl Present {
-    /// Those among `fields`.
+    /// The interpreted fields among `fields`.
     pub fn of(fields: &[Header<'_>]) -> Present {
         let known = fields.iter().filter_map(|f| Known::of(f.name.as_bytes()));
         Present(known.fold(0, |bits, known| bits | 1 << known as u8))
     }
 
-    /// Whether there is at least one of that name.
+    /// Whether the head has at least one such field.
     pub fn has(self, field: Known) -> bool {
         self.0 & 1 << field as u8 != 0
     }
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_told_apart_in_any_letter_case() {
+    fn names_are_identified_in_any_letter_case() {
         for (name, expected) in [
             ("Host", Some(Known::Host)),
             ("dATE", Some(Known::Date)),

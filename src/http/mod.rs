@@ -1,8 +1,8 @@
 //! Message syntax and nothing else: heads, fields, framing, chunks (RFC 9110, RFC 9112).
 //!
-//! Owns what is taken from a peer, what is refused, and what is written in its place. Leaves
-//! to others whom a message comes from and where it goes. May use `net`, to read a head and
-//! copy a body.
+//! Owns what is accepted from a peer, what is refused, and what is written in its place. Which
+//! peer a message comes from and where it goes is left to others. May use `net`, to read a head
+//! and copy a body.
 
 mod authentication;
 pub(crate) mod body;

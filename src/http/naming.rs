@@ -1,8 +1,7 @@
-//! The two origins of an exchange (RFC 6454): the one by which the client knows us, and the
-//! one by which the upstream knows itself. Translates the fields that name either, between
-//! the head that was received and the head that is sent. Owns which fields those are and
-//! what becomes of each, cookies aside; leaves everything else in a head, and every body, as
-//! it is.
+//! The two origins of an exchange (RFC 6454): the outer one, under which the client reaches the
+//! proxy, and the inner one, under which the upstream is reached. Translates the fields that name
+//! either when a head is forwarded. Owns which fields those are and what becomes of each, except
+//! cookies; leaves every other field, and every body, unchanged.
 
 use std::ops::Range;
 
@@ -15,27 +14,27 @@ use crate::http::policies::write_policies;
 use crate::http::refresh::url_range;
 use crate::http::request::RequestHead;
 
-/// What the settings say of the two origins.
+/// What the configuration says about the two origins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Naming {
-    /// Clients reach us over TLS.
+    /// The proxy listens with TLS.
     outer_https: bool,
-    /// We reach the upstream over TLS.
+    /// The upstream is reached over TLS.
     inner_https: bool,
-    /// The client's X-Forwarded-Proto comes from a front that terminates TLS.
+    /// X-Forwarded-Proto is trusted: it comes from a front proxy that terminates TLS.
     believes_proto: bool,
-    /// The upstream sees another Host than the client sent.
+    /// The upstream gets another Host than the client sent.
     hides_host: bool,
-    /// Strict-Transport-Security would bind the whole host to TLS, although we serve one
-    /// port of it that is not 443.
+    /// Strict-Transport-Security is removed: it would bind the whole host to TLS, although the
+    /// proxy serves only one of its ports, and not 443.
     drops_hsts: bool,
-    /// The Hosts that are safe by `--allow-host`.
+    /// The Hosts that are safe because `--allow-host` lists them.
     allow_hosts: Vec<String>,
 }
 
 impl Naming {
-    /// None where the two origins are the same whatever a request says, or translation is
-    /// off: then no field is looked at.
+    /// None if the two origins are the same for every request, or translation is off: no field
+    /// is translated then.
     pub fn of(config: &Config) -> Option<Naming> {
         let Rewrite {
             map_off,
@@ -50,7 +49,7 @@ impl Naming {
         (!map_off && may_differ).then_some(naming)
     }
 
-    /// The same, whether the two can differ or not.
+    /// What the configuration says, even if the two origins cannot differ.
     pub fn new(config: &Config) -> Naming {
         Naming {
             outer_https: config.listen.is_tls(),
@@ -63,25 +62,25 @@ impl Naming {
     }
 }
 
-/// The two origins of one exchange. Kept from one request of a connection to the next for
-/// the room that they have taken.
+/// The two origins of one exchange. Reused for all requests of a connection, which saves
+/// allocations.
 #[derive(Debug, Default)]
 pub struct Names {
     outer: Origin,
     inner: Origin,
-    /// The upstream may name itself by http:// although it has been told https: it speaks
-    /// without TLS.
+    /// The upstream is reached without TLS, so it may name itself by http:// even if
+    /// X-Forwarded-Proto tells it https.
     inner_is_plain: bool,
-    /// Whether the two differ, so that anything is translated.
+    /// Whether the two origins differ, so that fields are translated.
     differ: bool,
-    /// Whether the client's Host is safe to be translated in what goes upstream.
+    /// Whether the client's Host is safe, so that request fields that name it are translated.
     safe: bool,
     drops_hsts: bool,
 }
 
 impl Names {
-    /// Sets the origins for a request. `authority` is the Host of a request without one,
-    /// which knows us by no name: nothing is translated for it.
+    /// Sets the origins for a request. `authority` is the Host sent upstream for a request
+    /// without one. Such a request has no outer origin, so nothing is translated for it.
     pub fn set(
         &mut self,
         naming: &Naming,
@@ -103,11 +102,11 @@ impl Names {
             .set(inner_https, head.host_sent(rewrite, authority));
         self.inner_is_plain = !naming.inner_https;
         self.differ = !self.outer.is_same_as(&self.inner);
-        // Without --host-header the upstream sees the client's Host, and decides itself.
+        // Without --host-header the upstream gets the client's Host and can check it itself.
         self.safe = !naming.hides_host || is_safe(named, &naming.allow_hosts);
     }
 
-    /// Whether a request field that would be translated under a safe Host goes on as it came.
+    /// Whether a request field is forwarded untranslated only because the Host is not safe.
     pub fn withholds(&self, head: &RequestHead<'_, '_>) -> bool {
         let named = |name| values(head.fields(), name).any(|value| self.outer_end(value).is_some());
         self.differ && !self.safe && ["origin", "referer", "destination"].into_iter().any(named)
@@ -134,8 +133,8 @@ impl Names {
         (https == self.outer.https && self.outer.has_authority(https, authority)).then_some(end)
     }
 
-    /// Appends a request field as it goes upstream: Origin, Referer and Destination
-    /// (RFC 4918 §10.3) that begin with the outer origin get the inner one in its place.
+    /// Appends a request field for the upstream: in Origin, Referer and Destination (RFC 4918
+    /// §10.3), an outer origin at the beginning is replaced by the inner one.
     pub fn write_request_field(&self, out: &mut Vec<u8>, name: &str, value: &[u8]) {
         let names_us = match name.len() {
             6 => name.eq_ignore_ascii_case("origin"),
@@ -155,8 +154,8 @@ impl Names {
         write_field(out, name, value);
     }
 
-    /// Appends a response field as it goes to the client, or nothing where it speaks of the
-    /// inner origin alone.
+    /// Appends a response field for the client, or nothing if it holds for the inner origin
+    /// only.
     pub fn write_response_field(&self, out: &mut Vec<u8>, name: &str, value: &[u8]) {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         let hsts = name.len() == 25 && is("strict-transport-security");
@@ -176,7 +175,7 @@ impl Names {
                 let hosts = (&*self.inner.host, &*self.outer.host);
                 write_cookie(out, name, value, hosts, self.loses_tls());
             }
-            // RFC 7838 and RFC 6797: they bind the origin that they came from.
+            // RFC 7838 and RFC 6797: they hold for the origin that sent them.
             7 if is("alt-svc") => {}
             25 if hsts => {}
             23 if self.loses_tls() && is("content-security-policy") => {
@@ -186,19 +185,19 @@ impl Names {
         }
     }
 
-    /// Whether the client speaks http where the upstream speaks https.
+    /// Whether the outer origin is http and the inner one https.
     fn loses_tls(&self) -> bool {
         self.inner.https && !self.outer.https
     }
 
-    /// Appends a field whose value has a URL at that place.
+    /// Appends a field whose value has a URL in the range `at`.
     fn write_url(&self, out: &mut Vec<u8>, name: &str, value: &[u8], at: Range<usize>) {
         let (before, url) = (&value[..at.start], &value[at.clone()]);
         begin_field(out, name);
         out.extend_from_slice(before);
         let mut rest = &value[at.start..];
         if url.starts_with(b"//") {
-            // RFC 3986 §4.2: the scheme is the one of the request.
+            // RFC 3986 §4.2: such a reference has the scheme of the request.
             let end = authority_end(url, 2);
             if self.inner.has_authority(self.inner.https, &url[2..end]) {
                 out.extend_from_slice(b"//");
@@ -223,7 +222,7 @@ mod tests {
     use crate::edits::{FieldEdit, FieldEdits};
     use crate::http::fields::no_fields;
 
-    /// How the settings and a request name the two origins.
+    /// The settings and the fields of a request that determine the two origins.
     #[derive(Clone, Copy)]
     struct Case {
         listens_with_tls: bool,
@@ -248,7 +247,7 @@ mod tests {
         fields: "",
     };
 
-    /// The same, and the upstream is called otherwise.
+    /// The same, with another Host for the upstream.
     const RENAMED: Case = Case {
         host_header: Some("App.example.com"),
         ..KEPT
@@ -290,7 +289,7 @@ mod tests {
             written(&out, name)
         }
 
-        /// What becomes of a response field; nothing where it is dropped.
+        /// The value that a response field is sent with, or `(dropped)`.
         fn response(&self, name: &str, value: &str) -> String {
             let mut out = Vec::new();
             let (names, _) = self.names();
@@ -312,7 +311,8 @@ mod tests {
         }
     }
 
-    /// What begins with the origin, and what only looks like it. `O` stands for the origin.
+    /// Values that begin with the origin, and values that only look like it. `O` stands for the
+    /// origin.
     const TAILS: [(&str, bool); 26] = [
         ("O", true),
         ("O/", true),
@@ -347,7 +347,7 @@ mod tests {
         for name in ["Origin", "referer", "DESTINATION"] {
             for (tail, translated) in TAILS {
                 let came = tail.replace('O', "http://localhost:8080");
-                // A port that is empty is the scheme's own, and 8080 is not.
+                // After `O:`, the port is 8080 followed by an empty one, which is malformed.
                 let expected = match translated {
                     true => tail.replace('O', "https://app.example.com"),
                     false => came.clone(),
@@ -372,7 +372,7 @@ mod tests {
         ] {
             assert_eq!(RENAMED.request("Origin", value), expected, "{value}");
         }
-        // No other field is looked at.
+        // Other fields are not translated.
         for name in ["Cookie", "X-Origin", "Location", "Host"] {
             let value = "http://localhost:8080/";
             assert_eq!(RENAMED.request(name, value), value);
@@ -398,7 +398,7 @@ mod tests {
             (told("X-Forwarded-Proto: ws\r\n"), http, https),
             (told("X-Forwarded-Proto: gopher\r\n"), http, https),
             (told("X-Forwarded-Proto: \r\n"), http, https),
-            // Both are https then: nothing is touched.
+            // Both origins are https then, so that nothing is translated.
             (told("X-Forwarded-Proto: https\r\n"), http, http),
             (told("X-Forwarded-Proto: WSS\r\n"), http, http),
             (told("X-Forwarded-Proto: https, http\r\n"), http, http),
@@ -424,7 +424,7 @@ mod tests {
                 http,
                 http,
             ),
-            // Behind --listen-cert to a plain upstream, which is told nothing.
+            // --listen-cert and an upstream without TLS, which gets no X-Forwarded-Proto.
             (
                 Case {
                     listens_with_tls: true,
@@ -433,7 +433,7 @@ mod tests {
                 https,
                 http,
             ),
-            // It is told by --forwarded, so that the two are the same.
+            // --forwarded tells it https, so that the two origins are the same.
             (
                 Case {
                     listens_with_tls: true,
@@ -484,7 +484,7 @@ mod tests {
                 http,
                 "https://app.example.com:8443/",
             ),
-            // Not under a Host that may be rebound, but under a listed one.
+            // Untranslated under a Host that may be rebound, translated under a listed one.
             (front, "https://front.example/", "https://front.example/"),
             (
                 allowed,
@@ -508,7 +508,7 @@ mod tests {
                 "http://localhost.evil.example:8080/",
                 "http://localhost.evil.example:8080/",
             ),
-            // Without --host-header the upstream sees the name, and decides itself.
+            // Without --host-header the upstream gets the Host and can check it itself.
             (
                 Case {
                     host: "rebound.example:8080",
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_withheld_is_noticed() {
+    fn untranslated_fields_of_an_unsafe_host_are_noticed() {
         let rebound = |fields| Case {
             host: "rebound.example:8080",
             fields,
@@ -571,7 +571,7 @@ mod tests {
             "Access-Control-Allow-Origin",
         ] {
             for (tail, translated) in TAILS {
-                // An empty port is the scheme's own, which this origin has.
+                // An empty port is the scheme's default, which is the port of this origin.
                 let translated = translated || tail == "O:";
                 let came = tail.replace('O', "https://app.example.com");
                 let expected = match translated {
@@ -595,7 +595,7 @@ mod tests {
                 "https://app.example.com:8443/",
                 "https://app.example.com:8443/",
             ),
-            // With TLS this is another origin.
+            // The inner origin is https, so that http is another one.
             ("http://app.example.com/", "http://app.example.com/"),
             ("//app.example.com:80/", "//app.example.com:80/"),
             ("//app.example.com:443/", "//localhost:8080/"),
@@ -639,7 +639,7 @@ mod tests {
         ] {
             assert_eq!(told.response("Location", value), expected, "{value}");
         }
-        // With Host kept the two are the same, and nothing is touched.
+        // With the client's Host the two origins are the same, and nothing is translated.
         let kept = Case {
             host_header: None,
             ..told
@@ -685,10 +685,10 @@ mod tests {
             ("s=1; secure=1; Max-Age=5", "s=1; Max-Age=5"),
             ("s=1; Secure; SameSite=Lax", "s=1; SameSite=Lax"),
             ("s=1; Secure; samesite = none ; Partitioned", "s=1"),
-            // Without Secure a browser refuses this at home as well.
+            // A browser refuses this for the upstream's own origin as well.
             ("s=1; SameSite=None", "s=1; SameSite=None"),
             ("s=1; Partitioned", "s=1; Partitioned"),
-            // Whatever the cookie, a Domain of the inner host alone goes.
+            // A Domain that covers only the inner host is removed from every cookie.
             ("s=1; Domain=.Example.com", "s=1"),
             ("s=1; domain=APP.example.com; Path=/", "s=1; Path=/"),
             ("s=1; Domain=other.example", "s=1; Domain=other.example"),
@@ -697,7 +697,7 @@ mod tests {
             ("s=1; Domain=localhost", "s=1; Domain=localhost"),
             ("s=1; Secure; Domain=localhost", "s=1"),
             ("s=1; Secure; Domain=other.example", "s=1"),
-            // A browser takes these on localhost, and only with Secure.
+            // A browser accepts these on localhost, and only with Secure.
             (
                 "__Secure-s=1; Secure; SameSite=None; Partitioned",
                 "__Secure-s=1; Secure; SameSite=None; Partitioned",
@@ -714,7 +714,7 @@ mod tests {
             ("__Http-s=1; Secure", "__Http-s=1; Secure"),
             ("__Host-Http-s=1; Secure", "__Host-Http-s=1; Secure"),
             ("x__Host-s=1; Secure", "x__Host-s=1"),
-            // What is no attribute stays.
+            // Only attributes are removed, not the name and value of the cookie.
             ("Secure", "Secure"),
             ("Domain=example.com; Secure", "Domain=example.com"),
             ("s=\"a,b\"; Secure", "s=\"a,b\""),
@@ -722,7 +722,8 @@ mod tests {
         ] {
             assert_eq!(RENAMED.response("Set-Cookie", came), expected, "{came}");
         }
-        // Host kept: the Domain covers both, and goes only with Secure.
+        // With the client's Host, the Domain covers both origins and is removed only together
+        // with Secure.
         let kept = Case {
             host: "app.example.com",
             ..KEPT
@@ -776,7 +777,7 @@ mod tests {
     }
 
     #[test]
-    fn policies_lose_what_asks_for_tls() {
+    fn upgrade_insecure_requests_is_removed_where_tls_is_lost() {
         let value = "upgrade-insecure-requests";
         let got = RENAMED.response("Content-Security-Policy", value);
         assert_eq!(got, "(dropped)");
@@ -790,7 +791,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proto_of_our_own_is_what_the_upstream_was_told() {
+    fn a_configured_x_forwarded_proto_sets_the_inner_scheme() {
         let edit = FieldEdit {
             name: "X-Forwarded-Proto".to_owned(),
             value: Some(b"https".to_vec()),

@@ -1,5 +1,5 @@
-//! An origin (RFC 6454): a scheme and an authority, read from a URL or from an Origin field,
-//! compared, and written. Leaves to `naming` which two origins an exchange has.
+//! An origin (RFC 6454), which is a scheme and an authority: reads it from a URL or an Origin
+//! field, compares and writes it. `naming` owns which two origins an exchange has.
 
 use crate::http::fields::values;
 use crate::http::guard::is_same_host;
@@ -12,7 +12,7 @@ pub(super) struct Origin {
     pub(super) https: bool,
     /// In lower case, IPv6 in brackets.
     pub(super) host: Vec<u8>,
-    /// As given; none is the scheme's own.
+    /// The port as given; none is the default of the scheme.
     port: Option<u16>,
 }
 
@@ -24,7 +24,7 @@ fn default_port(https: bool) -> u16 {
     }
 }
 
-/// A port as it stands behind a colon: none where it is empty, an error where it is no port.
+/// Parses what follows the colon: none if it is empty, an error if it is not a port.
 fn port_of(digits: Option<&[u8]>) -> Result<Option<u16>, ()> {
     match digits {
         None | Some([]) => Ok(None),
@@ -36,7 +36,7 @@ fn port_of(digits: Option<&[u8]>) -> Result<Option<u16>, ()> {
 }
 
 impl Origin {
-    /// Takes an authority that has been checked.
+    /// Sets the origin. `authority` must be valid.
     pub(super) fn set(&mut self, https: bool, authority: &[u8]) {
         let (host, port) = split_port(authority);
         self.https = https;
@@ -46,7 +46,7 @@ impl Origin {
         self.port = port_of(port).unwrap_or(None);
     }
 
-    /// Whether this host and port, under the given scheme, are `authority`.
+    /// Whether `authority` is this host and port; `https` gives the default port for both.
     pub(super) fn has_authority(&self, https: bool, authority: &[u8]) -> bool {
         let (host, port) = split_port(authority);
         let default = default_port(https);
@@ -54,7 +54,7 @@ impl Origin {
         port == Ok(self.port.unwrap_or(default)) && is_same_host(&self.host, host)
     }
 
-    /// Whether both are the same origin: a port that is not given is the scheme's own.
+    /// Whether both are the same origin; a missing port is the default of the scheme.
     pub(super) fn is_same_as(&self, other: &Origin) -> bool {
         let default = default_port(self.https);
         self.https == other.https
@@ -62,7 +62,7 @@ impl Origin {
             && is_same_host(&self.host, &other.host)
     }
 
-    /// Appends the authority, without the scheme's own port.
+    /// Appends the authority, without a default port.
     pub(super) fn write_authority(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.host);
         if let Some(port) = self.port.filter(|port| *port != default_port(self.https)) {
@@ -71,15 +71,16 @@ impl Origin {
         }
     }
 
-    /// As browsers write an origin (RFC 6454 §6.2): lower case, no default port.
+    /// Appends the origin as browsers write it (RFC 6454 §6.2): in lower case, without a default
+    /// port.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(if self.https { b"https://" } else { b"http://" });
         self.write_authority(out);
     }
 }
 
-/// The scheme of an http URL, its authority, and where that ends. User information and
-/// backslashes stay in the authority, which is then nobody's origin.
+/// Splits an http or https URL: whether it is https, its authority, and where that ends. User
+/// information and backslashes stay in the authority, so that it equals no valid one.
 pub(super) fn split_url(url: &[u8]) -> Option<(bool, &[u8], usize)> {
     let (https, start) = match url {
         _ if starts_with(url, b"https://") => (true, 8),
@@ -95,21 +96,21 @@ pub fn host_of_url(url: &[u8]) -> Option<&[u8]> {
     split_url(url).map(|(_, authority, _)| split_port(authority).0)
 }
 
-/// Where the authority ends that begins at `start` of a URL.
+/// The end of the authority that begins at `start` in a URL.
 pub(super) fn authority_end(url: &[u8], start: usize) -> usize {
     let ends = |byte: &u8| matches!(byte, b'/' | b'?' | b'#');
     let length = url[start..].iter().position(ends);
     start + length.unwrap_or(url.len() - start)
 }
 
-/// Whether bytes begin with a prefix, whichever its case.
+/// Whether `bytes` begin with `prefix`, in any letter case.
 pub(super) fn starts_with(bytes: &[u8], prefix: &[u8]) -> bool {
     let start = bytes.get(..prefix.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
-/// What a front says of the scheme that its client used: the first element, in which `ws`
-/// and `wss` stand for http and https.
+/// Whether X-Forwarded-Proto says https: its first element, with `ws` read as http and `wss` as
+/// https. None if it is anything else.
 pub(super) fn says_https(proto: &[u8]) -> Option<bool> {
     let first = list(proto).next()?;
     let is = |word: &[u8]| first.eq_ignore_ascii_case(word);
@@ -120,7 +121,7 @@ pub(super) fn says_https(proto: &[u8]) -> Option<bool> {
     }
 }
 
-/// Whether `value`, an Origin field, is the same origin as `listed`, which is one as well.
+/// Whether `value`, an Origin field, is the same origin as `listed`.
 pub fn is_same_origin(value: &[u8], listed: &[u8]) -> bool {
     if value.eq_ignore_ascii_case(listed) {
         return true;
@@ -136,8 +137,8 @@ pub fn is_same_origin(value: &[u8], listed: &[u8]) -> bool {
         && origin.has_authority(https, one.1)
 }
 
-/// The origin of a request as its client knows it: the scheme, and the authority if it named
-/// one.
+/// The origin of a request as the client sees it: whether it is https, and the authority if the
+/// request has one.
 pub fn outer_of<'h>(
     head: &'h RequestHead<'_, '_>,
     listens_with_tls: bool,
@@ -149,7 +150,7 @@ pub fn outer_of<'h>(
     (https, head.host.as_deref().filter(|host| !host.is_empty()))
 }
 
-/// Whether `value`, an Origin field, is the origin of that scheme and authority.
+/// Whether `value`, an Origin field, is the origin with this scheme and authority.
 pub fn is_origin_of(value: &[u8], https: bool, authority: &[u8]) -> bool {
     let mut origin = Origin::default();
     origin.set(https, authority);

@@ -1,11 +1,11 @@
-//! Content-Security-Policy for a client that reaches a TLS upstream without TLS.
+//! Content-Security-Policy for a client that connects without TLS while the upstream uses it.
 
 use crate::http::fields::begin_field;
 use crate::http::syntax::trim;
 
-/// Appends a list of policies without `upgrade-insecure-requests`, which would send a page
-/// that was loaded over http to an https that we do not speak. What is left empty goes: a
-/// policy, and the field.
+/// Appends a list of policies without `upgrade-insecure-requests`, which would make the browser
+/// use https on a port that only speaks http. A policy that becomes empty is removed, and so is
+/// the field if no policy is left.
 pub(super) fn write_policies(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     let upgrades = |directive: &&[u8]| {
         let mut words = trim(directive).split(u8::is_ascii_whitespace);
@@ -30,7 +30,8 @@ pub(super) fn write_policies(out: &mut Vec<u8>, name: &str, value: &[u8]) {
             if number > 0 {
                 out.push(b';');
             }
-            // What stood before it is gone; a value begins without blanks.
+            // The first directive of a value has no leading blanks, even if one before it was
+            // removed.
             let begins = out.len() == value_start;
             let directive = if begins {
                 directive.trim_ascii_start()
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_asks_for_tls_goes() {
+    fn upgrade_insecure_requests_is_removed() {
         for (came, expected) in [
             ("upgrade-insecure-requests", None),
             ("Upgrade-Insecure-Requests;", None),

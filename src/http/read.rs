@@ -1,4 +1,4 @@
-//! Reading a head from a stream: until it is whole, and no further than its limit.
+//! Reads a head from a stream until it is complete or exceeds its limit.
 
 use crate::http::head::{Extent, HeadError, Rules, Scan};
 use crate::net::budget::Budget;
@@ -8,8 +8,8 @@ use crate::net::stream::{fill, Stream};
 /// The most bytes of empty lines before a request.
 const MAX_EMPTY_LINES: usize = 32 * 1024;
 
-/// Reads until a whole head is in `received` and gives its extent. Never reads more than
-/// one head that is too large.
+/// Reads until a whole head is in `received`, and returns its extent. Stops as soon as the head
+/// exceeds its limit.
 pub async fn read_head(
     stream: &Stream,
     received: &mut Buffer,
@@ -18,7 +18,7 @@ pub async fn read_head(
     let mut scan = Scan::default();
     let mut skipped = 0;
     let mut budget = Budget::default();
-    // Before a request an empty line is skipped, before a response it is an error.
+    // An empty line is skipped before a request and is an error before a response.
     let skips = rules.start_line.is_some_and(|check| check(b"").is_ok());
     loop {
         if skips && skip_empty_lines(received, &mut skipped)? > 0 {
@@ -31,7 +31,7 @@ pub async fn read_head(
                     false => Err(HeadError::TooLarge),
                 };
             }
-            // Grows nothing unless the head fills a large buffer.
+            // Grows the buffer only if the head fills a large one.
             received.grow_when_full();
         }
         budget.turn().await;
@@ -44,8 +44,8 @@ pub async fn read_head(
     }
 }
 
-/// Skips empty lines before a start line (RFC 9112 §2.2) and gives how many bytes they had.
-/// `skipped` counts them over several calls; nobody needs more than a head may have.
+/// Skips empty lines before a start line (RFC 9112 §2.2), and returns how many bytes they had.
+/// `skipped` adds them up over several calls, up to `MAX_EMPTY_LINES`.
 pub fn skip_empty_lines(received: &mut Buffer, skipped: &mut usize) -> Result<usize, HeadError> {
     let lines = received.bytes().chunks_exact(2);
     let count = 2 * lines.take_while(|line| line == b"\r\n").count();

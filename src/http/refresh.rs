@@ -1,11 +1,11 @@
-//! The Refresh field, which no RFC describes (HTML, "shared declarative refresh steps").
+//! The Refresh field, which HTML defines ("shared declarative refresh steps"), not an RFC.
 
 use std::ops::Range;
 
 use crate::http::origin::starts_with;
 
-/// Where the URL of a Refresh field stands: behind the seconds and `url=`, and between
-/// quotation marks, where these are there.
+/// The range of the URL in a Refresh field: after the seconds and the optional `url=`, without
+/// quotation marks.
 pub(super) fn url_range(value: &[u8]) -> Range<usize> {
     let skip = |from: usize, skipped: fn(u8) -> bool| {
         let rest = &value[from..];

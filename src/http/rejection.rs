@@ -1,18 +1,19 @@
-//! Why a request is not forwarded, as the client is told.
+//! Why a request is not forwarded: the status and the reason that the client gets.
 
 use crate::http::head::HeadError;
 
-/// A request that is not forwarded: the status for it, and why.
+/// The refusal of a request that is not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejection {
     /// The status that the client gets.
     pub status: u16,
-    /// Why, in words for the log and the client.
+    /// The reason, for the log and the client.
     pub reason: &'static str,
 }
 
 impl Rejection {
-    /// Of a head that could not be read; none where the client is gone and gets no response.
+    /// The rejection of a head that could not be read; none if the client is gone and cannot get
+    /// a response.
     pub(crate) fn of(error: HeadError) -> Option<Rejection> {
         let (status, reason) = match error {
             HeadError::Closed | HeadError::Truncated | HeadError::Io(_) => return None,
@@ -25,7 +26,7 @@ impl Rejection {
     }
 }
 
-/// One that is malformed.
+/// The rejection of a malformed request.
 pub(super) fn bad(reason: &'static str) -> Rejection {
     Rejection {
         status: 400,

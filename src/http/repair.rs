@@ -1,29 +1,30 @@
-//! What upstreams and proxies send in other than the plainest form, put into it, so that
-//! the same strict parser reads all heads. Not for requests.
+//! Rewrites faulty response heads and trailer sections into canonical form, so that the same
+//! strict parser reads all heads. Not used for requests.
 //!
-//! Taken are what RFC 9112 and RFC 9110 let a recipient read: LF alone as a line's end, two
-//! blanks in the status line, folds, blanks in front of a colon, and control characters.
-//! A head that cannot be read without a doubt stays as wrong as it is.
+//! It repairs what RFC 9112 and RFC 9110 let a recipient accept: lines that end in a bare LF,
+//! several blanks in the status line, obs-fold, blanks before a colon, and control characters. A
+//! head whose meaning is ambiguous is refused, here or by the parser.
 
 use memchr::memchr;
 
 use crate::config::MAX_RESPONSE_FIELDS;
 use crate::http::syntax::{trim, trim_end};
 
-/// The most folds in one head: as many as fields. What a line costs is more than its bytes.
+/// The most folded lines in one head: as many as fields, since each line has a cost beyond its
+/// bytes.
 const MAX_FOLDS: usize = MAX_RESPONSE_FIELDS;
 
 /// A head or a trailer section in canonical form: every line ends in CRLF, every field is a
 /// name, a colon, a blank and a value of one line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Canonical {
-    /// As it is parsed.
+    /// The head or section in canonical form.
     pub bytes: Vec<u8>,
-    /// What came was faulty. A version above 1.1 is no fault.
+    /// Whether something was repaired. A version above 1.1 does not count.
     pub was_faulty: bool,
 }
 
-/// A whole response head, its empty line included.
+/// Rewrites a whole response head, including its empty line.
 pub fn canonical_head(head: &[u8]) -> Result<Canonical, &'static str> {
     let mut canonical = Canonical {
         bytes: Vec::with_capacity(head.len() + head.len() / 8),
@@ -36,7 +37,7 @@ pub fn canonical_head(head: &[u8]) -> Result<Canonical, &'static str> {
     Ok(canonical)
 }
 
-/// A whole trailer section, its empty line included.
+/// Rewrites a whole trailer section, including its empty line.
 pub fn canonical_trailers(section: &[u8]) -> Result<Canonical, &'static str> {
     let mut canonical = Canonical {
         bytes: Vec::with_capacity(section.len() + section.len() / 8),
@@ -47,7 +48,7 @@ pub fn canonical_trailers(section: &[u8]) -> Result<Canonical, &'static str> {
 }
 
 impl Canonical {
-    /// Splits off a line, without its end.
+    /// Splits off the next line, without its line ending.
     fn next_line<'a>(&mut self, rest: &mut &'a [u8]) -> Result<&'a [u8], &'static str> {
         let end = memchr(b'\n', rest).ok_or("the head is malformed")?;
         let line = &rest[..end];
@@ -66,7 +67,7 @@ impl Canonical {
         }
     }
 
-    /// RFC 9112 §4. A minor version above 1 is taken as 1 (§2.5).
+    /// Appends a status line (RFC 9112 §4). A minor version above 1 is read as 1 (§2.5).
     fn push_status_line(&mut self, line: &[u8]) -> Result<(), &'static str> {
         let malformed = "the status line is malformed";
         let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor, rest @ ..] = line else {
@@ -90,7 +91,7 @@ impl Canonical {
         Ok(())
     }
 
-    /// Skips the blank, or the blanks, between two words of the status line.
+    /// Skips the blanks between two words of the status line; at least one is required.
     fn skip_blanks<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], &'static str> {
         let blanks = bytes.iter().take_while(|&&b| b == b' ').count();
         self.was_faulty |= blanks > 1;
@@ -106,8 +107,8 @@ impl Canonical {
         loop {
             let line = self.next_line(&mut rest)?;
             if let [b' ' | b'\t', ..] = line {
-                // RFC 9112 §5.2: a fold becomes one blank. In front of the first field it
-                // folds nothing (§2.2).
+                // RFC 9112 §5.2: obs-fold becomes one blank. Before the first field there is
+                // nothing to continue (§2.2).
                 if !is_open {
                     return Err("a blank in front of the first field");
                 }
@@ -130,7 +131,7 @@ impl Canonical {
                 return Ok(());
             }
             let colon = memchr(b':', line).ok_or("a field name is malformed")?;
-            // RFC 9112 §5.1: a proxy removes blanks here.
+            // RFC 9112 §5.1: a proxy removes blanks between the name and the colon.
             let name = trim_end(&line[..colon]);
             self.was_faulty |= name.len() < colon;
             self.bytes.extend_from_slice(name);
@@ -140,8 +141,8 @@ impl Canonical {
         }
     }
 
-    /// A reason or a value, or a part of one. RFC 9110 §5.5: control characters become
-    /// blanks, and blanks at its ends are none of it.
+    /// Appends a reason phrase or a field value, or a part of one. RFC 9110 §5.5: control
+    /// characters become blanks, and blanks at either end are removed.
     fn push_text(&mut self, text: &[u8]) {
         let is_control = |b: u8| b != b'\t' && b.is_ascii_control();
         if !text.iter().any(|&b| is_control(b)) {
@@ -164,7 +165,7 @@ mod tests {
 
     fn head(text: &str) -> Result<(String, bool), &'static str> {
         let canonical = canonical_head(text.as_bytes())?;
-        let bytes = String::from_utf8(canonical.bytes).expect("as it came");
+        let bytes = String::from_utf8(canonical.bytes).expect("the input is UTF-8");
         Ok((bytes, canonical.was_faulty))
     }
 
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_doubt_stays_refused() {
+    fn ambiguous_heads_are_refused() {
         for text in [
             "HTTP/1.1 200 OK\r\n A: b\r\n\r\n",
             "HTTP/1.1 200 OK\r\n \r\n\r\n",
@@ -232,11 +233,11 @@ mod tests {
 
     #[test]
     fn trailer_sections_become_canonical() {
-        let canonical = canonical_trailers(b"A : b\n c\r\nB: \x01\n\n").expect("no doubt");
+        let canonical = canonical_trailers(b"A : b\n c\r\nB: \x01\n\n").expect("unambiguous");
         assert_eq!(canonical.bytes, b"A: b c\r\nB: \r\n\r\n");
         assert!(canonical.was_faulty);
         let plain = b"A: b\r\n\r\n";
-        let canonical = canonical_trailers(plain).expect("no doubt");
+        let canonical = canonical_trailers(plain).expect("unambiguous");
         assert_eq!(canonical.bytes, plain);
         assert!(!canonical.was_faulty);
     }

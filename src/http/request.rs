@@ -1,5 +1,5 @@
-//! Request heads (RFC 9112 §3), checked: what of a request is taken, and what is refused.
-//! Leaves the request line to `request_line`, and to `request_sent` how a head goes on upstream.
+//! Request heads (RFC 9112 §3): parses them and checks what is accepted. `request_line` owns the
+//! request line, and `request_sent` the head that is sent upstream.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::http::rejection::{bad, Rejection};
 use crate::http::request_line::{self, target_of, Target};
 use crate::http::syntax::{is_host, list, without_zone};
 
-/// What a request head must look like that may have so many bytes.
+/// The rules for a request head of at most `max_bytes` bytes.
 pub fn rules(max_bytes: usize) -> Rules {
     Rules {
         start_line: Some(request_line::check),
@@ -22,27 +22,28 @@ pub fn rules(max_bytes: usize) -> Rules {
     }
 }
 
-/// Elements of TE and Upgrade that are looked at; nobody needs more.
+/// The most elements of TE and Upgrade that are examined, far more than any client needs.
 pub(super) const MAX_ELEMENTS: usize = 32;
 
-/// What has to be known of a request once its head is gone.
+/// What is kept of a request after its head was consumed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The minor version: 0 or 1.
     pub minor: u8,
     /// How the body ends.
     pub framing: Framing,
-    /// Whether the client would go on after the response.
+    /// Whether the client's connection persists after the response.
     pub persistent: bool,
     /// Whether the response has no body because the method is HEAD.
     pub is_head: bool,
     /// Whether the client waits for a 100 before it sends the body (RFC 9110 §10.1.1).
     pub expects_continue: bool,
-    /// Whether sending it twice does what sending it once does (RFC 9110 §9.2.2).
+    /// Whether the method is idempotent, so that the request may be sent again (RFC 9110
+    /// §9.2.2).
     pub is_idempotent: bool,
-    /// Whether it authenticates the connection that it goes on, not only itself.
+    /// Whether it authenticates the upstream connection, not only itself.
     pub binds_connection: bool,
-    /// The protocol to switch to, when it is asked for and may pass.
+    /// The protocol to switch to, if one is requested and allowed.
     pub upgrade: Option<Protocol>,
 }
 
@@ -58,12 +59,12 @@ impl Request {
 pub enum Protocol {
     /// RFC 6455.
     WebSocket,
-    /// Another that may pass.
+    /// Another protocol that is allowed, as a token in lower case.
     Other(Box<str>),
 }
 
 impl Protocol {
-    /// What the log calls it.
+    /// Its name in the log.
     pub(crate) fn name(&self) -> &str {
         match self {
             Protocol::WebSocket => "WebSocket",
@@ -82,27 +83,27 @@ impl Protocol {
 
 /// A request head that has been checked, borrowed from the bytes received.
 pub struct RequestHead<'b, 'f> {
-    /// What outlives the head.
+    /// What is kept after the head was consumed.
     pub request: Request,
     /// The method.
     pub method: &'b str,
-    /// The target in origin-form or asterisk-form. Any byte above 0x7F may stand in it.
+    /// The target in origin-form or asterisk-form. It may contain any byte above 0x7F.
     pub target: Cow<'b, [u8]>,
-    /// The authority that the request is for: of an absolute-form target, else Host,
-    /// without the zone of an IPv6 address. None only for HTTP/1.0.
+    /// The authority: that of an absolute-form target, else Host, without the zone of an IPv6
+    /// address. None only for HTTP/1.0.
     pub host: Option<Cow<'b, [u8]>>,
-    /// The fields, as they came.
+    /// The fields as received.
     pub(super) fields: &'f [Header<'b>],
-    /// Which of the fields that are looked up are among them.
+    /// Which of the interpreted fields are among them.
     pub(super) present: Present,
-    /// What the Connection field says of this hop.
+    /// The options of the Connection field.
     pub(super) options: ConnectionOptions,
 }
 
 impl<'b, 'f> RequestHead<'b, 'f> {
-    /// Parses and checks a whole head. `upgrades` are the tokens that may pass beside
-    /// `websocket`. `canonical` is room for a head that the parser takes only in another
-    /// form, which is seldom; it must be empty.
+    /// Parses and checks a whole head. `upgrades` are the protocols that are allowed in addition
+    /// to `websocket`. `canonical` must be empty; it is storage for the rare head that has to be
+    /// rewritten for the parser.
     pub fn parse(
         bytes: &'b [u8],
         canonical: &'b mut Vec<u8>,
@@ -154,7 +155,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
             true => ConnectionOptions::of(fields).map_err(bad)?,
             false => ConnectionOptions::default(),
         };
-        // RFC 6455 §4.1: a WebSocket begins with a GET, which has no body here.
+        // RFC 6455 §4.1: a WebSocket begins with a GET. One with a body is not accepted as such.
         let may_be_websocket =
             method == "GET" && matches!(framing, Framing::None | Framing::Length(0));
         let upgrade = (minor == 1 && options.upgrade)
@@ -166,7 +167,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
                 framing,
                 persistent: !options.close && (minor == 1 || options.keep_alive),
                 is_head: method == "HEAD",
-                // One that is for this hop only is not sent on, and nobody answers it.
+                // An Expect that Connection names is not forwarded, so no 100 will come.
                 expects_continue: minor == 1
                     && present.has(Known::Expect)
                     && !options.drops("expect")
@@ -189,7 +190,7 @@ impl<'b, 'f> RequestHead<'b, 'f> {
         })
     }
 
-    /// The fields, as they came.
+    /// The fields as received.
     pub(crate) fn fields(&self) -> &'f [Header<'b>] {
         self.fields
     }
@@ -206,7 +207,7 @@ fn host_of<'b>(fields: &[Header<'b>], minor: u8) -> Result<Option<&'b [u8]>, Rej
     }
 }
 
-/// RFC 9112 §6.3, with every doubtful case refused.
+/// The framing by RFC 9112 §6.3, with every ambiguous case refused.
 fn framing_of(fields: &[Header<'_>], minor: u8) -> Result<Framing, Rejection> {
     let length = content_length(fields).map_err(bad)?;
     let chunked = is_chunked(fields);
@@ -231,7 +232,7 @@ fn framing_of(fields: &[Header<'_>], minor: u8) -> Result<Framing, Rejection> {
     }
 }
 
-/// The protocols that the Upgrade field names, as they came.
+/// The protocols that the Upgrade field names, as received.
 pub(super) fn upgrades_asked<'f, 'b>(
     fields: &'f [Header<'b>],
 ) -> impl Iterator<Item = &'b [u8]> + use<'f, 'b> {
@@ -239,7 +240,7 @@ pub(super) fn upgrades_asked<'f, 'b>(
     asked.take(MAX_ELEMENTS)
 }
 
-/// The first protocol of those asked for that may pass (RFC 9110 §7.8).
+/// The first requested protocol that is allowed (RFC 9110 §7.8).
 fn upgrade_of(
     fields: &[Header<'_>],
     may_be_websocket: bool,
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zone_goes_no_further() {
+    fn the_zone_of_an_ipv6_address_is_removed() {
         for (host, sent_as) in [
             ("[fe80::1%eth0]", "[fe80::1]"),
             ("[fe80::1%25eth0]:80", "[fe80::1]:80"),
@@ -466,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_one_hop_go_no_further() {
+    fn hop_by_hop_fields_are_not_forwarded() {
         let sent = sent(
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, X-Hop, host\r\nX-Hop: 1\r\n\
              Keep-Alive: 5\r\nProxy-Connection: x\r\nProxy-Authorization: y\r\nTE: gzip, trailers\r\n\
@@ -538,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_protocols_one_goes_on_and_the_rest_is_told() {
+    fn one_of_several_protocols_is_forwarded_and_the_rest_reported() {
         for (method, fields, allowed, sent, withheld) in [
             (
                 "GET",
@@ -607,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_goes_on_from_a_front_where_it_is_trusted() {
+    fn forwarded_fields_of_a_trusted_front_are_kept() {
         let append = Rewrite {
             forwarded: Forwarded::Append,
             ..Rewrite::default()
@@ -654,7 +655,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_ones_own_come_last_and_replace_their_twins() {
+    fn configured_fields_come_last_and_replace_those_of_the_client() {
         let edit = |name: &str, value: Option<&str>| FieldEdit {
             name: name.to_owned(),
             value: value.map(|value| value.as_bytes().to_vec()),

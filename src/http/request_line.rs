@@ -1,5 +1,5 @@
-//! The request line (RFC 9112 §3): checked as soon as it is there, put into a form that the
-//! parser takes where it is good in another, and what its target asks for.
+//! The request line (RFC 9112 §3): checked as soon as it has arrived, rewritten where it is valid
+//! but the parser would refuse it, and its target read.
 
 use std::borrow::Cow;
 
@@ -9,14 +9,14 @@ use crate::http::head::HeadError;
 use crate::http::rejection::{bad, Rejection};
 use crate::http::syntax::{find_near, is_host, is_token_byte};
 
-/// Checks a request line as soon as it is there, so that other protocols are refused
-/// without waiting for a head that will never end.
+/// Checks a request line as soon as it has arrived, so that other protocols are refused without
+/// waiting for a head that will never end.
 pub(super) fn check(line: &[u8]) -> Result<(), HeadError> {
     if line.is_empty() {
         return Ok(());
     }
     let malformed = Err(HeadError::Malformed("the request line is malformed"));
-    // From both ends, since neither method nor version is long.
+    // Parsed from both ends, because the method and the version are short.
     let [front @ .., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor] = line else {
         return malformed;
     };
@@ -35,7 +35,7 @@ pub(super) fn check(line: &[u8]) -> Result<(), HeadError> {
     }
 }
 
-/// The words of a request line that `check` has taken.
+/// The method, target and version of a request line that `check` has accepted.
 fn words(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let line = &bytes[..memchr(b'\r', bytes)?];
     let (method, rest) = line.split_at(memchr(b' ', line)?);
@@ -43,16 +43,16 @@ fn words(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((method, target, &version[1..]))
 }
 
-/// Whether the parser takes a request line as it is: it knows two versions, and takes a
-/// target for UTF-8.
+/// Whether the parser accepts a request line as it is: it knows two versions, and requires the
+/// target to be UTF-8.
 pub(super) fn is_plain(bytes: &[u8]) -> bool {
     let line = find_near(b'\r', bytes).map_or(bytes, |end| &bytes[..end]);
     (line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")) && line.is_ascii()
 }
 
-/// Gives the target of a request line that the parser would refuse, but that is to be taken,
-/// and leaves in `canonical` a head that the parser takes, with another target in its place.
-/// None where the line is for the parser to judge.
+/// Rewrites a head whose valid request line the parser would refuse: appends to `canonical` a
+/// head that the parser accepts, with a placeholder for the target, and returns the original
+/// target. None if the line is left to the parser.
 #[cold]
 pub(super) fn replace<'b>(bytes: &'b [u8], canonical: &mut Vec<u8>) -> Option<&'b [u8]> {
     let (method, target, version) = words(bytes)?;
@@ -64,7 +64,7 @@ pub(super) fn replace<'b>(bytes: &'b [u8], canonical: &mut Vec<u8>) -> Option<&'
     canonical.reserve(bytes.len());
     canonical.extend_from_slice(method);
     canonical.push(b' ');
-    // Any other fault of the target stays, for the parser to refuse.
+    // Other faults of the target stay, so that the parser refuses them.
     let stand_in = |&b: &u8| if b.is_ascii() { b } else { b'?' };
     canonical.extend(target.iter().map(stand_in));
     canonical.push(b' ');
@@ -76,11 +76,11 @@ pub(super) fn replace<'b>(bytes: &'b [u8], canonical: &mut Vec<u8>) -> Option<&'
 
 /// What a request target asks for (RFC 9112 §3.2).
 pub(super) enum Target<'b> {
-    /// Origin-form or asterisk-form, sent on as it is.
+    /// Origin-form or asterisk-form, forwarded unchanged.
     Relative,
     /// Absolute-form (RFC 9112 §3.2.2): its authority replaces Host.
     Absolute {
-        /// Whom it is for.
+        /// The authority.
         authority: &'b [u8],
         /// The target in origin-form, or in asterisk-form.
         target: Cow<'b, [u8]>,
@@ -95,8 +95,8 @@ pub(super) fn target_of<'b>(method: &str, target: &'b [u8]) -> Result<Target<'b>
             reason: "CONNECT is not offered here",
         });
     }
-    // A fragment is the client's own (RFC 9110 §4.2.5): one that comes is a mistake, which an
-    // upstream would read as one or as a part of the path.
+    // Clients never send a fragment (RFC 9110 §4.2.5). Upstreams differ on whether one in a
+    // target is a fragment or part of the path, so it is refused.
     if find_near(b'#', target).is_some() {
         return Err(bad("a fragment in the request target"));
     }
@@ -107,7 +107,7 @@ pub(super) fn target_of<'b>(method: &str, target: &'b [u8]) -> Result<Target<'b>
     let colon = memchr(b':', target).ok_or(malformed)?;
     let (scheme, rest) = target.split_at(colon);
     let rest = rest.strip_prefix(b"://").ok_or(malformed)?;
-    // Some WebSocket clients write the URL that they were given.
+    // Some WebSocket clients send the ws or wss URL that they were given.
     let schemes: [&[u8]; 4] = [b"http", b"https", b"ws", b"wss"];
     if !schemes.iter().any(|s| s.eq_ignore_ascii_case(scheme)) {
         return Err(bad("the scheme of the request target is not http"));

@@ -1,5 +1,5 @@
-//! A request head as it goes upstream: the fields of this hop left out, those that tell of the
-//! client and of us written in their place. Leaves to `origin` how a field names an origin.
+//! Writes a request head for the upstream: without hop-by-hop fields, and with those that
+//! describe the client and the proxy. `naming` owns the fields that name an origin.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::http::request::{upgrades_asked, Protocol, RequestHead, MAX_ELEMENTS};
 use crate::http::syntax::list;
 
 impl RequestHead<'_, '_> {
-    /// The Host that goes upstream; `authority` is the one of a request that came without.
+    /// The Host that is sent upstream; `authority` is the one for a request without Host.
     pub fn host_sent<'a>(&'a self, rewrite: &'a Rewrite, authority: &'a str) -> &'a [u8] {
         match (&rewrite.host, self.host.as_deref()) {
             (Some(host), _) => host.as_bytes(),
@@ -21,8 +21,8 @@ impl RequestHead<'_, '_> {
         }
     }
 
-    /// The X-Forwarded-Proto that goes upstream, if one does. `https` is the client's own
-    /// scheme as we see it.
+    /// The X-Forwarded-Proto that is sent upstream, if any. `https` says whether the client's
+    /// connection uses TLS.
     pub fn proto_sent<'a>(&'a self, rewrite: &'a Rewrite, https: bool) -> Option<&'a [u8]> {
         const NAME: &str = "x-forwarded-proto";
         if let Some(outcome) = rewrite.request_fields.outcome(NAME) {
@@ -39,9 +39,9 @@ impl RequestHead<'_, '_> {
         }
     }
 
-    /// Appends the head as it goes upstream. `client` is the address for X-Forwarded-For,
-    /// `https` the client's own scheme as we see it, `authority` the Host of a request that
-    /// came without one. `names` translates between the two origins, if they may differ.
+    /// Appends the head for the upstream. `client` is the address for X-Forwarded-For, `https`
+    /// says whether the client's connection uses TLS, and `authority` is the Host for a request
+    /// without one. `names` translates between the two origins, if they may differ.
     pub fn write(
         &self,
         out: &mut Vec<u8>,
@@ -88,7 +88,7 @@ impl RequestHead<'_, '_> {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Writes the fields that tell the upstream of the client (X-Forwarded-*) and of us (Via).
+    /// Appends the fields that describe the client (X-Forwarded-*) and the proxy (Via).
     fn write_forwarded(
         &self,
         out: &mut Vec<u8>,
@@ -97,7 +97,7 @@ impl RequestHead<'_, '_> {
         https: bool,
     ) {
         let appends = rewrite.forwarded == Forwarded::Append;
-        // What a front has said, where it is believed.
+        // The values from a front proxy, if it is trusted.
         let came = |name: &'static str| {
             let passes = appends && !self.options.drops(name);
             values(self.fields, name).filter(move |_| passes)
@@ -135,7 +135,8 @@ impl RequestHead<'_, '_> {
         write("Via", format!("{via} simple-proxy").as_bytes());
     }
 
-    /// What this hop asks of the next one (RFC 9110 §7.6.1, §7.8, §10.1.4).
+    /// Appends the hop-by-hop fields for the upstream: TE, Upgrade and Connection (RFC 9110
+    /// §7.6.1, §7.8, §10.1.4).
     pub(super) fn write_connection(&self, out: &mut Vec<u8>) {
         let wants_trailers = self.present.has(Known::Te)
             && values(self.fields, "te")
@@ -146,7 +147,7 @@ impl RequestHead<'_, '_> {
             (None, false) => {}
             (None, true) => out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n"),
             (Some(protocol), _) => {
-                // As the client wrote it, and it alone.
+                // Only the chosen protocol, in the client's letter case.
                 let mut asked = upgrades_asked(self.fields);
                 if let Some(token) =
                     asked.find(|t| t.eq_ignore_ascii_case(protocol.token().as_bytes()))
@@ -158,7 +159,7 @@ impl RequestHead<'_, '_> {
         }
     }
 
-    /// The protocols that were asked for and go no further, as they came; none where all do.
+    /// The requested protocols that are not forwarded, as received; none if all are.
     pub fn upgrades_withheld(&self) -> Option<Vec<u8>> {
         if self.request.minor == 0 || !self.options.upgrade {
             return None;

@@ -1,5 +1,5 @@
-//! Response heads (RFC 9112 §4): read as the RFC lets a proxy read them, and written anew in
-//! canonical form, because a client must never disagree with us about where a response ends.
+//! Response heads (RFC 9112 §4): read as leniently as the RFC allows, and rewritten in canonical
+//! form, because the client and the proxy must never disagree about where a response ends.
 
 use std::time::Duration;
 
@@ -35,13 +35,13 @@ pub struct ResponseHead<'b, 'f> {
     pub status: u16,
     /// How the body ends on the upstream's side.
     pub framing: Framing,
-    /// Whether the upstream would go on after the body, and may.
+    /// Whether the upstream's connection may be used again after the body.
     pub persistent: bool,
-    /// What came was faulty. The connection is not used again: whoever can make an
-    /// application write a lone LF must not write the next client's answer.
+    /// Whether the head was faulty. The connection is not used again: an attacker who can make an
+    /// application write a lone LF must not be able to write the next client's response.
     pub was_faulty: bool,
-    /// Nothing vouches for where the upstream's connection ends. What ends with it then ends
-    /// with the client's too, and no last chunk says that it is whole.
+    /// Whether an end of the upstream's connection cannot be trusted. A body that ends with it
+    /// then ends with the client's connection too, without a last chunk to confirm it.
     pub end_is_doubtful: bool,
     reason: &'b [u8],
     fields: &'f [Header<'b>],
@@ -49,18 +49,18 @@ pub struct ResponseHead<'b, 'f> {
     options: ConnectionOptions,
 }
 
-/// What is changed in a response head beside its framing.
+/// What is changed in a response head apart from its framing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Changes<'a> {
     /// Via is added (RFC 9110 §7.6.3).
     pub via: bool,
-    /// Translates what names the upstream's origin, if it may differ from the client's.
+    /// Translates fields that name the upstream's origin, if the two origins may differ.
     pub names: Option<&'a Names>,
-    /// The fields to set and to remove, if there are any.
+    /// The fields to set and to remove, if any.
     pub edits: Option<&'a FieldEdits>,
 }
 
-/// Checks a status line as soon as it is there.
+/// Checks a status line as soon as it has arrived.
 pub(crate) fn check_start_line(line: &[u8]) -> Result<(), HeadError> {
     match line {
         [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9', b' ', ..] => Ok(()),
@@ -69,9 +69,9 @@ pub(crate) fn check_start_line(line: &[u8]) -> Result<(), HeadError> {
     }
 }
 
-/// Reads a whole head that answers `request`, as an upstream sent it, and gives it to `take`.
-/// `has_bare_lf` says that some line ends in LF alone. A head in the plainest form, as nearly
-/// all are, is parsed where it is.
+/// Reads a whole head of a response to `request`, as an upstream sent it, and passes it to `take`.
+/// `has_bare_lf` says that some line ends in a bare LF. A head in canonical form, as nearly all
+/// are, is parsed without a copy.
 pub fn read<T>(
     bytes: &[u8],
     has_bare_lf: bool,
@@ -81,7 +81,7 @@ pub fn read<T>(
     if !has_bare_lf {
         let mut fields = no_response_fields();
         match ResponseHead::parse(bytes, &mut fields, request) {
-            // Blanks in front of a reason are blanks between two words.
+            // A reason that begins with a blank means several blanks after the status code.
             Ok(head) if !head.reason.starts_with(b" ") => return Ok(take(head)),
             _ => {}
         }
@@ -104,7 +104,7 @@ fn read_faulty<T>(
 }
 
 impl<'b, 'f> ResponseHead<'b, 'f> {
-    /// Parses and checks a whole head in canonical form that answers `request`.
+    /// Parses and checks a whole head in canonical form, of a response to `request`.
     fn parse(
         bytes: &'b [u8],
         fields: &'f mut ResponseFields<'b>,
@@ -137,7 +137,8 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
             true => ConnectionOptions::of(fields)?,
             false => ConnectionOptions::default(),
         };
-        // The reason may hold any byte above 0x7F, with which the parser leaves it out.
+        // The reason may hold any byte above 0x7F. The parser returns none then, so it is taken
+        // from the line.
         let reason = match parsed.reason {
             Some(reason) if !reason.is_empty() => reason.as_bytes(),
             _ => {
@@ -147,10 +148,10 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
         };
         Ok(ResponseHead {
             status,
-            // HTTP/1.0 is not asked to go on, which also ends a chunked body that it should
-            // not have sent (RFC 9112 §6.1). To HEAD a response without framing has no body
-            // either, but the upstream that would end it by closing is likely to close all
-            // the same.
+            // A connection to an HTTP/1.0 upstream is not used again, in particular after a
+            // chunked body, which it should not have sent (RFC 9112 §6.1). A response to HEAD
+            // without framing has no body, but an upstream that would end the body by closing is
+            // likely to close here too.
             persistent: minor == 1
                 && !options.close
                 && !is_doubtful
@@ -171,17 +172,17 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
         self.reason
     }
 
-    /// The fields, as they came.
+    /// The fields as received.
     pub(crate) fn fields(&self) -> &'f [Header<'b>] {
         self.fields
     }
 
-    /// Whether another head follows this one (RFC 9110 §15.2).
+    /// Whether the response is interim, so that another head follows (RFC 9110 §15.2).
     pub fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
     }
 
-    /// Whether the upstream switches to exactly the protocol that was asked for.
+    /// Whether the upstream switches to exactly `protocol`.
     pub fn switches_to(&self, protocol: &str) -> bool {
         let mut protocols = values(self.fields, "upgrade").flat_map(list);
         self.status == 101
@@ -192,15 +193,15 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
             && protocols.next().is_none()
     }
 
-    /// Whether it asks for authentication that holds for the connection (RFC 4559 §4).
+    /// Whether the response asks for authentication of the connection (RFC 4559 §4).
     pub(crate) fn offers_connection_scheme(&self) -> bool {
         self.status == 401
             && self.present.has(Known::WwwAuthenticate)
             && names_connection_scheme(self.fields, "www-authenticate")
     }
 
-    /// For how long the upstream says that it keeps the connection (`Keep-Alive: timeout=T`,
-    /// in whole seconds; RFC 2068 §19.7.1.1, and every server since).
+    /// For how long the upstream promises to keep the idle connection (`Keep-Alive: timeout=T`,
+    /// in whole seconds; RFC 2068 §19.7.1.1, which servers still follow).
     pub(crate) fn promised_rest(&self) -> Option<Duration> {
         if !self.present.has(Known::KeepAlive) {
             return None;
@@ -214,7 +215,7 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
         timeouts.min().map(Duration::from_secs)
     }
 
-    /// How the body is framed for the client (RFC 9112 §6.1: HTTP/1.0 knows no chunks).
+    /// How the body is framed for the client (RFC 9112 §6.1: HTTP/1.0 has no chunks).
     pub fn downstream_framing(&self, request: &Request) -> Framing {
         match (self.framing, request.minor) {
             (Framing::UntilClose, _) if self.end_is_doubtful => Framing::UntilClose,
@@ -224,12 +225,12 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
         }
     }
 
-    /// Appends the head as it goes to the client, framed as `downstream_framing` says.
-    /// `close` says that the connection ends behind this response.
+    /// Appends the head for the client, framed as `downstream_framing` says. `close` says that
+    /// the connection ends after this response.
     pub fn write(&self, out: &mut Vec<u8>, request: &Request, close: bool, changes: Changes<'_>) {
         let Changes { via, names, edits } = changes;
         out.extend_from_slice(b"HTTP/1.1 ");
-        // Three digits, which the parser has seen.
+        // The parser accepts only three digits.
         let digit = |value: u16| b'0' + (value % 10) as u8;
         let status = self.status;
         out.extend_from_slice(&[digit(status / 100), digit(status / 10), digit(status)]);
@@ -271,7 +272,7 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
         if via && !is_edited("Via") {
             write_field(out, "Via", b"1.1 simple-proxy");
         }
-        // An interim response is about the final one, which has them.
+        // Not in an interim response: the final one gets them.
         if let (Some(edits), false) = (edits, self.is_interim()) {
             for (name, value) in edits.written() {
                 write_field(out, name, value);
@@ -288,8 +289,8 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// What the framing field tells: of the body, or, where there is none because the request
-    /// was HEAD or the status is 304, of the one that GET would have got (RFC 9110 §8.6).
+    /// The framing that the head announces. Without a body because the request was HEAD or the
+    /// status is 304, it is that of the body that GET would have got (RFC 9110 §8.6).
     fn announced(&self, request: &Request) -> Framing {
         let framing = self.downstream_framing(request);
         if framing != Framing::None || self.status < 200 || self.status == 204 {
@@ -303,7 +304,8 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
     }
 }
 
-/// Appends what the client must know of the connection's future.
+/// Appends the Connection field that tells the client whether the connection persists, if it
+/// needs one.
 pub(crate) fn write_connection(out: &mut Vec<u8>, request: &Request, close: bool) {
     if close {
         out.extend_from_slice(b"Connection: close\r\n");
@@ -312,11 +314,10 @@ pub(crate) fn write_connection(out: &mut Vec<u8>, request: &Request, close: bool
     }
 }
 
-/// RFC 9112 §6.3, with every doubtful case refused, and whether what the connection carries
-/// behind the response is in doubt although the response is not. It is where there are both a
-/// length and chunks, of which chunks win; and where a status that has no body, 204 or an
-/// interim one, announces one (RFC 9110 §8.6): if it follows all the same, it would be read as
-/// the next response.
+/// The framing by RFC 9112 §6.3, with every ambiguous case refused, and whether the bytes after
+/// the response are doubtful. They are if the head has both a length and the chunked coding, of
+/// which the coding wins; and if a response without a body, with status 204 or an interim one,
+/// announces one (RFC 9110 §8.6): such a body would be read as the next response.
 fn framing_of(
     fields: &[Header<'_>],
     present: Present,
@@ -344,7 +345,7 @@ fn framing_of(
     Ok((framing, is_doubtful))
 }
 
-/// Whether nothing but the connection's end tells where the body of such a response ends.
+/// Whether the body of such a response to GET would end with the connection.
 fn ends_with_connection(present: Present, status: u16) -> bool {
     let is_framed = present.has(Known::ContentLength) || present.has(Known::TransferEncoding);
     !is_framed && !matches!(status, 100..=199 | 204 | 304)
@@ -368,8 +369,8 @@ mod tests {
         }
     }
 
-    /// How the body is framed, whether the connection goes on, and what is sent. The Date
-    /// that is ours is left out.
+    /// The framing, whether the connection persists, and the head that is sent, without the Date
+    /// that the proxy adds.
     fn parse(head: &str, request: &Request) -> Result<(Framing, bool, String), String> {
         let has_bare_lf = head.replace("\r\n", "").contains('\n');
         read(head.as_bytes(), has_bare_lf, request, |head| {
@@ -379,9 +380,9 @@ mod tests {
         })
     }
 
-    /// A head without the Date that is ours, which every final one has.
+    /// Removes the Date that the proxy adds to every final head.
     fn without_date(head: Vec<u8>) -> String {
-        let mut text = String::from_utf8(head).expect("as it came");
+        let mut text = String::from_utf8(head).expect("the input is UTF-8");
         let is_interim = text.starts_with("HTTP/1.1 1");
         match text.find("Date: ") {
             Some(at) if !is_interim => {
@@ -400,7 +401,7 @@ mod tests {
             ("HTTP/1.1 200 OK", "", true),
             ("HTTP/1.1 304 Same", "Last-Date: x\r\n", true),
             ("HTTP/1.1 200 OK", THEIRS, false),
-            // A field of this hop goes no further, and is not there.
+            // A Date that Connection names is not forwarded, so one is added.
             ("HTTP/1.1 200 OK", "Connection: date\r\nDate: x\r\n", true),
             ("HTTP/1.1 103 Early Hints", "", false),
         ] {
@@ -418,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn what_upstreams_send_is_read_and_written_in_canonical_form() {
+    fn faulty_heads_are_written_in_canonical_form() {
         let plain = "HTTP/1.1 200 OK\r\nX: v w\r\nContent-Length: 5\r\n\r\n";
         for (head, persistent) in [
             (plain.to_owned(), true),
@@ -432,7 +433,7 @@ mod tests {
             (plain.replace("X:", "X :"), false),
             (plain.replace("X:", "X \t:"), false),
             (plain.replace("v w", "v\x01w\x7f"), false),
-            // Neither is a fault.
+            // A higher minor version is not a fault.
             (plain.replace("1.1", "1.2"), true),
             (plain.replace("1.1", "1.9"), true),
         ] {
@@ -453,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_win_over_a_length_and_are_read_in_http_1_0() {
+    fn chunked_overrides_a_length_and_is_read_in_http_1_0() {
         let chunked = "Transfer-Encoding: chunked\r\n";
         for (line, fields) in [
             (
@@ -553,9 +554,10 @@ mod tests {
         }
     }
 
-    /// What follows it on the connection may be its body, and not the next client's answer.
+    /// The bytes that follow on the connection may be that body, so they must not be read as the
+    /// next client's response.
     #[test]
-    fn a_body_where_none_can_be_ends_the_connection() {
+    fn announcing_a_body_that_the_status_forbids_ends_the_connection() {
         for (line, fields, reused) in [
             ("HTTP/1.1 204 No Content", "", true),
             ("HTTP/1.1 204 No Content", "Content-Length: 0\r\n", true),
@@ -583,7 +585,7 @@ mod tests {
     }
 
     #[test]
-    fn doubtful_responses_are_refused() {
+    fn ambiguous_responses_are_refused() {
         for head in [
             "HTTP/1.1 200 OK\r\nContent-Length: x\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
@@ -607,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_counts_only_to_what_was_asked_for() {
+    fn only_a_switch_to_the_requested_protocol_counts() {
         for (fields, expected) in [
             ("Connection: upgrade\r\nUpgrade: WebSocket\r\n", true),
             ("Connection: upgrade\r\nUpgrade: h2c\r\n", false),
@@ -648,7 +650,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_ones_own() {
+    fn configured_fields_are_set_and_removed() {
         let edit = |name: &str, value: Option<&str>| FieldEdit {
             name: name.to_owned(),
             value: value.map(|value| value.as_bytes().to_vec()),

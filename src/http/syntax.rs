@@ -11,13 +11,13 @@ pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&b| is_token_byte(b))
 }
 
-/// Whether a token may hold this byte.
+/// Whether this byte may stand in a token.
 pub fn is_token_byte(byte: u8) -> bool {
     const TOKEN: ByteSet = alphanumeric_and(b"!#$%&'*+-.^_`|~");
     TOKEN[usize::from(byte)]
 }
 
-/// Which bytes some syntax allows.
+/// A set of bytes, with an entry for each of them.
 pub type ByteSet = [bool; 256];
 
 /// Letters, digits and the given bytes.
@@ -36,8 +36,8 @@ pub const fn alphanumeric_and(others: &[u8]) -> ByteSet {
     set
 }
 
-/// Where the first byte of this value is, if it is likely to be among the first 32: found
-/// eight bytes at a time, for less than a call of memchr costs, which takes over behind them.
+/// Finds the first byte of this value, which is likely to be among the first 32: these are
+/// searched eight at a time, which is cheaper than a call of memchr. memchr searches the rest.
 #[inline]
 pub fn find_near(wanted: u8, bytes: &[u8]) -> Option<usize> {
     const NEAR: usize = 32;
@@ -47,7 +47,7 @@ pub fn find_near(wanted: u8, bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let (..NEAR, Some(eight)) = (at, bytes[at..].first_chunk::<8>()) {
         let differing = u64::from_le_bytes(*eight) ^ pattern;
-        // The lowest bit that is set is the high bit of the first byte that does not differ.
+        // The lowest bit set in `found` is the high bit of the first byte that does not differ.
         let found = differing.wrapping_sub(ONES) & !differing & HIGH_BITS;
         if found != 0 {
             return Some(at + found.trailing_zeros() as usize / 8);
@@ -62,8 +62,8 @@ pub fn find_near(wanted: u8, bytes: &[u8]) -> Option<usize> {
     found.map(|found| at + found)
 }
 
-/// The elements of a comma-separated list (RFC 9110 §5.6.1), blanks trimmed. Empty ones are
-/// skipped in a loop of their own: there may be thousands.
+/// The elements of a comma-separated list (RFC 9110 §5.6.1), blanks trimmed. Empty elements are
+/// skipped 16 at a time, because there may be thousands.
 pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = value;
     std::iter::from_fn(move || {
@@ -84,7 +84,7 @@ pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Without the blanks at both ends (RFC 9110 §5.6.3).
+/// Removes the blanks at both ends (RFC 9110 §5.6.3).
 pub fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
         bytes = rest;
@@ -92,7 +92,7 @@ pub fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Without the blanks at the end.
+/// Removes the blanks at the end.
 pub fn trim_end(mut bytes: &[u8]) -> &[u8] {
     while let [rest @ .., b' ' | b'\t'] = bytes {
         bytes = rest;
@@ -100,7 +100,7 @@ pub fn trim_end(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// A number of plain digits; none where it is anything else, or exceeds 64 bits.
+/// Parses a number of plain digits; none if it is anything else or exceeds 64 bits.
 pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -113,7 +113,7 @@ pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Appends a number in decimal, without the formatter and what it costs.
+/// Appends a number in decimal, without the cost of the formatter.
 pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut first = digits.len();
@@ -129,7 +129,7 @@ pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Whether `bytes` are a host with or without a port (RFC 9110 §7.2). A comma, which the
-/// grammar allows, is refused: it is what a merged pair of Host fields looks like.
+/// grammar allows, is refused, because two merged Host fields look like that.
 pub fn is_host(bytes: &[u8]) -> bool {
     let (is_good, rest) = match bytes {
         [b'[', inner @ ..] => match memchr(b']', inner) {
@@ -161,8 +161,8 @@ fn is_ip_literal(inner: &[u8]) -> bool {
     zone.is_none_or(is_zone) && address.is_some_and(|a| a.parse::<Ipv6Addr>().is_ok())
 }
 
-/// A host that `is_host` has taken, without the zone of an IPv6 address: it means something on
-/// the client's machine alone, and a proxy removes it (RFC 6874 §4).
+/// Removes the zone of an IPv6 address from a host that `is_host` has accepted: it has a meaning
+/// only on the client's machine, and a proxy removes it (RFC 6874 §4).
 pub fn without_zone(host: &[u8]) -> Cow<'_, [u8]> {
     if !host.starts_with(b"[") {
         return Cow::Borrowed(host);
@@ -175,7 +175,7 @@ pub fn without_zone(host: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Splits off what follows a percent sign.
+/// Splits off the zone, which follows a percent sign.
 fn split_zone(inner: &[u8]) -> (&[u8], Option<&[u8]>) {
     match memchr(b'%', inner) {
         Some(at) => (&inner[..at], Some(&inner[at + 1..])),
@@ -183,13 +183,13 @@ fn split_zone(inner: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// Whether `bytes` name a zone, with or without the `25` that RFC 6874 §2 puts in front.
+/// Whether `bytes` are a zone, with or without the `25` that RFC 6874 §2 puts before it.
 fn is_zone(bytes: &[u8]) -> bool {
     const UNRESERVED: ByteSet = alphanumeric_and(b"-._~");
     !bytes.is_empty() && bytes.iter().all(|&b| UNRESERVED[usize::from(b)])
 }
 
-/// Splits off what follows the last colon outside brackets.
+/// Splits off the port, which follows the last colon outside brackets.
 pub fn split_port(host: &[u8]) -> (&[u8], Option<&[u8]>) {
     match memrchr2(b':', b']', host) {
         Some(at) if host[at] == b':' => (&host[..at], Some(&host[at + 1..])),
@@ -197,8 +197,8 @@ pub fn split_port(host: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// How far a registered name goes (RFC 3986 §3.2.2), and whether it is one: neither empty nor
-/// with a percent sign that encodes nothing.
+/// The length of a registered name at the beginning (RFC 3986 §3.2.2), and whether it is valid:
+/// not empty, and each percent sign followed by two hex digits.
 fn reg_name(bytes: &[u8]) -> (usize, bool) {
     const PLAIN: ByteSet = alphanumeric_and(b"-._~!$&'()*+;=");
     let is_special = |&byte: &u8| !PLAIN[usize::from(byte)];
@@ -214,7 +214,7 @@ fn reg_name(bytes: &[u8]) -> (usize, bool) {
     }
 }
 
-/// Whether `bytes` are one protocol, with or without a version (RFC 9110 §7.8).
+/// Whether `bytes` are one protocol, optionally with a version (RFC 9110 §7.8).
 pub fn is_protocol(bytes: &[u8]) -> bool {
     let mut parts = bytes.splitn(2, |&b| b == b'/');
     parts.all(is_token)
@@ -225,8 +225,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_byte_is_found_wherever_it_is() {
-        // 0x0B and 0x8A differ from LF by a bit.
+    fn a_byte_is_found_at_every_position() {
+        // 0x0B and 0x8A differ from LF in one bit.
         for other in [b'a', b'\r', 0, 0x0b, 0x8a, 0xff] {
             for length in 0..80 {
                 let mut bytes = vec![other; length];
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_their_elements_without_blanks() {
+    fn lists_are_split_into_elements_without_blanks() {
         for (value, expected) in [
             ("", &[][..]),
             (", ,\t,,", &[]),

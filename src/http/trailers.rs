@@ -1,4 +1,4 @@
-//! Which trailer fields go on (RFC 9110 §6.5.1).
+//! Which trailer fields are forwarded (RFC 9110 §6.5.1).
 
 use std::borrow::Cow;
 
@@ -6,16 +6,16 @@ use crate::http::fields::write_field;
 use crate::http::head::Extent;
 use crate::http::repair::canonical_trailers;
 
-/// What is left of a trailer section.
+/// A filtered trailer section.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Trailers {
-    /// The field lines that go on.
+    /// The field lines that are forwarded.
     pub kept: Vec<u8>,
-    /// What came was faulty. Never so of a client, whose faults are refused.
+    /// Whether the section was faulty. Never set for a client, whose faults are refused.
     pub was_faulty: bool,
 }
 
-/// The trailer fields of a client that may go on.
+/// Filters the trailer section of a client.
 pub fn filter_trailers(section: &[u8]) -> Result<Trailers, &'static str> {
     match section {
         b"\r\n" => Ok(Trailers::default()),
@@ -26,7 +26,7 @@ pub fn filter_trailers(section: &[u8]) -> Result<Trailers, &'static str> {
     }
 }
 
-/// The same of an upstream, which is read leniently.
+/// Filters the trailer section of an upstream, which is read leniently.
 pub fn filter_upstream_trailers(section: &[u8], extent: Extent) -> Result<Trailers, &'static str> {
     if !extent.has_bare_lf {
         if let Ok(trailers) = filter_trailers(section) {
@@ -39,8 +39,8 @@ pub fn filter_upstream_trailers(section: &[u8], extent: Extent) -> Result<Traile
     Ok(trailers)
 }
 
-/// The trailer fields that may be merged into nothing and mislead nobody: those about
-/// framing, routing, authentication and content are dropped (RFC 9110 §6.5.1).
+/// The trailer fields that are safe to forward: those for framing, routing, authentication and
+/// content are dropped (RFC 9110 §6.5.1).
 fn filter(section: &[u8]) -> Result<Vec<u8>, &'static str> {
     const DROPPED: [&str; 30] = [
         "authorization",
@@ -88,7 +88,7 @@ fn filter(section: &[u8]) -> Result<Vec<u8>, &'static str> {
     Ok(kept)
 }
 
-/// A filtered section without the fields that `drops` names.
+/// Removes the fields that `drops` names from a filtered section.
 pub fn without<'t>(section: &'t [u8], drops: &dyn Fn(&str) -> bool) -> Cow<'t, [u8]> {
     let is_dropped = |line: &&[u8]| {
         let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trailers_are_left_out_by_name() {
+    fn trailers_are_dropped_by_name() {
         let section = b"X-A: 1\r\nX_B: 2\r\nX-C: 3\r\n";
         let left = without(section, &|name| name == "X_B");
         assert_eq!(&*left, b"X-A: 1\r\nX-C: 3\r\n");
