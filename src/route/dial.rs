@@ -167,7 +167,7 @@ impl Dialer {
     ) -> Result<Connection> {
         let timeout = self.config.limits.connect_timeout;
         let progress = Progress::begin(self.first_hop(0));
-        let walk = self.walk(server_name, &progress, steps);
+        let walk = self.walk(server_name, left, &progress, steps);
         let mut error = match deadline.limit(left, walk).await {
             Ok(Ok(connection)) => {
                 steps.first_hop().inspect(|at| self.names.succeeded(*at));
@@ -209,6 +209,7 @@ impl Dialer {
     async fn walk<'a>(
         &'a self,
         server_name: Option<&str>,
+        left: Duration,
         progress: &Progress<'a>,
         steps: &Steps,
     ) -> Result<Connection> {
@@ -222,7 +223,9 @@ impl Dialer {
                 }
                 hop
             }
-            Route::Socks5(_) | Route::Connect(_) => self.through_any_proxy(progress, steps).await?,
+            Route::Socks5(_) | Route::Connect(_) => {
+                self.through_any_proxy(left, progress, steps).await?
+            }
         };
         if let (Some(tls), Some(server_name)) = (&self.upstream_tls, server_name) {
             progress.at.set((Stage::Tls, upstream));
@@ -237,6 +240,7 @@ impl Dialer {
     /// time. What a proxy answers about the upstream, or about the login, is final.
     async fn through_any_proxy<'a>(
         &'a self,
+        left: Duration,
         progress: &Progress<'a>,
         steps: &Steps,
     ) -> Result<Connection> {
@@ -258,8 +262,7 @@ impl Dialer {
             let walked = match u32::try_from(others) {
                 Ok(0) | Err(_) => walk.await,
                 Ok(others) => {
-                    let timeout = self.config.limits.connect_timeout;
-                    let share = timeout.saturating_sub(began.elapsed()) / (others + 1);
+                    let share = left.saturating_sub(began.elapsed()) / (others + 1);
                     let late = async {
                         Timer::after(share).await;
                         Err(self.out_of_time(share, progress, steps))

@@ -15,6 +15,8 @@ use crate::support::*;
 pub fn trials() -> Vec<Trial> {
     trials![
         one_that_does_not_answer_is_passed_over,
+        http_proxies_are_passed_over_likewise,
+        the_shares_are_of_the_time_that_is_left,
         what_a_proxy_says_is_final,
         without_any_that_answers_none_goes_direct,
         nobody_waits_for_a_probe,
@@ -148,6 +150,84 @@ pub fn one_that_does_not_answer_is_passed_over() {
         }
     }
     assert_eq!(reached.load(Ordering::SeqCst), 0);
+}
+
+pub fn http_proxies_are_passed_over_likewise() {
+    let (upstream, reached) = unreached();
+    let serves = origin(|mut client| {
+        client.head();
+        client.send("HTTP/1.1 200 OK\r\n\r\n");
+        if client.try_head().is_some() {
+            let close = "HTTP/1.1 200 OK\r\nConnection: close";
+            client.send(&format!("{close}\r\nContent-Length: 6\r\n\r\nsecond"));
+        }
+    });
+    let closes = origin(|mut client| drop(client.try_head()));
+    let hangs = origin(|mut client| drop(client.rest_or_reset()));
+    // One whose certificate nobody vouches for.
+    let stranger = tls_origin("proxy.test", |mut client| drop(client.try_head()));
+    for first in [
+        format!("http://{}", dead_address()),
+        format!("http://{closes}"),
+        format!("http://{hangs}"),
+        format!("https://{stranger}"),
+    ] {
+        let urls = format!("{first},http://{serves}");
+        let args = ["--http-proxy", &urls, "--connect-timeout", "4"];
+        let proxy = Proxy::before(upstream, &args);
+        for _ in 0..3 {
+            assert_eq!(proxy.get("/").text(), "second", "{first}");
+        }
+    }
+    for (answer, stage) in [
+        ("HTTP/1.1 503 x\r\n\r\n", "[proxy-refused]"),
+        ("HTTP/1.1 407 x\r\n\r\n", "[proxy-auth]"),
+    ] {
+        let refuses = origin(move |mut client| {
+            client.head();
+            client.send(answer);
+            client.rest_or_reset();
+        });
+        let urls = format!("http://{refuses},http://{serves}");
+        let proxy = Proxy::before(upstream, &["--http-proxy", &urls]);
+        assert_eq!(proxy.get("/").status(), 502);
+        proxy.log.wait_for(stage);
+    }
+    assert_eq!(reached.load(Ordering::SeqCst), 0);
+}
+
+/// A dial that has queued behind refusals gave the first proxy a share of the whole time, which
+/// was longer than what was left.
+pub fn the_shares_are_of_the_time_that_is_left() {
+    let (upstream, _) = unreached();
+    // It serves one WebSocket, then has too much to do, and then hangs. A refused dial is
+    // repeated after 0.05, 0.15, 0.35, 0.75, 1.55, 2.55, 3.55 and 4.55 s.
+    const REFUSALS: usize = 8;
+    let asked = AtomicUsize::new(0);
+    let first = origin(move |mut client| {
+        let number = asked.fetch_add(1, Ordering::SeqCst);
+        if number > REFUSALS {
+            return drop(client.rest_or_reset());
+        }
+        let greeting = client.exactly(2);
+        client.exactly(greeting[1].into());
+        client.send_bytes(&[5, 0]);
+        client.exactly(10);
+        let reply = u8::from(number > 0);
+        client.send_bytes(&[5, reply, 0, 1, 0, 0, 0, 0, 0, 0]);
+        if number == 0 {
+            let head = client.head();
+            client.send(&switching(&head));
+            client.rest_or_reset();
+        }
+    });
+    let second = socks("second", Does::Serve);
+    let urls = both(first, second.address);
+    let proxy = Proxy::before(upstream, &["-s", &urls, "--connect-timeout", "8"]);
+    let mut open = proxy.connect();
+    open.upgrade("/");
+    let response = proxy.get("/");
+    assert_eq!(response.text(), "second", "{}", response.head);
 }
 
 pub fn what_a_proxy_says_is_final() {
