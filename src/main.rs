@@ -114,7 +114,7 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), Complaint> {
         config.listen.port = address.port();
     }
     let config = Arc::new(config);
-    refuse_itself(&config, &own, source("--upstream-host"))?;
+    refuse_itself(&config, &own, &addresses, source("--upstream-host"))?;
     let certificates = config.listen.tls.as_ref().map(Certificates::new);
     let certificates = certificates.transpose()?.map(Arc::new);
     let dialer = Dialer::new(config.clone())?.never_to(&own);
@@ -175,22 +175,44 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), Complaint> {
 }
 
 /// An upstream that is this program's own listening address would be asked by itself for ever.
-/// `source` is the flag or the variable that names it.
-fn refuse_itself(config: &Config, own: &[SocketAddr], source: &str) -> Result<(), Complaint> {
+/// `own` are the TCP addresses among all `addresses`; `source` is the flag or the variable that
+/// names the upstream.
+fn refuse_itself(
+    config: &Config,
+    own: &[SocketAddr],
+    addresses: &[String],
+    source: &str,
+) -> Result<(), Complaint> {
     let upstream = &config.upstream;
-    match (&config.route, &upstream.host) {
-        (Route::Direct, Host::Ip(ip))
-            if Own::new(own).includes(SocketAddr::new(*ip, upstream.port)) =>
-        {
-            let problem = both!(
-                "{upstream} is the address that this program listens on; name the server that \
-                 it stands before, or listen on another port",
-                "{upstream} 是本程序自己监听的地址；请填写其后的服务器，或换一个监听端口"
-            );
-            Err(Complaint::new(source, problem))
+    let is_own = match (&config.route, &upstream.host) {
+        (Route::Direct, Host::Ip(ip)) => {
+            Own::new(own).includes(SocketAddr::new(*ip, upstream.port))
         }
-        _ => Ok(()),
+        (Route::Direct, Host::Unix(path)) => {
+            let mut paths = addresses.iter().filter_map(|own| own.strip_prefix("unix:"));
+            paths.any(|own| is_same_file(own, path))
+        }
+        _ => false,
+    };
+    if !is_own {
+        return Ok(());
     }
+    let problem = both!(
+        "{upstream} is the address that this program listens on; name the server that \
+         it stands before, or listen on another port",
+        "{upstream} 是本程序自己监听的地址；请填写其后的服务器，或换一个监听端口"
+    );
+    Err(Complaint::new(source, problem))
+}
+
+/// Whether two paths lead to one file.
+fn is_same_file(one: &str, other: &str) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    identity(one).is_some_and(|file| identity(other) == Some(file))
 }
 
 /// The signals that end the program.

@@ -418,6 +418,22 @@ pub fn a_loop_is_refused() {
     let status = response.field("proxy-status").unwrap();
     assert!(status.ends_with("error=proxy_loop_detected"), "{status}");
     assert!(asked.elapsed() < SOON);
+    // A unix socket, also by another path.
+    let folder = Folder::new("loop");
+    let (path, link) = (folder.path("listen.sock"), folder.path("link.sock"));
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for upstream in [&path, &link].map(|path| format!("unix:{path}")) {
+        let bind = format!("unix:{path}");
+        let refused = program()
+            .args(["-d", "-b", &bind, "-u", &upstream])
+            .output();
+        let refused = refused.unwrap();
+        let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{words}");
+        let source = format!("simple-proxy: --upstream-host: {upstream} is the address that this");
+        assert!(words.starts_with(&source), "{words}");
+        assert!(!std::path::Path::new(&path).exists());
+    }
 }
 
 pub fn signals_end_the_program_or_are_ignored() {
