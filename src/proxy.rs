@@ -208,6 +208,12 @@ impl Proxy {
             Some((userinfo, host)) => (Some(userinfo), host),
             None => (None, authority),
         };
+        if host.contains(',') || path.contains(",unix:") {
+            return Err(Words::new(
+                "each of several proxies begins with its scheme: write SCHEME://A,SCHEME://B",
+                "多个代理须各自带上协议：请写成 SCHEME://A,SCHEME://B",
+            ));
+        }
         // Ours, and curl's, which has a host because a URL must.
         let is_unix = host == "unix:" || host.eq_ignore_ascii_case("localhost");
         let authority = match path {
@@ -376,7 +382,13 @@ mod tests {
         };
         let credentials = first.credentials.as_ref().expect("there are some");
         assert_eq!(credentials.password, "p,q,");
-        for urls in ["socks5://a,http://b", "socks5://a,socks5://", ""] {
+        for urls in [
+            "socks5://a,http://b",
+            "socks5://a,socks5://",
+            "socks5://a,,socks5://b",
+            ",socks5://a",
+            "",
+        ] {
             assert!(Proxies::parse_socks5(urls).is_err(), "{urls}");
         }
         let mixed = Proxies::parse_http("http://a,https://b").expect("both are HTTP proxies");
@@ -410,6 +422,16 @@ mod tests {
             ("socks5://u:secret@h:port", "the port must be"),
             ("socks5://u:secret@h:+1", "the port must be"),
             ("socks5://u:secret@", "the host is missing"),
+            ("a:1080,b:1080", "each of several proxies begins with"),
+            (
+                "socks5://u:secret@a,b",
+                "each of several proxies begins with",
+            ),
+            (
+                "socks5://u:secret@a,",
+                "each of several proxies begins with",
+            ),
+            ("unix:/a,unix:/b", "each of several proxies begins with"),
             ("socks5://:secret@h", "the user must have 1 to 255"),
             ("socks5://u:secret%zz@h", "a % in the password"),
             ("socks5://u:secret%ff@h", "the password is not UTF-8"),
