@@ -17,6 +17,7 @@ use crate::error::describe;
 use crate::language::{Language, Text, Words};
 use crate::net::calls::{is_listener, open_stream};
 use crate::net::socket::set_options;
+use crate::text::Escaped;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -49,12 +50,19 @@ impl Listeners {
     }
 }
 
-/// The address of a listener: `ADDRESS:PORT` or `unix:PATH`.
+/// The address of a listener: `ADDRESS:PORT` or `unix:PATH`; `unix:@NAME` where a service manager
+/// has bound one that is no file (unix(7)).
 fn shown(listener: &TcpListener) -> Option<String> {
     let address = SockRef::from(listener).local_addr().ok()?;
-    match address.as_socket() {
-        Some(address) => Some(address.to_string()),
-        None => Some(format!("unix:{}", address.as_pathname()?.display())),
+    if let Some(address) = address.as_socket() {
+        return Some(address.to_string());
+    }
+    match address.as_pathname() {
+        Some(path) => Some(format!("unix:{}", path.display())),
+        None => {
+            let name = address.as_abstract_namespace()?;
+            Some(format!("unix:@{}", Escaped(name)))
+        }
     }
 }
 
@@ -65,6 +73,10 @@ fn refusal(error: &io::Error) -> Words {
         io::ErrorKind::AddrInUse => both!(
             "{cause}; choose another one, or stop what listens there",
             "{cause}；请换一个，或停止占用它的程序"
+        ),
+        io::ErrorKind::AlreadyExists => Words::new(
+            "there is a file that is no socket; choose another path, or remove it",
+            "该路径上已有文件，且不是套接字；请换一个路径，或删除该文件",
         ),
         io::ErrorKind::AddrNotAvailable => both!(
             "{cause}; choose an address of this machine",
@@ -152,11 +164,15 @@ fn bind_unix(path: &str, mode: u32) -> io::Result<(TcpListener, SocketFile)> {
     let socket = open_stream(Domain::UNIX)?;
     if let Err(error) = socket.bind(&address) {
         let probe = open_stream(Domain::UNIX)?;
-        let is_stale = error.kind() == io::ErrorKind::AddrInUse
-            && fs::symlink_metadata(path)?.file_type().is_socket()
-            && probe
-                .connect(&address)
-                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        if error.kind() != io::ErrorKind::AddrInUse {
+            return Err(error);
+        }
+        if !fs::symlink_metadata(path)?.file_type().is_socket() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let is_stale = probe
+            .connect(&address)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
         if !is_stale {
             return Err(error);
         }
@@ -336,7 +352,10 @@ mod tests {
         drop(file);
         assert!(fs::metadata(path).is_err());
         fs::write(path, "precious").expect("a new file");
-        assert_eq!(kind(bind_unix(path, 0o600)), Err(io::ErrorKind::AddrInUse));
+        let refused = bind_unix(path, 0o600).map(drop).expect_err("it is taken");
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        let words = refusal(&refused);
+        assert!(words.say(Language::English).contains("no socket"));
         assert_eq!(fs::read(path).expect("the file exists"), b"precious");
         fs::remove_file(path).expect("the file exists");
     }

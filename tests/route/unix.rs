@@ -17,6 +17,7 @@ pub fn trials() -> Vec<Trial> {
         a_socks_proxy_on_a_unix_socket,
         clients_on_a_unix_socket,
         an_inherited_unix_socket,
+        an_inherited_socket_that_is_no_file,
     ]
 }
 
@@ -268,6 +269,26 @@ pub fn an_inherited_unix_socket() {
     guard.signal("TERM");
     assert!(guard.wait().success());
     assert!(std::path::Path::new(&path).exists());
+}
+
+/// `ListenStream=@NAME` of systemd: the log called it nothing. Only Linux has such sockets.
+pub fn an_inherited_socket_that_is_no_file() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixStream};
+    let name = format!("simple-proxy-{}-inherited", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    let upstream = answering(|_| ok("fine")).to_string();
+    let tcp_like = std::net::TcpListener::from(OwnedFd::from(listener));
+    let mut command = inheriting(&tcp_like, "", &["-u", &upstream, "--log-lang", "en"]);
+    command.stderr(std::process::Stdio::piped());
+    let mut guard = Guard::spawn(&mut command);
+    let log = Lines::collect(guard.0.stderr.take().unwrap());
+    log.wait_for(&format!("listening on unix:@{name}"));
+    let stream = UnixStream::connect_addr(&address).unwrap();
+    let mut client = Client::new(OwnedFd::from(stream).into());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response().text(), "fine");
 }
 
 /// Among the peers, as it makes a network of its own: an address on a link.
