@@ -100,9 +100,9 @@ fn name(name: &X509NameRef) -> String {
 }
 
 fn days_left(certificate: &X509) -> Result<i32, ErrorStack> {
-    Ok(Asn1Time::days_from_now(0)?
-        .diff(certificate.not_after())?
-        .days)
+    let left = Asn1Time::days_from_now(0)?.diff(certificate.not_after())?;
+    // One that expired less than a day ago has no whole day, and a number of seconds, below none.
+    Ok(left.days - i32::from(left.secs < 0))
 }
 
 /// The certificates of a PEM file.
@@ -154,4 +154,37 @@ fn read(path: &str) -> Result<Vec<u8>, Words> {
             "无法读取文件：{cause}；请检查路径和权限"
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openssl::asn1::Asn1TimeRef;
+
+    fn words(expires: &Asn1TimeRef) -> (i32, String) {
+        let mut certificate = X509::builder().expect("OpenSSL works");
+        certificate.set_not_after(expires).expect("a time");
+        let summary = Summary::of(&certificate.build());
+        let words = summary.words();
+        (summary.days_left, words.say(Language::English).to_owned())
+    }
+
+    #[test]
+    fn a_certificate_is_expired_from_its_time_on() {
+        let now = std::time::SystemTime::now();
+        let now = now.duration_since(std::time::UNIX_EPOCH).expect("later");
+        for (hours, days_left, told) in [
+            (-36, -2, "(expired)"),
+            (-3, -1, "(expired)"),
+            (3, 0, "(in 0 days)"),
+            (36, 1, "(in 1 day)"),
+            (60, 2, "(in 2 days)"),
+        ] {
+            let seconds = i64::try_from(now.as_secs()).expect("small") + hours * 3600;
+            let expires = Asn1Time::from_unix(seconds).expect("a time");
+            let (left, words) = words(&expires);
+            assert_eq!(left, days_left, "{hours}");
+            assert!(words.ends_with(told), "{hours}: {words}");
+        }
+    }
 }

@@ -115,7 +115,8 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), Complaint> {
     }
     let config = Arc::new(config);
     refuse_itself(&config, &own, &addresses, source("--upstream-host"))?;
-    let certificates = config.listen.tls.as_ref().map(Certificates::new);
+    let certificates = config.listen.tls.as_ref();
+    let certificates = certificates.map(|tls| Certificates::new(tls, source("--listen-cert")));
     let certificates = certificates.transpose()?.map(Arc::new);
     let dialer = Dialer::new(config.clone())?.never_to(&own);
     let Listeners { of_threads, file } = listeners;

@@ -110,26 +110,22 @@ fn certificate(event: &str, identity: &Identity, [chinese, english]: [&str; 2]) 
     let Some(first) = identity.chain.first() else {
         return;
     };
-    let Summary {
-        subject,
-        expires,
-        days_left,
-        ..
-    } = Summary::of(first);
-    let priority = match days_left {
+    let summary = Summary::of(first);
+    let words = summary.words();
+    let priority = match summary.days_left {
         0.. => Priority::Info,
         _ => Priority::Warning,
     };
     let members = [
-        ("subject", Value::Text(&subject)),
-        ("expires", Value::Text(&expires)),
-        ("days_left", Value::Signed(days_left.into())),
+        ("subject", Value::Text(&summary.subject)),
+        ("expires", Value::Text(&summary.expires)),
+        ("days_left", Value::Signed(summary.days_left.into())),
     ];
     emit(
         priority,
         (event, &members),
-        format_args!("{chinese}: {subject}，有效期至 {expires}（剩余 {days_left} 天）"),
-        format_args!("{english}: {subject}, expires {expires} (in {days_left} days)"),
+        format_args!("{chinese}: {}", words.say(Language::Chinese)),
+        format_args!("{english}: {}", words.say(Language::English)),
     );
 }
 

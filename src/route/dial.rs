@@ -53,9 +53,10 @@ impl Dialer {
                 oldest: config.tls_min,
             };
             Tls::new(&client).map_err(|error| {
+                let words = openssl_words(&error.to_string());
                 Complaint::new(
                     "TLS",
-                    both!("cannot be set up: {error}", "无法建立：{error}"),
+                    both!("cannot be set up: {words}", "无法建立：{words}"),
                 )
             })
         };

@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use openssl::error::ErrorStack;
+
 use crate::both;
 use crate::complaint::Complaint;
 use crate::config::ListenTls;
 use crate::identity::{self, Identity};
 use crate::language::Words;
-use crate::net::tls::Acceptor;
+use crate::net::tls::{openssl_words, Acceptor};
 use crate::report::log;
 
 /// How often the files are checked for changes.
@@ -54,13 +56,18 @@ impl Stamp {
     }
 }
 
+/// Why OpenSSL refuses a certificate or its key, such as one that is too short.
+fn refusal(error: &ErrorStack) -> Words {
+    let words = openssl_words(&error.to_string());
+    both!("OpenSSL refuses it: {words}", "OpenSSL 拒绝使用：{words}")
+}
+
 impl Certificates {
     /// Creates them from the files as they were read at the start. Fails with a message for the
-    /// operator.
-    pub fn new(tls: &ListenTls) -> Result<Certificates, Complaint> {
+    /// operator; `source` is the flag or the variable that names the certificate.
+    pub fn new(tls: &ListenTls, source: &str) -> Result<Certificates, Complaint> {
         let acceptor = Acceptor::new(&tls.identity);
-        let acceptor = acceptor
-            .map_err(|error| Complaint::new("--listen-cert", Words::same(error.to_string())))?;
+        let acceptor = acceptor.map_err(|error| Complaint::new(source, refusal(&error)))?;
         Ok(Certificates {
             certificate_file: tls.certificate_file.clone(),
             key_file: tls.key_file.clone(),
@@ -134,7 +141,7 @@ impl Certificates {
         if old.chain == identity.chain && old.key.public_eq(&identity.key) {
             return Ok(None);
         }
-        let acceptor = Acceptor::new(&identity).map_err(|error| both!("{error}", "{error}"))?;
+        let acceptor = Acceptor::new(&identity).map_err(|error| refusal(&error))?;
         *self.current() = (acceptor, identity.clone());
         Ok(Some(identity))
     }

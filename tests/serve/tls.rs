@@ -465,6 +465,44 @@ fn the_certificate_is_checked_at_the_start_and_shown() {
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.contains(problem), "{text}");
     }
+    // One that OpenSSL refuses.
+    let weak = Certificate::new_rsa(NAME, 512);
+    let mut command = program();
+    command.args(["-d", "-u", "127.0.0.1:9", "-b", "127.0.0.1", "-p", "0"]);
+    command.env(
+        "SIMPLE_PROXY_LISTEN_CERT",
+        folder.write("weak.pem", &weak.pem()),
+    );
+    command.env(
+        "SIMPLE_PROXY_LISTEN_KEY",
+        folder.write("weak.key", &weak.key_pem()),
+    );
+    let text = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    let refused = "simple-proxy: SIMPLE_PROXY_LISTEN_CERT: OpenSSL refuses it: ee key too small\n";
+    assert_eq!(text, refused);
+    // The older forms of a key.
+    let rsa = Certificate::new_rsa(NAME, 2048);
+    let older = rsa.key.rsa().unwrap().private_key_to_pem().unwrap();
+    let older = String::from_utf8(older).unwrap();
+    assert!(older.starts_with("-----BEGIN RSA PRIVATE KEY-----"));
+    let ec = certificate
+        .key
+        .ec_key()
+        .unwrap()
+        .private_key_to_pem()
+        .unwrap();
+    let ec = String::from_utf8(ec).unwrap();
+    assert!(ec.starts_with("-----BEGIN EC PRIVATE KEY-----"));
+    for (certificate, key) in [(&rsa, older), (&certificate, ec)] {
+        let chain = folder.write("older.pem", &certificate.pem());
+        let key = folder.write("older.key", &key);
+        let args = ["--listen-cert", &chain, "--listen-key", &key];
+        let proxy = Proxy::before(origin(echo), &args);
+        let ssl = certificate.client(|_| {});
+        let mut client = proxy.connect().connect_tls(ssl).expect("a handshake");
+        client.send(GET);
+        assert_eq!(client.response().status(), 200);
+    }
     let upstream = answering(|_| ok("fine")).to_string();
     let args = [
         "-u",
