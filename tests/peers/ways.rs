@@ -206,6 +206,15 @@ fn leaves_from(via: Proxying) -> IpAddr {
 
 /// Starts a proxy anew at an address, or at one of its own choice.
 fn start_at(via: Proxying, address: Option<SocketAddr>) -> Server {
+    start_with(via, address, |conf| conf)
+}
+
+/// The same with what a change makes of its configuration, if it has one.
+fn start_with(
+    via: Proxying,
+    address: Option<SocketAddr>,
+    change: impl Fn(String) -> String,
+) -> Server {
     let choose = || address.unwrap_or_else(free_address);
     Server::start(via.command(), choose, |folder, address| {
         let from = leaves_from(via).to_string();
@@ -215,7 +224,7 @@ fn start_at(via: Proxying, address: Option<SocketAddr>) -> Server {
             _ => {
                 let conf = folder.path("conf");
                 let text = read(&conf).replace("external: lo", &format!("external: {from}"));
-                fs::write(conf, text).expect("it was written before");
+                fs::write(conf, change(text)).expect("it was written before");
             }
         }
         command
@@ -302,14 +311,17 @@ fn one_of_two_is_ill(order: [Proxying; 2]) {
             let failures = failures.lock().expect("no panic");
             assert_eq!(*failures, Vec::<String>::new(), "{what}");
         };
-        let signal = |server: &Option<Server>, signal: Signal| {
-            let _nothing_is_under_way = gate.write().unwrap_or_else(PoisonError::into_inner);
+        let send = |server: &Option<Server>, signal: Signal| {
             let server = server.as_ref().expect("it runs");
             let group = Pid::from_child(&server.process.guard.0);
             kill_process_group(group, signal).expect("it runs");
             let is_over =
                 || (signal != Signal::KILL || server.process.ended().is_some()).then_some(());
             assert!(poll(PATIENCE, is_over).is_some(), "it ends");
+        };
+        let signal = |server: &Option<Server>, signal: Signal| {
+            let _nothing_is_under_way = gate.write().unwrap_or_else(PoisonError::into_inner);
+            send(server, signal);
         };
         let serves = |n: usize| {
             let before = came[n].load(Ordering::SeqCst);
@@ -329,6 +341,21 @@ fn one_of_two_is_ill(order: [Proxying; 2]) {
         serves(1);
         signal(&servers[0], Signal::CONT);
         serves(0);
+        // It refuses each client. microsocks can refuse logins only, and those are final.
+        if order[0] == Proxying::Dante {
+            {
+                let _nothing_is_under_way = gate.write().unwrap_or_else(PoisonError::into_inner);
+                send(&servers[0], Signal::KILL);
+                servers[0] = None;
+                let refusing = |conf: String| conf.replace("client pass", "client block");
+                servers[0] = Some(start_with(order[0], Some(addresses[0]), refusing));
+            }
+            serves(1);
+            signal(&servers[0], Signal::KILL);
+            servers[0] = None;
+            servers[0] = Some(start_at(order[0], Some(addresses[0])));
+            serves(0);
+        }
         // The second takes over, and hangs while the first is still passed over.
         signal(&servers[0], Signal::KILL);
         serves(1);
