@@ -1,4 +1,4 @@
-//! A host and a port, or a unix socket, as a setting names them (RFC 3986 §3.2).
+//! A host and a port, or a unix socket, as written in a setting (RFC 3986 §3.2).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -21,19 +21,17 @@ pub enum Host {
     Name(String),
     /// An IP literal.
     Ip(IpAddr),
-    /// An IPv6 address that is one on a link alone, and the link's name or number
-    /// (RFC 4007 §11).
+    /// A link-local IPv6 address and the name or number of its link (RFC 4007 §11).
     Zoned(Ipv6Addr, String),
     /// The absolute path of a unix socket.
     Unix(String),
 }
 
-/// The longest path of a unix socket, in bytes: sun_path has 108, with a NUL (unix(7)).
+/// The longest path of a unix socket, in bytes: sun_path has 108, including a NUL (unix(7)).
 const MAX_PATH: usize = 107;
 
 impl Authority {
-    /// Parses `HOST:PORT`, IPv6 in brackets, or `unix:PATH`. The error says what is wrong, in
-    /// words.
+    /// Parses `HOST:PORT`, IPv6 in brackets, or `unix:PATH`. The error says what is wrong.
     pub fn parse(text: &str) -> Result<Authority, Words> {
         if let Some(path) = text.strip_prefix("unix:") {
             return Authority::unix(path);
@@ -71,7 +69,7 @@ impl Authority {
         Ok(Authority { host, port: 0 })
     }
 
-    /// Whether it means something on this machine only, so that no proxy can go there.
+    /// Whether it has a meaning on this machine only, so that a proxy cannot connect to it.
     pub(crate) fn is_local(&self) -> bool {
         matches!(self.host, Host::Unix(_) | Host::Zoned(..))
     }
@@ -137,7 +135,7 @@ impl Authority {
 
 impl Host {
     fn parse_ipv6(text: &str) -> Result<Host, Words> {
-        // RFC 6874 would write the % as %25; no tool does.
+        // RFC 6874 would write the % as %25, but no tool does.
         let (address, zone) = match text.split_once('%') {
             Some((address, zone)) => (address, Some(zone)),
             None => (text, None),
@@ -158,7 +156,7 @@ impl Host {
                 "只有链路本地地址（fe80::）带有 zone：请去掉 % 及其后的部分",
             ));
         }
-        // IFNAMSIZ is 16, with a NUL (netdevice(7)).
+        // IFNAMSIZ is 16, including a NUL (netdevice(7)).
         let is_name = (1..16).contains(&zone.len())
             && zone
                 .bytes()
@@ -205,7 +203,7 @@ pub(crate) fn is_dns_name(name: &str) -> bool {
         })
 }
 
-/// A port of ASCII digits only.
+/// Parses a port, which must consist of ASCII digits only.
 pub(crate) fn parse_port(digits: &str) -> Option<u16> {
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     plain.then(|| digits.parse().ok()).flatten()
@@ -229,7 +227,7 @@ mod tests {
     use crate::language::Language;
 
     #[test]
-    fn paths_have_a_length() {
+    fn long_paths_are_refused() {
         let path = format!("/{}", "x".repeat(MAX_PATH - 1));
         assert!(Authority::unix(&path).is_ok());
         assert!(Authority::unix(&format!("{path}x")).is_err());

@@ -1,33 +1,33 @@
-//! What keeps the program from starting, as a person or a log collector reads it.
+//! The error that keeps the program from starting, for people and log collectors.
 
 use std::fmt;
 
 use crate::error::describe;
 use crate::language::{Language, Words};
 
-/// A flag, variable or resource, and what is wrong with it. Displays in English; holds no
+/// A flag, variable or resource, and what is wrong with it. Displays in English and contains no
 /// credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaint {
-    /// The flag, the variable, or what was tried.
+    /// The flag, the variable, or the resource.
     pub source: Words,
-    /// What is wrong, and what to do instead.
+    /// What is wrong, and what to do about it.
     pub problem: Words,
 }
 
 impl Complaint {
-    /// About a source that is written the same in both languages, such as a flag.
+    /// A complaint about a source that is written the same in both languages, such as a flag.
     pub fn new(source: impl Into<String>, problem: Words) -> Complaint {
         Complaint::about(Words::same(source), problem)
     }
 
-    /// About a source with a name in each language.
+    /// A complaint about a source that has a name in each language.
     pub(crate) fn about(source: Words, problem: Words) -> Complaint {
         Complaint { source, problem }
     }
 
-    /// About a source that the operating system refused. The cause is a technical phrase,
-    /// which stays English.
+    /// A complaint about a resource that the operating system refused. The cause is a technical
+    /// phrase in English.
     pub fn io(source: Words, error: &std::io::Error) -> Complaint {
         Complaint::about(source, Words::same(describe(error)))
     }

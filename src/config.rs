@@ -1,5 +1,5 @@
-//! What the settings mean: plain data that has been validated, so that nothing behind it
-//! checks again. Knows nothing of flags or variables.
+//! What the settings mean: plain data that has been validated, so that its users need not check
+//! it again. Knows nothing of flags or variables.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -16,52 +16,52 @@ use crate::proxy::{Proxies, Proxy};
 
 pub use crate::language::Language;
 
-/// Everything the program was told.
+/// The whole configuration of the program.
 pub struct Config {
     /// Where to listen.
     pub listen: Listen,
-    /// Where every request goes.
+    /// The host and port that every request is forwarded to.
     pub upstream: Authority,
-    /// How to get there.
+    /// How connections reach the upstream.
     pub route: Route,
     /// TLS to the upstream, if any.
     pub tls: Option<UpstreamTls>,
-    /// PEM roots to trust beside the system's.
+    /// PEM roots to trust in addition to the system's.
     pub roots: Vec<Certificate>,
-    /// What the upstream is shown when it asks who we are.
+    /// The client certificate to present to an upstream that asks for one.
     pub identity: Option<Identity>,
-    /// The oldest version of TLS that is spoken to the upstream and to a proxy.
+    /// The oldest version of TLS to use with the upstream and with a proxy.
     pub tls_min: TlsVersion,
-    /// How heads change on their way.
+    /// How heads are changed when they are forwarded.
     pub rewrite: Rewrite,
-    /// Who is served.
+    /// Which requests are served.
     pub access: Access,
     /// Sizes and times.
     pub limits: Limits,
-    /// Threads that serve connections.
+    /// How many threads serve connections.
     pub threads: usize,
-    /// The path that is answered here: whether the program serves.
+    /// The path of the health check, which the program answers itself.
     pub health_path: Option<String>,
-    /// Where Prometheus finds the metrics.
+    /// The address that serves the Prometheus metrics.
     pub metrics: Option<SocketAddr>,
-    /// Where the status page is served.
+    /// The address that serves the status page.
     pub status: Option<SocketAddr>,
     /// What is logged, and how.
     pub log: LogSettings,
-    /// Variables that have no effect, and why: to be told at the start.
+    /// Variables that have no effect, and why, to be logged at the start.
     pub ignored: Vec<(String, Words)>,
 }
 
 impl Config {
-    /// Whether requests go upstream with something that may open doors there: the value of
-    /// a field of ours, or a client certificate.
+    /// Whether the proxy may authenticate requests to the upstream: by the value of a field that
+    /// it sets, or by a client certificate.
     pub(crate) fn adds_a_credential(&self) -> bool {
         self.rewrite.request_fields.sets_a_value() || self.identity.is_some()
     }
 
-    /// The upstream's authority, without the port that its scheme implies: Host where no
-    /// other is given. Without a zone, which is this machine's (RFC 6874 §1), and `localhost`
-    /// for a unix socket.
+    /// The Host for requests that have none: the upstream's authority without the default port
+    /// of its scheme and without a zone, which has a meaning on this machine only (RFC 6874 §1);
+    /// `localhost` for a unix socket.
     pub(crate) fn default_host(&self) -> String {
         let Authority { host, port } = &self.upstream;
         let host = match host {
@@ -77,7 +77,7 @@ impl Config {
     }
 }
 
-/// Where to listen, and what is spoken there.
+/// Where to listen, and whether with TLS.
 #[derive(Clone)]
 pub struct Listen {
     /// What to bind; none is every address of both families.
@@ -86,18 +86,18 @@ pub struct Listen {
     pub port: u16,
     /// The permissions of a unix socket.
     pub mode: u32,
-    /// What clients are shown, where they speak TLS to us.
+    /// The certificate for clients, if they connect with TLS.
     pub tls: Option<ListenTls>,
 }
 
-/// The certificate that clients are shown, as its files held it at the start.
+/// The certificate for clients, as read from its files at the start.
 #[derive(Clone)]
 pub struct ListenTls {
-    /// The file of the certificate and of those that vouch for it.
+    /// The file of the certificate chain.
     pub certificate_file: String,
     /// The file of its key.
     pub key_file: String,
-    /// What the two held.
+    /// The contents of the two files.
     pub identity: Identity,
 }
 
@@ -120,7 +120,7 @@ impl fmt::Display for Bind {
 }
 
 impl Listen {
-    /// Whether clients speak TLS to us.
+    /// Whether clients connect with TLS.
     pub(crate) fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
@@ -129,7 +129,7 @@ impl Listen {
 /// How connections reach the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
-    /// Straight to it.
+    /// Directly.
     Direct,
     /// Through a SOCKS5 proxy (RFC 1928).
     Socks5(Proxies),
@@ -150,16 +150,16 @@ impl Route {
 /// TLS to the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamTls {
-    /// The name to send instead of the one that the route would choose.
+    /// The server name for SNI and verification, instead of the default one.
     pub name: Option<String>,
     /// Whether an invalid certificate is refused.
     pub verify: bool,
 }
 
-/// Who is served.
+/// Which requests are served.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
-    /// The clients that are served, by `--allow`; all where none is listed.
+    /// The clients that are served, by `--allow`; all if the list is empty.
     pub clients: Vec<Network>,
     /// The Hosts that `--allow-host` lists, in lower case.
     pub hosts: Vec<String>,
@@ -181,7 +181,7 @@ pub enum TlsVersion {
 }
 
 impl TlsVersion {
-    /// Every version, and how it is written.
+    /// Every version and its spelling.
     pub(crate) const ALL: [(TlsVersion, &'static str); 4] = [
         (TlsVersion::V1_0, "1.0"),
         (TlsVersion::V1_1, "1.1"),
@@ -196,33 +196,34 @@ impl fmt::Display for TlsVersion {
     }
 }
 
-/// How heads change on their way.
+/// How heads are changed when they are forwarded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rewrite {
-    /// Sent as Host in place of the client's.
+    /// The Host to send instead of the client's.
     pub host: Option<String>,
-    /// Upgrade tokens that pass beside `websocket`, in lower case.
+    /// The protocols allowed in Upgrade in addition to `websocket`, in lower case.
     pub upgrades: Vec<String>,
     /// Whether X-Forwarded-* and Via are added.
     pub forwarded: Forwarded,
-    /// Whether what names the client's origin or the upstream's is left as it came.
+    /// Whether fields that name the client's or the upstream's origin are left untranslated.
     pub map_off: bool,
-    /// Changes to the fields that go upstream.
+    /// Changes to the fields of requests.
     pub request_fields: FieldEdits,
-    /// Changes to the fields that go to the client.
+    /// Changes to the fields of responses.
     pub response_fields: FieldEdits,
 }
 
 impl Rewrite {
-    /// Whether a client's field of that name gives way to one of ours, or goes. Its twins
-    /// with `_`, which CGI and WSGI take for the same, go as well.
+    /// Whether a client's field of that name is replaced or removed. So are its twins with `_`,
+    /// which CGI and WSGI do not distinguish.
     pub(crate) fn gives_way(&self, name: &str) -> bool {
         const FORWARDED: [&str; 3] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
         let is_forwarded = |name: &str| FORWARDED.iter().any(|known| is_twin(known, name));
         let gives_way = match self.forwarded {
             Forwarded::Off => false,
             Forwarded::Replace => is_forwarded(name),
-            // For is written anew, with what came; Host and Proto stay where they say something.
+            // X-Forwarded-For is rewritten with the received values included; the other two are
+            // forwarded unchanged.
             Forwarded::Append => {
                 is_forwarded(name) && (name.contains('_') || is_twin("x-forwarded-for", name))
             }
@@ -237,62 +238,62 @@ pub enum Forwarded {
     /// Nothing is added.
     #[default]
     Off,
-    /// They say what we see, whatever the client sent.
+    /// Those of the client are replaced.
     Replace,
-    /// They go on from what a trusted front sent.
+    /// Those of a trusted front proxy are kept and extended.
     Append,
 }
 
-/// Sizes and times. A time of zero is without limit where the manual says so.
+/// Sizes and times. A time of zero means no limit where the manual says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// For the whole dial.
     pub connect_timeout: Duration,
     /// For a client to send a whole request head.
     pub head_timeout: Duration,
-    /// For the upstream to begin its answer, and for either side to go on with a body.
+    /// For the upstream to begin its response, and for either side to continue a body.
     pub response_timeout: Duration,
-    /// For an upstream to go on with its answer once our side has ended behind its client;
-    /// zero is as long as any answer.
+    /// For an upstream to continue its response after the client has left and the proxy has sent
+    /// FIN; zero is as long as `response_timeout`.
     pub abandon_timeout: Duration,
     /// For an idle client connection.
     pub keepalive_timeout: Duration,
     /// For an idle relay.
     pub tunnel_timeout: Duration,
-    /// For what is open at SIGTERM.
+    /// For the connections that are open at SIGTERM.
     pub drain_timeout: Duration,
-    /// Clients served at once; none is as many as descriptors allow.
+    /// The most clients served at once; none is as many as descriptors allow.
     pub max_connections: Option<usize>,
     /// How long an idle upstream connection is kept at most; zero keeps none.
     pub upstream_idle: Duration,
-    /// Finished upstream connections that are kept ready, in all.
+    /// How many spare connections to the upstream are kept ready, in all.
     pub spares: usize,
     /// The longest request head, in bytes.
     pub max_head_bytes: usize,
-    /// Idle upstream connections that a thread keeps.
+    /// The most idle upstream connections that one thread keeps.
     pub idle_upstreams: usize,
-    /// Pipes for bulk that a thread may have in use.
+    /// The most pipes that one thread may have in use for splicing.
     pub pipes: usize,
 }
 
-/// The largest request head, in bytes, where no other limit is set.
+/// The default limit for a request head, in bytes.
 pub const MAX_HEAD_BYTES: usize = 32 * 1024;
 
 /// The most fields in one request head.
 pub const MAX_FIELDS: usize = 128;
 
-/// The largest response head, in bytes, and the most that interim responses may have in a
-/// row while nothing else moves.
+/// The largest response head, in bytes, and the most that consecutive interim responses may have
+/// in all while nothing else moves.
 pub const MAX_RESPONSE_HEAD_BYTES: usize = 256 * 1024;
 
 /// The most fields in one response head.
 pub const MAX_RESPONSE_FIELDS: usize = 512;
 
-/// The largest trailer section, in bytes, of requests and responses alike.
+/// The largest trailer section of a request or a response, in bytes.
 pub const MAX_TRAILER_BYTES: usize = 32 * 1024;
 
-/// The most pipes that one thread has in use: enough for both directions of 64 streams. One
-/// that must copy gets less than those that splice.
+/// The most pipes that one thread has in use: enough for both directions of 64 streams. Streams
+/// that copy for lack of a pipe get a smaller share of the bandwidth.
 pub(crate) const MAX_PIPES: usize = 128;
 
 /// What is logged, and how.
@@ -302,18 +303,18 @@ pub struct LogSettings {
     pub language: Language,
     /// The form of the lines.
     pub format: LogFormat,
-    /// How much is said.
+    /// How much is logged.
     pub verbosity: Verbosity,
 }
 
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Words, in a language.
+    /// Text for people, in a language.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// Words, and each request in the combined format of access logs.
+    /// Text for people, and each request in the combined format of access logs.
     Combined,
 }
 
@@ -329,7 +330,7 @@ pub enum Verbosity {
 }
 
 impl Route {
-    /// The proxies on the way, as they are shown, if there are any.
+    /// The proxies of the route, for display, if any.
     pub(crate) fn shown_proxies(&self) -> Option<&Proxies> {
         match self {
             Route::Direct => None,
@@ -337,7 +338,7 @@ impl Route {
         }
     }
 
-    /// The route for people in either language, a password hidden.
+    /// The route as text in either language, with passwords hidden.
     pub(crate) fn words(&self) -> Words {
         match self {
             Route::Direct => Words::new("direct", "直连"),

@@ -8,12 +8,12 @@ thread_local! {
     static CLOCK: RefCell<Clock> = RefCell::default();
 }
 
-/// Appends the current time as RFC 3339 has it, to the millisecond.
+/// Appends the current time in the format of RFC 3339, with milliseconds.
 pub fn stamp(out: &mut String) {
     CLOCK.with_borrow_mut(|clock| clock.stamp(SystemTime::now(), out));
 }
 
-/// All but the milliseconds is kept from line to line.
+/// Caches the text of the time, without the milliseconds, from one line to the next.
 #[derive(Default)]
 struct Clock {
     second: u64,
@@ -35,7 +35,7 @@ impl Clock {
         out.push_str(&self.text);
         out.push('.');
         let millis = since_epoch.subsec_millis();
-        // By hand: each line of the log has one.
+        // Faster than the formatter, because each line of the log has one.
         for digit in [millis / 100, millis / 10 % 10, millis % 10] {
             out.push(char::from(b'0' + digit as u8));
         }
@@ -56,7 +56,8 @@ struct Date {
 }
 
 impl Date {
-    /// The proleptic Gregorian calendar, years beginning in March.
+    /// Converts seconds since the epoch, in the proleptic Gregorian calendar with years that
+    /// begin in March.
     fn of(since_epoch: u64) -> Date {
         let days = since_epoch / 86_400 + 719_468;
         let era = days / 146_097;
@@ -85,7 +86,7 @@ impl Date {
 /// Appends the current time as an HTTP date (RFC 9110 §5.6.7).
 pub fn push_http_date(out: &mut Vec<u8>) {
     thread_local! {
-        /// The last date written, and its second: it is the same for a whole second.
+        /// The second of the last date written, and its text.
         static LAST: RefCell<(u64, String)> = RefCell::default();
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -99,7 +100,7 @@ pub fn push_http_date(out: &mut Vec<u8>) {
     });
 }
 
-/// Appends a time as access logs have it: `22/Nov/2026:16:59:59 +0000`.
+/// Appends a time in the format of access logs: `22/Nov/2026:16:59:59 +0000`.
 pub fn push_access_time(time: SystemTime, out: &mut String) {
     let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let date = Date::of(since_epoch.as_secs());

@@ -1,12 +1,12 @@
 //! Fields that the settings set, empty or remove in every head (`--header`,
-//! `--response-header`). Values are secrets: nothing here shows one.
+//! `--response-header`). Values may be secrets, so Display and Debug never show one.
 
 use std::fmt;
 
 /// A change to the fields of one name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct FieldEdit {
-    /// The field's name, as it is written.
+    /// The name of the field, as it is sent.
     pub name: String,
     /// What the field is set to, possibly empty; none removes it.
     pub value: Option<Vec<u8>>,
@@ -16,11 +16,11 @@ pub struct FieldEdit {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct FieldEdits(pub Vec<FieldEdit>);
 
-/// Response fields of which an upstream's and ours stand side by side.
+/// Response fields that are added to those of the upstream instead of replacing them.
 const ADDED: [&str; 3] = ["set-cookie", "link", "vary"];
 
 impl FieldEdits {
-    /// Those of several sources, in order.
+    /// Joins the edits of several sources, in order.
     pub fn all(sources: Vec<FieldEdits>) -> FieldEdits {
         FieldEdits(sources.into_iter().flat_map(|edits| edits.0).collect())
     }
@@ -30,15 +30,15 @@ impl FieldEdits {
         self.0.is_empty()
     }
 
-    /// Whether a request field of this name gives way. CGI and WSGI read `_` and `-` as the
-    /// same, so the two are the same here: a client's `X_Remote_User` must not stand beside
-    /// the X-Remote-User that is set.
+    /// Whether request fields of this name are removed or replaced. CGI and WSGI do not
+    /// distinguish `_` from `-`, so a client's `X_Remote_User` is removed if X-Remote-User is
+    /// set.
     pub fn replaces(&self, name: &str) -> bool {
         self.0.iter().any(|edit| is_twin(&edit.name, name))
     }
 
-    /// The same of a response field. Set-Cookie, Link and Vary are added, unless they are
-    /// removed as well.
+    /// The same for response fields. Set-Cookie, Link and Vary of the upstream are kept unless an
+    /// edit removes them.
     pub fn replaces_in_response(&self, name: &str) -> bool {
         self.0.iter().any(|edit| {
             is_twin(&edit.name, name)
@@ -46,15 +46,15 @@ impl FieldEdits {
         })
     }
 
-    /// The fields to write.
+    /// The fields to send, with their values.
     pub fn written(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.0
             .iter()
             .filter_map(|edit| Some((edit.name.as_str(), edit.value.as_deref()?)))
     }
 
-    /// What the fields of this name are set to: none where no edit names them, some none
-    /// where they are removed.
+    /// What the fields of this name are set to: None if no edit names them, Some(None) if they
+    /// are removed.
     pub fn outcome(&self, name: &str) -> Option<Option<&[u8]>> {
         let value = self.written().find(|(written, _)| is_twin(written, name));
         let value = value.map(|(_, value)| value);
@@ -67,7 +67,8 @@ impl FieldEdits {
     }
 }
 
-/// Whether two field names are the same but for letter case and for `_` in place of `-`.
+/// Whether two field names are equal when letter case and the difference between `_` and `-` are
+/// ignored.
 pub fn is_twin(one: &str, other: &str) -> bool {
     let fold = |byte: u8| match byte {
         b'_' => b'-',
@@ -76,7 +77,7 @@ pub fn is_twin(one: &str, other: &str) -> bool {
     one.len() == other.len() && one.bytes().map(fold).eq(other.bytes().map(fold))
 }
 
-/// Names alone, in the form that sets, empties or removes them.
+/// Shows the names without their values, in the notation of `--header`.
 impl fmt::Display for FieldEdits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, FieldEdit { name, value }) in self.0.iter().enumerate() {
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn twins_give_way_and_values_stay_hidden() {
+    fn twins_are_replaced_and_values_are_not_shown() {
         let edits = FieldEdits(vec![
             edit("X-Token", Some("s3cret")),
             edit("X-Empty", Some("")),

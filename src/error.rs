@@ -1,5 +1,5 @@
-//! Why the route to the upstream failed: the stage, the cause in words, and the
-//! status a client gets for it. Also decides which I/O errors are only a close.
+//! Why the route to the upstream failed: the stage, the cause as text, and the status that the
+//! client gets. Also decides which I/O errors are an ordinary close.
 
 use std::fmt;
 use std::io;
@@ -7,21 +7,21 @@ use std::io;
 use crate::config::{Config, Route};
 use crate::language::Text;
 
-/// The result of walking the route or of one exchange over it.
+/// The result of dialing the route or of one exchange over it.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// How far a request had come when it failed, as the log names it.
+/// The stage in which a request failed, as the log names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Looking up the first hop's name.
     Resolve,
     /// Connecting to the upstream itself.
     Connect,
-    /// Connecting to the proxy, TLS to it included, and waiting for its words.
+    /// Connecting to the proxy, including TLS to it, and waiting for its reply.
     ProxyConnect,
     /// Presenting credentials to the proxy.
     ProxyAuth,
-    /// The proxy was asked and would not or could not connect.
+    /// The proxy replied that it would not or could not connect.
     ProxyRefused,
     /// The TLS handshake with the upstream.
     Tls,
@@ -30,7 +30,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Every stage, in the order of the way.
+    /// Every stage, in order.
     pub(crate) const ALL: [Stage; 7] = [
         Stage::Resolve,
         Stage::Connect,
@@ -41,7 +41,7 @@ impl Stage {
         Stage::Response,
     ];
 
-    /// The stage's name in the log and in answers to clients.
+    /// The name of the stage in the log and in responses to clients.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Stage::Resolve => "resolve",
@@ -55,26 +55,26 @@ impl Stage {
     }
 }
 
-/// A failure on the way to the upstream. Displays the cause alone, without address,
+/// A failure on the route to the upstream. Displays the stage and the cause, without the address,
 /// so that it may be shown to a client; `address` is for the log.
 #[derive(Debug, Clone)]
 pub struct Error {
-    /// How far the request had come.
+    /// The stage that failed.
     pub stage: Stage,
-    /// What went wrong, in words, with neither address nor credential.
+    /// What went wrong, as text without address or credential.
     pub cause: String,
-    /// What a proxy said of it in its own words, which no client gets to see.
+    /// The proxy's own text about the failure, which is never sent to a client.
     pub said: String,
     /// The peer that failed, as `host:port`.
     pub address: String,
     /// The error type of RFC 9209 §2.3 that fits best.
     pub token: &'static str,
-    /// Whether time ran out (504) rather than something breaking (502).
+    /// Whether the stage timed out (504) instead of failing otherwise (502).
     pub timed_out: bool,
 }
 
 impl Error {
-    /// A failure of the given stage with a cause in words.
+    /// A failure of the given stage with this cause.
     pub(crate) fn new(stage: Stage, token: &'static str, cause: impl Into<String>) -> Error {
         Error {
             stage,
@@ -93,7 +93,7 @@ impl Error {
         failure
     }
 
-    /// The given stage took longer than `after`.
+    /// A failure of the given stage, which took longer than `after`.
     pub(crate) fn timed_out(stage: Stage, after: std::time::Duration) -> Error {
         let token = match stage {
             Stage::Response => "http_response_timeout",
@@ -105,7 +105,7 @@ impl Error {
         failure
     }
 
-    /// Whether a hop has refused: with fewer connections open to it, it may not.
+    /// Whether a hop has refused the connection, which it may accept while fewer are open.
     pub(crate) fn is_refusal(&self) -> bool {
         let hops = [
             Stage::Connect,
@@ -116,22 +116,21 @@ impl Error {
         hops.contains(&self.stage) && !self.timed_out && self.token != "tls_certificate_error"
     }
 
-    /// Whether it has refused as one that has too much to do, rather than for what it was
-    /// asked: by closing or in general words. A refused port or an address that cannot be
-    /// reached stays so.
+    /// Whether the hop has refused as an overloaded one does, by closing or with a general
+    /// error. A closed port or an unreachable address does not count.
     pub(crate) fn is_refusal_for_load(&self) -> bool {
         let for_load = ["connection_terminated", "destination_unavailable"];
         self.is_refusal() && for_load.contains(&self.token)
     }
 
-    /// The cause, and what the proxy said, for the log.
+    /// The cause and the proxy's own text, for the log.
     pub(crate) fn in_full(&self) -> String {
         format!("{} {}", self.cause, self.said)
             .trim_end()
             .to_owned()
     }
 
-    /// The same failure, naming the peer at fault.
+    /// Adds the address of the peer at fault, unless one is known.
     pub(crate) fn at(mut self, address: impl fmt::Display) -> Error {
         if self.address.is_empty() {
             self.address = address.to_string();
@@ -139,7 +138,7 @@ impl Error {
         self
     }
 
-    /// What to try, for the person who reads it.
+    /// Advice for the person who reads the failure.
     pub(crate) fn advice(&self, config: &Config) -> Text {
         let direct = config.route == Route::Direct;
         let certificate = self.token == "tls_certificate_error";
@@ -183,7 +182,7 @@ impl Error {
                         "it may check Origin: leave out --map off",
                         "它可能检查 Origin：请去掉 --map off",
                     ),
-                    // It was given its own name as Origin.
+                    // The upstream already got its own name as Origin.
                     (Some(_), false) => Text::new(
                         "does it want a login, or an Origin other than its own name? --header can set either",
                         "它是否要求登录，或要求不同于自身名称的 Origin？两者都可用 --header 设置",
@@ -218,7 +217,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Whether a peer merely closed: an ordinary end, however abrupt.
+/// Whether an error means that the peer closed, which is ordinary however abrupt.
 pub(crate) fn is_close(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(
@@ -227,7 +226,7 @@ pub(crate) fn is_close(error: &io::Error) -> bool {
     )
 }
 
-/// An I/O error in lower-case words, without the operating system's number.
+/// Describes an I/O error as lower-case text, without the operating system's number.
 pub(crate) fn describe(error: &io::Error) -> String {
     use io::ErrorKind::*;
     let words = match error.kind() {
@@ -272,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_told_the_stage_but_no_address() {
+    fn the_display_has_the_stage_but_no_address() {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         let error = Error::io(Stage::Connect, &refused).at("192.0.2.1:80");
         assert_eq!(error.to_string(), "connect: connection refused");
@@ -281,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn time_running_out_is_504() {
+    fn a_timeout_is_504() {
         let error = Error::timed_out(Stage::Tls, std::time::Duration::from_secs(10));
         assert_eq!(error.status(), 504);
         assert_eq!(error.to_string(), "tls: timed out after 10s");

@@ -1,4 +1,4 @@
-//! A certificate and its private key, as PEM files hold them.
+//! A certificate chain and its private key, read from PEM files.
 
 use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
@@ -9,17 +9,17 @@ use crate::both;
 use crate::language::{Language, Words};
 use crate::text::Escaped;
 
-/// A certificate, those that vouch for it, and its private key.
+/// A certificate chain and its private key.
 #[derive(Clone)]
 pub struct Identity {
-    /// The certificate first, then the ones between it and a root.
+    /// The certificate, followed by the intermediate ones.
     pub chain: Vec<X509>,
-    /// The key of the first one.
+    /// The private key of the first certificate.
     pub key: PKey<Private>,
 }
 
 impl Identity {
-    /// Joins a chain and a key. Fails with words when they do not belong together.
+    /// Joins a chain and a key. Fails if the key does not belong to the first certificate.
     pub fn new(chain: Vec<X509>, key: PKey<Private>) -> Result<Identity, Words> {
         let belongs = |certificate: &X509| {
             let public = certificate.public_key();
@@ -35,7 +35,7 @@ impl Identity {
         }
     }
 
-    /// The same for `native_tls`, which takes keys as PKCS#8 only.
+    /// Converts the identity for `native_tls`, which accepts keys as PKCS#8 only.
     pub fn to_native(&self) -> Result<native_tls::Identity, native_tls::Error> {
         let pem = |certificate: &X509| certificate.to_pem().unwrap_or_default();
         let chain: Vec<u8> = self.chain.iter().flat_map(pem).collect();
@@ -44,21 +44,21 @@ impl Identity {
     }
 }
 
-/// What is told of a certificate. Displays as `CN=NAME, expires DATE (in N days)`.
+/// The facts about a certificate that are reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// Whom it is for.
+    /// The subject.
     pub subject: String,
-    /// Who signed it.
+    /// The issuer.
     pub issuer: String,
     /// When it expires.
     pub expires: String,
-    /// In how many days that is; fewer than none where it has expired.
+    /// In how many days it expires; negative if it has expired.
     pub days_left: i32,
 }
 
 impl Summary {
-    /// Of one certificate.
+    /// The summary of one certificate.
     pub fn of(certificate: &X509) -> Summary {
         Summary {
             subject: name(certificate.subject_name()),
@@ -68,7 +68,7 @@ impl Summary {
         }
     }
 
-    /// Whose it is and when it ends.
+    /// The subject and the expiry: `CN=NAME, expires DATE (in N days)` in English.
     pub fn words(&self) -> Words {
         let Summary {
             subject, expires, ..
@@ -81,7 +81,7 @@ impl Summary {
         )
     }
 
-    /// How much of its time is left.
+    /// In how many days it expires, as text in parentheses.
     pub fn left(&self) -> Words {
         match self.days_left {
             i32::MIN..=-1 => Words::new("(expired)", "（已过期）"),
@@ -105,7 +105,7 @@ fn days_left(certificate: &X509) -> Result<i32, ErrorStack> {
     Ok(left.days - i32::from(left.secs < 0))
 }
 
-/// The certificates of a PEM file.
+/// Reads the certificates of a PEM file; at least one.
 pub fn read_chain(path: &str) -> Result<Vec<X509>, Words> {
     match X509::stack_from_pem(&read(path)?) {
         Ok(chain) if !chain.is_empty() => Ok(chain),
@@ -116,8 +116,8 @@ pub fn read_chain(path: &str) -> Result<Vec<X509>, Words> {
     }
 }
 
-/// The private key of a PEM file: PKCS#8 or one of the older forms, of which the first line
-/// names the algorithm. Fails with words that say how to convert what cannot be read.
+/// Reads the private key of a PEM file: PKCS#8 or one of the older forms, whose first line names
+/// the algorithm. The error says how to convert a key that cannot be read.
 pub fn read_key(path: &str) -> Result<PKey<Private>, Words> {
     let pem = read(path)?;
     let text = String::from_utf8_lossy(&pem);
@@ -128,7 +128,7 @@ pub fn read_key(path: &str) -> Result<PKey<Private>, Words> {
             "文件中没有 PEM 私钥；其中应有一行，例如 -----BEGIN PRIVATE KEY-----",
         ));
     }
-    // OpenSSL would ask on the terminal.
+    // Without a callback, OpenSSL would ask for the passphrase on the terminal.
     let mut is_encrypted = false;
     let key = PKey::private_key_from_pem_callback(&pem, |_| {
         is_encrypted = true;

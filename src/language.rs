@@ -1,5 +1,5 @@
-//! Words for people in both languages of the program. A text cannot be made in one of them
-//! alone, and `tests/words.rs` reads every place that makes one.
+//! Texts for people in both languages of the program. A text cannot be created in only one of
+//! them, and `tests/words.rs` checks every place that creates one.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ pub enum Language {
     English,
 }
 
-/// The same text in English and in Chinese, known when the program is built: for tables.
+/// The same text in English and in Chinese, known at compile time: for tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Text {
     english: &'static str,
@@ -33,13 +33,13 @@ impl Text {
         }
     }
 
-    /// The same among texts that are put together.
+    /// The same text as `Words`, to be combined with others.
     pub(crate) const fn words(self) -> Words {
         Words::new(self.english, self.chinese)
     }
 }
 
-/// The same text in English and in Chinese, also one that was put together.
+/// The same text in English and in Chinese, which may be composed at run time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Words {
     english: Cow<'static, str>,
@@ -47,7 +47,7 @@ pub struct Words {
 }
 
 impl Words {
-    /// A text that is known when the program is built: English, then Chinese.
+    /// A text that is known at compile time: English, then Chinese.
     pub const fn new(english: &'static str, chinese: &'static str) -> Words {
         Words {
             english: Cow::Borrowed(english),
@@ -55,7 +55,7 @@ impl Words {
         }
     }
 
-    /// A text that was put together: English, then Chinese. `both!` is shorter.
+    /// A text that was composed at run time: English, then Chinese. `both!` is shorter.
     pub fn made(english: String, chinese: String) -> Words {
         Words {
             english: Cow::Owned(english),
@@ -69,7 +69,7 @@ impl Words {
         Words::made(text.clone(), text)
     }
 
-    /// The same with more behind it.
+    /// The text followed by `more`.
     pub(crate) fn followed_by(&self, more: &Words) -> Words {
         Words::made(
             format!("{}{}", self.english, more.english),

@@ -1,5 +1,5 @@
-//! `simple-proxy`, room by room. A room is a folder; its `mod.rs` says what it owns. A room
-//! uses only those below it, which `tests/rooms.rs` checks.
+//! `simple-proxy`, room by room. A room is a folder; its `mod.rs` says what it owns. A room uses
+//! only the rooms below it, which `tests/rooms.rs` checks.
 //!
 //! ```text
 //! client -> accept -> head -> dial -> forward or relay -> upstream
@@ -8,17 +8,17 @@
 //!
 //! | room | owns |
 //! | --- | --- |
-//! | `check` | `--check`: the way walked once, and told |
+//! | `check` | `--check`: tests the route once and reports each step |
 //! | `serve` | threads, one client connection, one exchange, the relay, the drain |
-//! | `report` | what people and machines are told: log, metrics |
-//! | `route` | the way to the upstream: dial, proxies, kept connections |
-//! | `cli` | flags and variables become settings |
+//! | `report` | log, metrics, status page |
+//! | `route` | the route to the upstream: dial, proxies, kept connections |
+//! | `cli` | flags and variables, parsed into settings |
 //! | `http` | message syntax: heads, fields, framing, chunks |
 //! | `net` | bytes: readiness, sockets, TLS, buffers, deadlines |
-//! | `config`, `authority`, `network`, `proxy`, `complaint`, `edits`, `error`, `language`, `text`, `date` | plain data that all rooms know |
+//! | `config`, `authority`, `network`, `proxy`, `complaint`, `edits`, `error`, `language`, `text`, `date` | plain data that all rooms use |
 //!
 //! This library exists for the program, its tests, benchmarks, examples and fuzz targets; it is
-//! no published API. What none of them needs is `pub(crate)`, or in a module that is.
+//! not a published API. What none of them needs is `pub(crate)`, or in a module that is.
 
 pub mod check;
 pub mod cli;

@@ -1,5 +1,5 @@
-//! Flags and variables become a configuration, the configuration a listener and threads;
-//! signals end them.
+//! Turns flags and variables into a configuration, starts the listeners and threads, and ends
+//! them on a signal.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -29,10 +29,10 @@ use simple_proxy::serve::notify::{notify, Status};
 use simple_proxy::serve::scrape::Pages;
 use simple_proxy::serve::server::{self, Clients, Watched};
 
-/// A bad flag or setting.
+/// The exit status for an invalid flag or setting.
 const USAGE: u8 = 2;
 
-/// Settings that are good but cannot be carried out.
+/// The exit status for valid settings that cannot be carried out.
 const CANNOT_RUN: u8 = 1;
 
 fn main() -> ExitCode {
@@ -47,12 +47,12 @@ fn main() -> ExitCode {
     };
     let Manner { language, format } = manner;
     let lines = complain::lines(&complaint, language, format, status == USAGE);
-    // Nobody may be listening.
+    // Standard error may be closed.
     let _ = std::io::stderr().write_all(lines.as_bytes());
     ExitCode::from(status)
 }
 
-/// Does what is asked and gives the exit status, or why it cannot.
+/// Runs the command and returns the exit status.
 fn run(command: Command) -> Result<u8, Complaint> {
     match command {
         Command::Print(text) => print(&text).map(|()| 0),
@@ -65,8 +65,8 @@ fn run(command: Command) -> Result<u8, Complaint> {
     }
 }
 
-/// Prints help or version. A reader that closed early has what it wanted; a full disk is
-/// a failure.
+/// Prints a text such as the help. A broken pipe is no failure, because the reader has closed;
+/// a full disk is.
 fn print(text: &str) -> Result<(), Complaint> {
     let mut stdout = std::io::stdout();
     let text = format!("{}\n", text.trim_end());
@@ -104,12 +104,12 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), Complaint> {
 
     let mut signals = Interruptions::new()?;
     let addresses = listeners.addresses();
-    // A unix socket is none of these.
+    // The addresses of unix sockets do not parse and are left out.
     let own: Vec<SocketAddr> = addresses
         .iter()
         .filter_map(|address| address.parse().ok())
         .collect();
-    // An inherited socket, and one on any free port, has a port of its own.
+    // An inherited socket and one on port 0 have a port that only the kernel knows.
     if let Some(address) = own.first() {
         config.listen.port = address.port();
     }
@@ -149,7 +149,7 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), Complaint> {
 
     let renewals = certificates.clone().map(Certificates::watch).transpose()?;
     let hangup = move || match &renewals {
-        // The other end lives as long as this one.
+        // The receiver lives as long as this sender, so sending cannot fail.
         Some(ask) => drop(ask.send(())),
         None => {
             log::hangup_ignored();
@@ -175,9 +175,9 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), Complaint> {
         .map_err(|error| Complaint::io(Words::new("threads", "线程"), &error))
 }
 
-/// An upstream that is this program's own listening address would be asked by itself for ever.
-/// `own` are the TCP addresses among all `addresses`; `source` is the flag or the variable that
-/// names the upstream.
+/// Refuses an upstream that is the program's own listening address, since the program would send
+/// requests to itself for ever. `own` are the TCP addresses among all `addresses`; `source` is
+/// the flag or the variable that names the upstream.
 fn refuse_itself(
     config: &Config,
     own: &[SocketAddr],
@@ -206,7 +206,7 @@ fn refuse_itself(
     Err(Complaint::new(source, problem))
 }
 
-/// Whether two paths lead to one file.
+/// Whether two paths name the same file.
 fn is_same_file(one: &str, other: &str) -> bool {
     use std::os::unix::fs::MetadataExt;
     let identity = |path| {
@@ -219,14 +219,14 @@ fn is_same_file(one: &str, other: &str) -> bool {
 /// The signals that end the program.
 struct Interruptions {
     signals: Signals,
-    /// Whether the program was started on a terminal. Once that is closed, it cannot be seen
-    /// any more that there was one.
+    /// Whether the program was started on a terminal, which cannot be determined after the
+    /// terminal has been closed.
     on_terminal: bool,
 }
 
 impl Interruptions {
-    /// Catches them from now on. A SIGHUP that is ignored at the start, as under nohup, stays
-    /// ignored.
+    /// Starts to catch the signals. SIGHUP stays ignored if it is ignored at the start, as under
+    /// nohup.
     fn new() -> Result<Interruptions, Complaint> {
         let mut caught = vec![Signal::Term, Signal::Int, Signal::Quit];
         if !hangup_is_ignored() {
@@ -240,7 +240,8 @@ impl Interruptions {
         })
     }
 
-    /// The first signal to end. A SIGHUP that is none is told.
+    /// Waits for the first signal to end, and returns its name. Calls `hangup` for a SIGHUP that
+    /// does not mean to end.
     async fn first(&mut self, hangup: impl Fn()) -> &'static str {
         loop {
             match self.signals.next().await {
@@ -255,7 +256,7 @@ impl Interruptions {
         }
     }
 
-    /// Another one.
+    /// Waits for another signal to end.
     async fn next(&mut self) {
         loop {
             match self.signals.next().await {
@@ -272,8 +273,8 @@ fn has_terminal() -> bool {
     std::fs::File::open("/dev/tty").is_ok()
 }
 
-/// Whether SIGHUP was being ignored when the program was started (proc_pid_status(5)). Where
-/// that cannot be seen it was not.
+/// Whether SIGHUP was ignored when the program was started (proc_pid_status(5)); false without
+/// /proc.
 fn hangup_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -282,15 +283,15 @@ fn hangup_is_ignored() -> bool {
     mask.is_some_and(|mask| mask & 1 == 1)
 }
 
-/// Each client may need two descriptors; an eighth at most is for idle upstream
-/// connections and another for pipes, and some are needed for other things.
+/// Divides the descriptors: each client may need two, at most an eighth is for idle upstream
+/// connections and another eighth for pipes, and some are for everything else.
 fn share_out_descriptors(config: &mut Config, descriptors: u64) {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let limits = &mut config.limits;
     let idle = descriptors / 8 / config.threads;
     limits.idle_upstreams = limits.idle_upstreams.min(idle);
     limits.pipes = limits.pipes.min(idle / 2);
-    // Where there are few, as many as threads and listeners need.
+    // For threads and listeners: 64, or half if there are few.
     let own = 64.min(descriptors / 2);
     let set_aside = own + (limits.idle_upstreams + 2 * limits.pipes) * config.threads;
     let affordable = (descriptors.saturating_sub(set_aside) / 2).max(1);
@@ -301,7 +302,7 @@ fn share_out_descriptors(config: &mut Config, descriptors: u64) {
     }
 }
 
-/// Raises the soft limit on descriptors to the hard one and gives what is then allowed.
+/// Raises the soft limit on descriptors to the hard one, and returns the limit that then holds.
 fn raise_descriptor_limit() -> u64 {
     use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -309,7 +310,7 @@ fn raise_descriptor_limit() -> u64 {
         current: limit.maximum,
         maximum: limit.maximum,
     };
-    // A sandbox may refuse; what there is must do then.
+    // A sandbox may refuse the call; the current limit stays then.
     let now = match setrlimit(Resource::Nofile, raised) {
         Ok(()) => raised.current,
         Err(_) => limit.current,

@@ -1,11 +1,11 @@
-//! A range of addresses, as a setting names it.
+//! A range of addresses, as written in a setting.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use crate::language::Words;
 
-/// An address and how many of its first bits count (RFC 4632 §3.1).
+/// An address and a prefix length (RFC 4632 §3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -13,7 +13,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Parses `ADDRESS` or `ADDRESS/BITS`. The error says what is wrong, in words.
+    /// Parses `ADDRESS` or `ADDRESS/BITS`. The error says what is wrong.
     pub fn parse(text: &str) -> Result<Network, Words> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits)),
@@ -36,10 +36,10 @@ impl Network {
                 ))?
             }
         };
-        // As clients are compared: a mapped address is one of IPv4.
+        // An IPv4-mapped address becomes an IPv4 address, as those of clients do.
         match address.to_canonical() {
             IpAddr::V4(v4) if address.is_ipv6() => {
-                // With fewer bits it would name more than mapped addresses.
+                // Fewer bits than 96 would include addresses that are not mapped ones.
                 let bits = bits.checked_sub(96).ok_or(Words::new(
                     "the bits of an IPv4-mapped address must be 96 to 128",
                     "IPv4 映射地址的位数应为 96 到 128",
@@ -51,7 +51,7 @@ impl Network {
         }
     }
 
-    /// Whether an address, which is no mapped one, is in the range.
+    /// Whether an address, which must not be IPv4-mapped, is in the range.
     pub fn contains(&self, address: IpAddr) -> bool {
         let differing = match (self.address, address) {
             (IpAddr::V4(a), IpAddr::V4(b)) => u128::from(a.to_bits() ^ b.to_bits()) << 96,

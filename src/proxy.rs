@@ -1,4 +1,4 @@
-//! A proxy on the way to the upstream, as its URL names it.
+//! A proxy on the route to the upstream, as given by its URL.
 
 use std::fmt;
 
@@ -7,20 +7,20 @@ use percent_encoding::percent_decode_str;
 use crate::authority::Authority;
 use crate::language::Words;
 
-/// A proxy on the way. Displays as a URL with the password hidden, or the user where there
-/// is no password.
+/// A proxy on the route. Displays as a URL with the password hidden, or with the user hidden if
+/// there is no password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
-    /// What it speaks.
+    /// Its protocol.
     pub scheme: Scheme,
     /// Where it listens.
     pub authority: Authority,
-    /// What it wants to know of us.
+    /// The credentials to present to it.
     pub credentials: Option<Credentials>,
 }
 
-/// Proxies of one kind, to be tried in this order; at least one. Displays as it is written in
-/// a setting, passwords hidden.
+/// Proxies of one kind, to be tried in this order; at least one. Displays as written in a
+/// setting, with passwords hidden.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxies(Vec<Proxy>);
 
@@ -36,7 +36,7 @@ pub enum Scheme {
     Https,
 }
 
-/// A user and a password, decoded. Has no Debug or Display on purpose.
+/// A user and a password, decoded. Has no Debug or Display, so that neither is printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The user.
@@ -92,7 +92,7 @@ impl Proxies {
     }
 }
 
-/// Splits at each comma that `SCHEME://` follows: passwords may hold any other comma.
+/// Splits at each comma that is followed by `SCHEME://`; any other comma belongs to a password.
 fn split(urls: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(urls);
     std::iter::from_fn(move || {
@@ -104,7 +104,7 @@ fn split(urls: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// RFC 3986 §3.1
+/// Whether the text begins with a scheme (RFC 3986 §3.1) and `://`.
 fn begins_with_scheme(text: &str) -> bool {
     text.split_once("://").is_some_and(|(scheme, _)| {
         let scheme = scheme.trim_start().as_bytes();
@@ -142,8 +142,8 @@ impl Proxy {
             ));
         }
         if let Some(Credentials { user, password }) = &proxy.credentials {
-            // RFC 1929 §2: one length byte each. A password of no bytes is what Tor and
-            // proxies that know their users by a key expect.
+            // RFC 1929 §2: one length byte each. Tor and proxies that identify their users by a
+            // key expect an empty password.
             if !(1..=255).contains(&user.len()) {
                 return Err(Words::new(
                     "the user must have 1 to 255 bytes for SOCKS5",
@@ -181,7 +181,7 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// No error repeats any part of the URL: it may hold a password.
+    /// Parses a URL. No error repeats any part of it, because it may contain a password.
     fn parse(url: &str, default_scheme: Scheme) -> Result<Proxy, Words> {
         let (scheme, rest) = match url.split_once("://") {
             Some((scheme, rest)) => match Scheme::parse(scheme) {
@@ -214,7 +214,7 @@ impl Proxy {
                 "多个代理须各自带上协议：请写成 SCHEME://A,SCHEME://B",
             ));
         }
-        // Ours, and curl's, which has a host because a URL must.
+        // `socks5://unix:/PATH`, and curl's `socks5://localhost/PATH`.
         let is_unix = host == "unix:" || host.eq_ignore_ascii_case("localhost");
         let authority = match path {
             "" | "/" => Authority::parse_with_default(host, Some(scheme.default_port()))?,
@@ -248,7 +248,7 @@ fn unknown_scheme(scheme: &str) -> Words {
     }
 }
 
-/// Whether it is a word for no proxy, rather than the name of one.
+/// Whether the text is a word for no proxy instead of the name of one.
 fn is_no_proxy(text: &str) -> bool {
     let words = ["none", "direct", "off", "no", "false", "disabled", "null"];
     words.iter().any(|word| word.eq_ignore_ascii_case(text))
@@ -258,7 +258,7 @@ impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://", self.scheme.name())?;
         match &self.credentials {
-            // A user without a password is the secret itself.
+            // Without a password, the user itself is the secret.
             Some(credentials) if credentials.password.is_empty() => f.write_str("***@")?,
             Some(credentials) => write!(f, "{}:***@", credentials.user.escape_debug())?,
             None => {}
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comma_before_a_scheme_parts_proxies() {
+    fn a_comma_before_a_scheme_separates_proxies() {
         for (urls, expected) in [
             (
                 "socks5://a:1,socks5h://b,socks://c:3",
@@ -371,7 +371,7 @@ mod tests {
         ] {
             let parsed = Proxies::parse_socks5(urls).map(|proxies| proxies.to_string());
             match urls.contains("q://") {
-                // What looks like a scheme ends the proxy before it.
+                // A comma and something like a scheme in a password end the proxy there.
                 true => assert!(parsed.is_err(), "{urls}"),
                 false => assert_eq!(parsed.as_deref(), Ok(expected), "{urls}"),
             }

@@ -1,19 +1,19 @@
-//! Text for a terminal: what a peer chose, made safe for it and for a log, and words in lines
-//! of its width.
+//! Text for terminals and logs: escapes text that a peer chose, and wraps lines to the width of
+//! a terminal.
 
 use std::fmt::{self, Write as _};
 
-/// The longest such text in one line; the rest is cut.
+/// The most bytes of such text in one line; the rest is cut off.
 pub(crate) const LONGEST_TEXT: usize = 2000;
 
-/// Bytes that a peer chose: control characters and what is not UTF-8 appear as `\xNN`, and
-/// very long text is cut.
+/// Bytes that a peer chose. Displays control characters and invalid UTF-8 as `\xNN`, and cuts
+/// very long text off.
 pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cut = &self.0[..self.0.len().min(LONGEST_TEXT)];
-        // Nearly all text is plain, and most of it to the end.
+        // Nearly all text is printable ASCII, mostly to the end, and needs no escapes.
         let is_special = |b: &u8| !matches!(b, b' '..=b'~');
         let plain = cut.iter().position(is_special).unwrap_or(cut.len());
         f.write_str(std::str::from_utf8(&cut[..plain]).unwrap_or_default())?;
@@ -39,7 +39,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Controls, and the characters that break or reorder a line on a terminal.
+/// Whether a character is a control or may break or reorder a line on a terminal.
 pub(crate) fn is_unsafe_in_a_line(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -49,13 +49,13 @@ pub(crate) fn is_unsafe_in_a_line(c: char) -> bool {
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The columns of a terminal that no line for people exceeds.
+/// The most columns of a line for people.
 pub(crate) const COLUMNS: usize = 80;
 
-/// Writes words in lines of at most [`COLUMNS`], where they let it, and ends the last one.
-/// The first line goes on at column `start`, the others begin at `indent`. Between Chinese
-/// characters a line may end without a blank. A word with a no-break space in it, which is
-/// written as a blank, is never broken.
+/// Writes words in lines of at most [`COLUMNS`], if no single word is longer, and ends the last
+/// line. The first line continues at column `start`, the others are indented by `indent`. A line
+/// may be broken between Chinese characters. A word with a no-break space, which is written as a
+/// blank, is never broken.
 pub(crate) fn wrap(
     out: &mut impl fmt::Write,
     text: &str,
@@ -82,7 +82,7 @@ pub(crate) fn wrap(
     writeln!(out)
 }
 
-/// The parts of a word between which a line may end.
+/// The parts of a word between which a line may be broken.
 fn pieces(word: &str) -> impl Iterator<Item = &str> {
     let is_kept = word.contains('\u{a0}');
     let mut rest = word;
@@ -103,12 +103,12 @@ fn pieces(word: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The columns that a text takes on a terminal.
+/// How many columns a text takes on a terminal.
 pub fn width(text: &str) -> usize {
     text.chars().map(|c| 1 + usize::from(is_wide(c))).sum()
 }
 
-/// Whether a character takes two columns (UAX #11: the wide ones of Chinese text).
+/// Whether a character takes two columns (UAX #11, as far as Chinese text needs it).
 fn is_wide(c: char) -> bool {
     matches!(c, '\u{1100}'..='\u{115f}' | '\u{2e80}'..='\u{a4cf}' | '\u{ac00}'..='\u{d7a3}')
         || matches!(c, '\u{f900}'..='\u{faff}' | '\u{fe30}'..='\u{fe6f}' | '\u{ff00}'..='\u{ff60}')
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_stay_within_the_terminal() {
+    fn lines_stay_within_the_columns() {
         let wrapped = |text: &str| {
             let mut out = String::new();
             wrap(&mut out, text, 0, 2).unwrap();
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_chose_cannot_forge_a_line() {
+    fn text_of_a_peer_cannot_forge_a_line() {
         for (bytes, expected) in [
             (&b"/a\r\n2026 b"[..], "/a\\x0d\\x0a2026 b"),
             ("/聊天".as_bytes(), "/聊天"),
