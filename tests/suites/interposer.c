@@ -1,8 +1,8 @@
-/* Sends the connections of a test suite to loopback servers through a proxy: preloaded by run.py,
- * which starts the proxies and, over the unix socket SUITES_BROKER, is told of each connection and
- * which test made it (PYTEST_CURRENT_TEST), and says the port of the proxy to take; 0 is none. A
- * connection that begins with a TLS record was meant for a server with TLS, which a proxy that
- * listens without cannot reach: it is made anew, directly. */
+/* Redirects the connections of a test suite to loopback servers through a proxy. run.py preloads
+ * it and starts the proxies. Over the unix socket SUITES_BROKER, run.py receives each connection
+ * with the test that made it (PYTEST_CURRENT_TEST), and answers with the port of the proxy to use,
+ * or 0 for none. A connection whose first bytes are a TLS record is meant for a server with TLS,
+ * which a proxy that listens without TLS cannot reach: it is replaced by a direct one. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dlfcn.h>
@@ -23,7 +23,7 @@
 
 enum { DESCRIPTORS = 4096, PORTS = 65536 };
 
-/* What is known of a descriptor: that its connection has not sent yet, and how epoll watches it. */
+/* The state of a descriptor: whether its connection has sent nothing yet, and its epoll event. */
 static struct {
   int unsent;
   int epoll;
@@ -43,7 +43,7 @@ static int real_peer(int fd, struct sockaddr *address, socklen_t *length) {
   return real(fd, address, length);
 }
 
-/* Tells run.py, and returns the port that it answers. */
+/* Reports to run.py, and returns the port from its answer. */
 static int tell(const char *what, const char *host, int port) {
   const char *path = getenv("SUITES_BROKER"), *test = getenv("PYTEST_CURRENT_TEST");
   struct sockaddr_un broker = {.sun_family = AF_UNIX};
@@ -63,7 +63,7 @@ static int tell(const char *what, const char *host, int port) {
   return answered;
 }
 
-/* Whether the address is a loopback one, whose text goes to host, and its port to port. */
+/* Whether the address is a loopback address; stores its text in host and its port in port. */
 static int loopback(const struct sockaddr *address, socklen_t length, char *host, int *port) {
   if (address->sa_family == AF_INET && length >= sizeof(struct sockaddr_in)) {
     const struct sockaddr_in *v4 = (const void *)address;
@@ -101,7 +101,7 @@ int connect(int fd, const struct sockaddr *address, socklen_t length) {
   return real_connect(fd, (struct sockaddr *)&instead, length);
 }
 
-/* The server whose proxy the descriptor is connected to, or none. */
+/* The server behind the proxy that the descriptor is connected to, or NULL. */
 static struct sockaddr_storage *behind(int fd, socklen_t *length) {
   struct sockaddr_storage peer;
   char host[INET6_ADDRSTRLEN];
@@ -113,7 +113,7 @@ static struct sockaddr_storage *behind(int fd, socklen_t *length) {
   return servers[port].ss_family ? &servers[port] : NULL;
 }
 
-/* Looks at what a connection sends first. */
+/* Called before each send: checks whether the first bytes on a connection are a TLS record. */
 static void sends(int fd, const void *bytes, size_t length) {
   char host[INET6_ADDRSTRLEN];
   int port, before = errno;
@@ -122,7 +122,7 @@ static void sends(int fd, const void *bytes, size_t length) {
   known[fd].unsent = 0;
   struct sockaddr_storage peer;
   size = sizeof peer;
-  /* A number of a client's connection that never sent may have become another's. */
+  /* The descriptor of a connection that never sent may have been reused for another one. */
   if (*(const unsigned char *)bytes == 0x16 && !real_peer(fd, (struct sockaddr *)&peer, &size) &&
       loopback((struct sockaddr *)&peer, size, host, &port)) {
     struct sockaddr_storage *server = behind(fd, &size);
@@ -164,7 +164,8 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
   return real(fd, message, flags);
 }
 
-/* epoll watches a connection, not a number: one that is made anew must be added anew. */
+/* epoll watches the open file description, not the number, so a replaced connection must be added
+ * again. */
 int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
   REAL(epoll_ctl);
   if (fd >= 0 && fd < DESCRIPTORS) {
@@ -174,7 +175,7 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
   return real(epoll, operation, fd, event);
 }
 
-/* Names the server, not the proxy before it. */
+/* Returns the address of the server instead of its proxy's. */
 int getpeername(int fd, struct sockaddr *address, socklen_t *length) {
   socklen_t size;
   struct sockaddr_storage *server = behind(fd, &size);

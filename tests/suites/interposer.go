@@ -1,7 +1,7 @@
 package net
 
-// What interposer.c is, for Go: run.py adds this file to package net, and has tls.NewListener tell
-// SuitesTLS of its listeners, whose connections stay direct.
+// The counterpart of interposer.c for Go: run.py adds this file to package net, and patches
+// tls.NewListener to call SuitesTLS for its listeners, to which connections stay direct.
 
 import (
 	"internal/itoa"
@@ -12,7 +12,7 @@ import (
 
 var suitesTLS sync.Map
 
-// SuitesTLS notes that a listener expects TLS.
+// SuitesTLS records that a listener expects TLS.
 func SuitesTLS(address Addr) {
 	if tcp, ok := address.(*TCPAddr); ok {
 		suitesTLS.Store(tcp.Port, true)
@@ -41,7 +41,7 @@ func init() {
 	}
 }
 
-// suitesPort returns the port to take instead of a server's.
+// suitesPort returns the port to connect to instead of a server's.
 func suitesPort(host IP, port int) int {
 	if _, ok := suitesTLS.Load(port); ok {
 		return port

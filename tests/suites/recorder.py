@@ -1,5 +1,5 @@
-# A plugin for pytest, loaded by run.py: runs the tests that the file SUITES_ONLY lists, if it is
-# set, and writes what becomes of each to SUITES_RESULTS. A test passes if none of its parts fails.
+# A pytest plugin, loaded by run.py: runs only the tests listed in the file SUITES_ONLY, if set,
+# and writes the result of each to SUITES_RESULTS. A test passes if none of its parts fails.
 import gc
 import os
 import sys
@@ -29,7 +29,8 @@ def pytest_runtest_logreport(report):
         results.write(f"{'pass' if good else 'fail'}\t{report.nodeid}\n")
 
 
-# What a failed test has left goes here: where Python warns of it is a test's own fault otherwise.
+# Collects the objects that a failed test has left, so that Python's warnings about them do not
+# fail a later test.
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol():
     global failed
@@ -45,7 +46,7 @@ def pytest_runtest_protocol():
     sys.unraisablehook = hook
 
 
-# A test that failed may have left a thread, for which Python would wait.
+# Exits without waiting for threads that a failed test may have left.
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure():
     sys.stdout.flush()

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Runs other people's test suites through the proxy: run.py PROGRAM WORK [SUITE]...
+"""Runs third-party test suites through the proxy: run.py PROGRAM WORK [SUITE]...
 
-Each suite is fetched by its package's name into the directory WORK, where it stays for the next
-run, and runs twice: directly, and with each connection to a loopback server going through PROGRAM,
-one process for each server. What counts are the tests that connect to a server without TLS and
-pass directly. Those that fail through the proxy, each time of three, are compared with
-differences.txt beside this file; a difference that it does not explain, and one that it explains
-but that no longer occurs, is printed and makes the exit status 1. A suite's output is in
+Each suite is fetched by its package's name into the directory WORK, where it is kept for the next
+run, and runs twice: directly, and with each connection to a loopback server redirected through
+PROGRAM, one process for each server. Only tests count that connect to a server without TLS and
+pass directly. Those that fail through the proxy three times out of three are compared with
+differences.txt in this directory. A difference that is not explained there, or that is explained
+but no longer occurs, is printed and makes the exit status 1. The output of a suite is in
 WORK/SUITE.log.
 
-Connections are led by interposer.c, a preload, and in the suite of Go, whose programs make their
-system calls themselves, by an overlay of its package net. Needed are Debian 12 with python3-venv,
-a C compiler, and its package lists (apt-get update).
+interposer.c, a preloaded library, redirects the connections; for Go, whose programs do not use the
+C library for system calls, an overlay of its package net does. Needs Debian 12 with python3-venv,
+a C compiler, and package lists (apt-get update).
 """
 
 import collections
@@ -29,17 +29,17 @@ import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 KINDS = "hop-by-hop", "strict on purpose", "fault"
-# Stands for a kind where a test is not counted.
+# The kind of a test that is not counted.
 LEFT_OUT = "left out"
 PYTEST = ["pytest==9.1.1", "pytest-timeout==2.4.0"]
-# Seconds for one test, and for one run of one suite.
+# Time limits in seconds, for one test and for one run of one suite.
 TEST_TIME, SUITE_TIME = 20, 1800
-# Proxies that are kept; a suite's servers rarely live longer than one test.
+# The number of proxies that keep running; a suite's servers rarely live longer than one test.
 PROXIES = 16
 
 
 class Broker:
-    """Answers the interposer: notes who connects, and says which proxy to take."""
+    """Answers the interposer: counts the connections of each test, and picks the proxy to use."""
 
     def __init__(self, program, directory):
         self.program, self.path = program, os.path.join(directory, "broker")
@@ -67,19 +67,19 @@ class Broker:
                 try:
                     what, host, port, test = client.makefile().readline().rstrip("\n").split("\t")
                     port = int(port)
-                    # pytest adds which part of the test is at work: "(call)".
+                    # pytest appends the running part of the test: "(call)".
                     test = re.sub(r" \((setup|call|teardown)\)$", "", test)
                     (self.tls if what == "tls" else self.connected)[test] += 1
-                    led = what == "connect" and self.through and listens(port)
-                    client.sendall(b"%d\n" % (self.proxy(host, port) if led else 0))
+                    redirect = what == "connect" and self.through and listens(port)
+                    client.sendall(b"%d\n" % (self.proxy(host, port) if redirect else 0))
                 except ConnectionError:
-                    # The test has ended meanwhile.
+                    # The test has ended in the meantime.
                     pass
                 except (OSError, ValueError) as error:
-                    print(f"a connection could not be led: {error}", file=sys.stderr)
+                    print(f"a connection could not be redirected: {error}", file=sys.stderr)
 
     def proxy(self, host, port):
-        """The port of the proxy before a server, started where there is none."""
+        """The port of the proxy for a server; starts one if there is none."""
         if (host, port) in self.proxies:
             return self.proxies[host, port][1]
         while len(self.proxies) >= PROXIES:
@@ -108,13 +108,13 @@ def end(process):
 
 
 def listens(port):
-    """Whether any server listens at the port: a refusal stays one, where there is none."""
+    """Whether any server listens on the port; if not, the connection must be refused as before."""
     for table in "/proc/net/tcp", "/proc/net/tcp6":
         with open(table) as lines:
             next(lines)
             for line in lines:
                 columns = line.split()
-                # Listeners come first, and there may be thousands of others.
+                # Listeners come first in the table; thousands of other sockets may follow.
                 if columns[3] != "0A":
                     break
                 if int(columns[1].rsplit(":", 1)[1], 16) == port:
@@ -123,7 +123,7 @@ def listens(port):
 
 
 def run(command, log, **options):
-    """Runs a command to its end, or to that of SUITE_TIME, together with what it started."""
+    """Runs a command for at most SUITE_TIME, and then kills all processes that it has started."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                start_new_session=True, **options)
     try:
@@ -145,7 +145,7 @@ def fetch(command, **options):
 
 
 def once(directory, prepare):
-    """Prepares a directory that does not exist, so that it exists only when that succeeds."""
+    """Prepares a directory unless it exists. It gets its name only if that succeeds."""
     if not os.path.exists(directory):
         part = directory + ".part"
         shutil.rmtree(part, ignore_errors=True)
@@ -155,7 +155,7 @@ def once(directory, prepare):
 
 
 def debian(package, directory):
-    """Unpacks a package of Debian, of which nothing is installed."""
+    """Unpacks a Debian package without installing it."""
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
         fetch(["apt-get", "download", "-q", package], cwd=place)
@@ -170,10 +170,10 @@ class Pytest:
         self.source, self.debian = source, debian
 
     def prepare(self, work):
-        """Fetches the suite and what it needs, each once."""
+        """Fetches the suite and its dependencies, unless they are there."""
         self.work = work
         self.python = os.path.join(work, f"{self.name}-python")
-        # The directory's name is written into a venv, so this one cannot be renamed.
+        # A venv contains the path of its directory, so it cannot be renamed as in once().
         done = os.path.join(self.python, "done")
         if not os.path.exists(done):
             fetch(["/usr/bin/python3", "-m", "venv", "--clear", self.python])
@@ -188,15 +188,16 @@ class Pytest:
     def fetch(self, directory):
         pip = os.path.join(self.python, "bin/pip")
         if self.source:
-            # Only this package comes as a source archive, not what builds it.
+            # --no-binary for this package only, not for its build dependencies.
             fetch([pip, "download", "-q", "--no-deps", "--no-binary", self.source.split("==")[0],
                    "-d", directory, self.source])
             archive = os.path.join(directory, os.listdir(directory)[0])
             fetch(["tar", "-xzf", archive, "--strip-components=1", "-C", directory])
-            # The installed package is tested, with its compiled parts, not the one beside it.
+            # Removes the package's source, so that the installed package, with its compiled parts,
+            # is tested.
             shutil.rmtree(os.path.join(directory, self.source.split("==")[0]), ignore_errors=True)
         else:
-            # The tests are one package of Debian's, what supports them is in another.
+            # The tests and their support files are in different Debian packages.
             version = f"python3.{sys.version_info[1]}" if sys.executable == "/usr/bin/python3" else \
                 os.path.basename(os.path.realpath("/usr/bin/python3"))
             debian(self.debian % version, directory)
@@ -229,7 +230,7 @@ class Pytest:
 
 
 class Go:
-    """The tests of a package of Go's library, each of which runs in a process of its own."""
+    """The tests of a package in Go's standard library, each run in a separate process."""
 
     def __init__(self, name, package, version):
         self.name, self.package, self.version = name, package, version
@@ -244,7 +245,7 @@ class Go:
         self.program = os.path.join(work, f"{self.name}.test")
         with open(os.path.join(root, "src/crypto/tls/tls.go")) as source:
             text = source.read()
-        # Where a listener is made that expects TLS.
+        # The line that creates a listener that expects TLS.
         place = "\tl := new(listener)\n"
         assert text.count(place) == 1
         patched = os.path.join(work, "tls.go")
@@ -272,7 +273,7 @@ class Go:
         if only is None:
             listed = subprocess.check_output([self.program, "-test.list", "^Test"], cwd=self.tests, text=True)
             only = listed.split()
-        # Most wait more than they work.
+        # Most tests wait more than they compute.
         with concurrent.futures.ThreadPoolExecutor(2) as two:
             good = two.map(lambda test: self.passes(broker, test), sorted(only))
             return {test for test, passed in zip(sorted(only), good) if passed}
@@ -294,7 +295,7 @@ SUITES = [
                        "freezegun", "gunicorn", "isal", "proxy.py", "pytest-cov", "pytest-mock",
                        "pytest-xdist", "pytest_codspeed", "python-on-whales", "trustme", "uvloop",
                        "wheel", "zlib_ng"],
-           # The files of which some test connects to a server.
+           # The files in which at least one test connects to a server.
            [*(f"tests/test_{name}.py" for name in (
                "client_functional", "client_middleware", "client_middleware_digest_auth",
                "client_session", "client_ws_functional", "connector", "formdata",
@@ -310,7 +311,7 @@ SUITES = [
 
 
 def explanations():
-    """What differences.txt says: by suite, of each test the kind and the words."""
+    """Parses differences.txt: for each suite, the kind and text of each test's explanation."""
     explained, suite, words = collections.defaultdict(dict), None, None
     with open(os.path.join(HERE, "differences.txt")) as lines:
         for number, line in enumerate(lines, 1):
@@ -334,7 +335,7 @@ def explanations():
 
 
 def compare(suite, broker, explained):
-    """Runs one suite; returns whether all is as explained."""
+    """Runs one suite; returns whether all differences are explained."""
     left_out = {test for test in explained if explained[test][0] == LEFT_OUT}
     explained = {test: explained[test] for test in explained.keys() - left_out}
     broker.start(False)
@@ -343,7 +344,7 @@ def compare(suite, broker, explained):
     broker.start(True)
     failing = counted - suite.run(broker, counted)
     passing = counted - failing
-    # What fails once may be a matter of luck.
+    # A single failure may be a matter of timing.
     for _ in range(2):
         if failing:
             failing -= suite.run(broker, failing)
@@ -369,7 +370,7 @@ def main(program, work, *names):
     suites = [suite for suite in SUITES if not names or suite.name in names]
     if len(suites) < len(names):
         sys.exit("the suites are " + ", ".join(suite.name for suite in SUITES))
-    # So that what was started ends too.
+    # Makes SIGTERM run the finally clauses, which kill the child processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     explained = explanations()
     work = os.path.abspath(work)
