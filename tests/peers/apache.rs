@@ -10,7 +10,7 @@ const MODULES: &str = "/usr/lib/apache2/modules";
 
 const GSSAPI: &str = "/usr/lib/apache2/modules/mod_auth_gssapi.so";
 
-/// What makes NTLM known to GSSAPI.
+/// The file that registers NTLM with GSSAPI.
 const NTLM_MECHANISM: &str = "/etc/gss/mech.d/mech.ntlmssp.conf";
 
 pub fn trials() -> Vec<Trial> {
@@ -27,35 +27,35 @@ pub fn trials() -> Vec<Trial> {
     ];
     vec![
         trial(
-            "apache_ntlm_users_are_nobody_else",
+            "apache_ntlm_logins_are_not_mixed_up",
             &needs,
-            apache_ntlm_users_are_nobody_else,
+            apache_ntlm_logins_are_not_mixed_up,
         ),
         trial(
-            "express_ntlm_users_are_nobody_else",
+            "express_ntlm_logins_are_not_mixed_up",
             &express,
-            express_ntlm_users_are_nobody_else,
+            express_ntlm_logins_are_not_mixed_up,
         ),
     ]
 }
 
-/// Six clients log in again and again, side by side with strangers, on two threads.
-fn apache_ntlm_users_are_nobody_else() {
-    users_are_nobody_else(&apache_with_ntlm());
+/// Six clients log in repeatedly, next to clients without a login, on two threads.
+fn apache_ntlm_logins_are_not_mixed_up() {
+    logins_are_not_mixed_up(&apache_with_ntlm());
 }
 
-/// The same with express-ntlm, which knows a connection rather than a session of GSSAPI.
-fn express_ntlm_users_are_nobody_else() {
+/// The same with express-ntlm, which ties a login to a connection instead of a GSSAPI session.
+fn express_ntlm_logins_are_not_mixed_up() {
     let express = Server::start("express-ntlm", free_address, |_, address| {
         let mut command = command("node");
         command.arg(script_path("ntlm.cjs"));
         command.args([address.ip().to_string(), address.port().to_string()]);
         command
     });
-    users_are_nobody_else(&express);
+    logins_are_not_mixed_up(&express);
 }
 
-fn users_are_nobody_else(upstream: &Server) {
+fn logins_are_not_mixed_up(upstream: &Server) {
     let flags = ["--direct", "--threads", "2"].map(str::to_owned);
     let proxy = Tested::start(upstream.address, &flags);
     let url = proxy.url("/page");
@@ -64,8 +64,7 @@ fn users_are_nobody_else(upstream: &Server) {
     assert_eq!(output, "refused: 90, right: 90\n");
 }
 
-/// Apache, which authenticates connections by NTLM: user1 to user6, whose passwords have the
-/// same numbers.
+/// Apache, which authenticates connections by NTLM: user1 with password1, to user6.
 fn apache_with_ntlm() -> Server {
     Server::start("apache2", free_address, |folder, address| {
         let path = folder.0.to_str().expect("a path of ASCII");

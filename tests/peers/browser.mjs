@@ -1,7 +1,7 @@
-// Headless Chromium, driven over its DevTools pipe. `open` starts one with a profile folder
-// of its own and gives a page: `call` says a command to it, `evaluate` runs an expression and
-// waits for its promise, `leave` closes the page's tab, `close` ends the browser. Needs node's
-// own modules only.
+// Headless Chromium, driven over its DevTools pipe. `open` starts one with a profile folder and
+// returns a page: `call` sends it a command, `evaluate` runs an expression and awaits its
+// promise, `leave` closes the page's tab, `close` ends the browser. Needs only node's built-in
+// modules.
 import { spawn } from 'node:child_process';
 
 export async function open(profile, more = []) {
@@ -14,7 +14,7 @@ export async function open(profile, more = []) {
   let finished = false;
   chrome.on('error', error => { console.error(error.message); process.exit(1); });
   chrome.on('exit', code => {
-    if (!finished) console.error(`chromium left early with exit ${code}`);
+    if (!finished) console.error(`chromium exited early with ${code}`);
     process.exit(finished ? process.exitCode : 1);
   });
 

@@ -1,4 +1,4 @@
-//! Upstreams that run CGI programs, whose heads end their lines in LF alone.
+//! Upstreams that run CGI programs, whose response heads have lines that end in a bare LF.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use super::needs::{trial, Need};
 use super::process::*;
 use crate::support::*;
 
-/// What a shell script says to whoever runs it.
+/// A CGI program.
 const PROGRAM: &str = "#!/bin/sh\nprintf 'Status: 201 Created\\nContent-Type: text/plain\\nX-Method: %s\\n\\n' \"$REQUEST_METHOD\"\nhead -c \"${CONTENT_LENGTH:-0}\"\necho end\n";
 
 pub fn trials() -> Vec<Trial> {
@@ -19,14 +19,14 @@ pub fn trials() -> Vec<Trial> {
             &[Need::Command("busybox"), Need::Command("curl")],
             || answers_through_the_proxy(busybox(), "201"),
         ),
-        // It knows no Status: each answer is a 200.
+        // It ignores the field Status: each response is a 200.
         trial("python_http_server_cgi", &[Need::Command("curl")], || {
             answers_through_the_proxy(python_http_server(), "200")
         }),
     ]
 }
 
-/// A folder with the program at `cgi-bin/say`, which anybody may run.
+/// Writes the program to `cgi-bin/say`, executable for all.
 fn with_program(folder: &Folder) {
     let path = folder.path("cgi-bin");
     fs::create_dir(&path).expect("a folder");

@@ -1,5 +1,5 @@
-# Says MESSAGE to the WebSocket at URL with websocket-client and prints what comes back. With
-# PATH, over the unix socket there.
+# Arguments: URL MESSAGE [PATH]. Sends MESSAGE to the WebSocket at URL with websocket-client, over
+# the unix socket at PATH if given, and prints the message that it receives.
 import socket
 import sys
 

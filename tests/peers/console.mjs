@@ -1,12 +1,13 @@
-// Says MESSAGE to the WebSocket at URL from a page of headless Chromium, and prints the
-// events that the page saw. PROFILE is a folder of its own. The page is PAGE if it is given,
-// and names resolve by RULES; where URL is - the page's text is printed instead.
+// Arguments: URL MESSAGE PROFILE [PAGE [RULES]]. Sends MESSAGE to the WebSocket at URL from a
+// page in headless Chromium, and prints the events on the page. PROFILE is an empty folder. The
+// page is loaded from PAGE if given, and RULES resolve names; if URL is -, the page's text is
+// printed instead.
 import { open } from './browser.mjs';
 
 const [url, message, profile, address, rules] = process.argv.slice(2);
 const page = await open(profile, rules ? [`--host-resolver-rules=${rules}`] : []);
 if (address) {
-  // Answered once the browser has committed to the last page of a chain of redirects.
+  // Returns once the browser has committed the last page of a chain of redirects.
   await page.call('Page.navigate', { url: address });
   await page.evaluate(`new Promise(done => document.readyState === 'complete' ? done()
     : addEventListener('load', () => done()))`);

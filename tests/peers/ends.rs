@@ -1,5 +1,5 @@
-//! What real clients do at an end: a tab that is closed while answers are outstanding, and a
-//! request whose connection ends after the upstream has been at work on it.
+//! How real clients behave when a connection ends: a tab that is closed while responses are
+//! outstanding, and a request whose upstream closes the connection without a response.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,9 +19,9 @@ pub fn trials() -> Vec<Trial> {
     let chromium = [Need::Command("chromium"), Need::Command("node")];
     vec![
         trial(
-            "a_closed_tab_of_chromium_ends_what_it_waits_for",
+            "closing_a_tab_of_chromium_ends_its_requests",
             &chromium,
-            a_closed_tab_of_chromium_ends_what_it_waits_for,
+            closing_a_tab_of_chromium_ends_its_requests,
         ),
         trial(
             "chromium_sends_no_post_twice",
@@ -36,10 +36,10 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The page from which the others are asked for.
+/// The page that the requests are sent from.
 const PAGE: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 7\r\n\r\n<p>page";
 
-fn a_closed_tab_of_chromium_ends_what_it_waits_for() {
+fn closing_a_tab_of_chromium_ends_its_requests() {
     let _turn = one_browser();
     let (ended, ends) = channel::<&'static str>();
     let ended: Mutex<Sender<_>> = Mutex::new(ended);
@@ -68,7 +68,7 @@ fn a_closed_tab_of_chromium_ends_what_it_waits_for() {
             return ended.send(what).expect("a receiver");
         }
     });
-    // Nothing ends by a timeout of the program's.
+    // No timeout of the program ends a request.
     let flags = [
         "--direct",
         "--response-timeout=3600",
@@ -90,9 +90,9 @@ fn a_closed_tab_of_chromium_ends_what_it_waits_for() {
     assert_eq!(seen, ["events", "never", "ws"]);
 }
 
-/// An origin whose connections serve GET, and end without a response behind a POST at which
-/// it has been at work for a second; with the POSTs that came to it.
-fn gives_up_on_posts() -> (SocketAddr, &'static AtomicU32) {
+/// An origin that answers GET, and closes the connection one second after a POST, without a
+/// response. Returned with the number of POSTs that it received.
+fn closes_after_posts() -> (SocketAddr, &'static AtomicU32) {
     let posts: &'static AtomicU32 = Box::leak(Box::new(AtomicU32::new(0)));
     let upstream = origin(|mut client| {
         while let Some(head) = client.try_head() {
@@ -102,7 +102,7 @@ fn gives_up_on_posts() -> (SocketAddr, &'static AtomicU32) {
                 thread::sleep(Duration::from_secs(1));
                 return;
             }
-            // However long the client takes between two requests.
+            // The connection stays open however long the client takes between two requests.
             client.send(&PAGE.replace("\r\n\r\n", "\r\nKeep-Alive: timeout=600\r\n\r\n"));
         }
     });
@@ -111,7 +111,7 @@ fn gives_up_on_posts() -> (SocketAddr, &'static AtomicU32) {
 
 fn chromium_sends_no_post_twice() {
     let _turn = one_browser();
-    let (upstream, posts) = gives_up_on_posts();
+    let (upstream, posts) = closes_after_posts();
     let proxy = Tested::start(upstream, &["--direct".to_owned()]);
     let mut tab = Tab::open(
         &proxy.url("/"),
@@ -124,7 +124,7 @@ fn chromium_sends_no_post_twice() {
 }
 
 fn curl_sends_no_post_twice() {
-    let (upstream, posts) = gives_up_on_posts();
+    let (upstream, posts) = closes_after_posts();
     let proxy = Tested::start(upstream, &["--direct".to_owned()]);
     let (page, pay): (&str, &str) = (&proxy.url("/"), &proxy.url("/pay"));
     let next = ["--next", "-sS", "--noproxy", "*", "--max-time", "60"];

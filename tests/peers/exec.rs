@@ -1,6 +1,5 @@
-//! `docker exec` and `kubectl exec` as they are installed, in front of scripted servers: a
-//! request becomes a connection of another protocol, in which a shell says a prompt, reads
-//! `exit` and ends with a status of its own.
+//! The installed `docker exec` and `kubectl exec` with scripted servers: the connection switches
+//! to another protocol, in which a shell prints a prompt, reads `exit` and exits with a status.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -13,7 +12,7 @@ use super::needs::{trial, Need};
 use super::process::*;
 use crate::support::*;
 
-/// What the shell ends with.
+/// The exit status of the shell.
 const STATUS: i32 = 7;
 
 pub fn trials() -> Vec<Trial> {
@@ -37,7 +36,7 @@ fn json(client: &mut Client, status: &str, document: &str) {
     ));
 }
 
-/// A person's talk with the shell behind a command, with a terminal if asked for.
+/// Runs a command and talks to its remote shell, on a terminal if `with_terminal`.
 fn talk(command: Command, with_terminal: bool) {
     let mut command = match with_terminal {
         false => command,
@@ -98,7 +97,7 @@ fn docker_exec() {
     proxy.0.log.wait_for_count("tcp 连接关闭", 2);
 }
 
-/// Knows one container, in which it runs a shell.
+/// A Docker daemon with one container, in which it runs a shell.
 fn docker_daemon(mut client: Client, upgrades: &Heads) {
     while let Some(head) = client.try_head() {
         let length = field(&head, "content-length").map_or(0, |n| n.parse().expect("a length"));
@@ -107,7 +106,7 @@ fn docker_daemon(mut client: Client, upgrades: &Heads) {
         let path = path.strip_prefix("/v1.41").unwrap_or(path);
         match path.split('?').next().unwrap_or_default() {
             "/_ping" => {
-                // Without a body for HEAD, as a daemon's.
+                // docker sends HEAD, so the response has no body.
                 client.send(
                     "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nOstype: linux\r\n\
                      Content-Length: 0\r\n\r\n",
@@ -131,7 +130,7 @@ fn docker_daemon(mut client: Client, upgrades: &Heads) {
                 );
                 let options: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
                 let has_terminal = options["Tty"] == true;
-                // Without a terminal a byte for the stream and a length are in front.
+                // Without a terminal, a byte for the stream and a length precede the data.
                 let said = |text: &str| match has_terminal {
                     true => text.as_bytes().to_vec(),
                     false => [&[1, 0, 0, 0, 0, 0, 0, text.len() as u8], text.as_bytes()].concat(),
@@ -164,7 +163,7 @@ fn kubectl_exec() {
     let flags = ["--direct", "--upgrade", "spdy/3.1"].map(str::to_owned);
     let proxy = Tested::start(server, &flags);
     let home = open_folder("kubectl");
-    // Newer ones try a WebSocket first unless told not to.
+    // Newer versions try a WebSocket first by default.
     for (websockets, options) in [("false", "-i"), ("false", "-it"), ("true", "-i")] {
         let mut kubectl = command("kubectl");
         kubectl
@@ -185,7 +184,7 @@ fn kubectl_exec() {
     proxy.0.log.wait_for("spdy/3.1 连接关闭");
 }
 
-/// Knows one pod, in which it runs a shell.
+/// A Kubernetes API server with one pod, in which it runs a shell.
 fn api_server(mut client: Client, upgrades: &Heads) {
     while let Some(head) = client.try_head() {
         let target = head.split(' ').nth(1).unwrap_or_default();
@@ -226,7 +225,7 @@ fn api_server(mut client: Client, upgrades: &Heads) {
     }
 }
 
-/// How a command ends is told in a channel of its own.
+/// The message with the exit status, which has a separate channel.
 fn ended() -> String {
     format!(
         r#"{{"metadata":{{}},"status":"Failure","reason":"NonZeroExitCode",
@@ -235,7 +234,7 @@ fn ended() -> String {
     )
 }
 
-/// Each message begins with a byte for its channel: 0 is input, 1 output, 3 how it ended.
+/// Each message begins with a byte for its channel: 0 is input, 1 output, 3 the exit status.
 fn shell_in_a_websocket(mut client: Client, head: &str) {
     let protocols = field(head, "sec-websocket-protocol").expect("some are asked for");
     let protocol = protocols.split(',').next().expect("one at least").trim();
@@ -251,8 +250,8 @@ fn shell_in_a_websocket(mut client: Client, head: &str) {
     }
 }
 
-/// SPDY/3.1, as much of it as the streams of a command need. The client opens them one after
-/// the other: how it ended, input, output, and one that stays unused.
+/// The subset of SPDY/3.1 that a command needs. The client opens its streams one after the
+/// other: exit status, input, output, and one that stays unused.
 fn shell_in_spdy(mut client: Client) {
     const ENDED: u32 = 1;
     const INPUT: u32 = 3;
@@ -272,9 +271,9 @@ fn shell_in_spdy(mut client: Client) {
         let payload = client.exactly(length as usize);
         let kind: [u8; 4] = start[..4].try_into().expect("four bytes");
         match kind {
-            // SYN_STREAM, answered by SYN_REPLY. Its fields are one zlib stream from the first
-            // to the last frame, here of stored blocks: one for no fields, and an empty one,
-            // which makes a reader give out what is before it.
+            // SYN_STREAM, answered with SYN_REPLY. The fields of all frames form one zlib stream,
+            // here of stored blocks: one with no fields, and an empty one, which flushes the
+            // reader's output.
             [0x80, 3, 0, 1] => {
                 let begin = if replied { &[][..] } else { &[0x78, 0x01] };
                 replied = true;
@@ -291,7 +290,7 @@ fn shell_in_spdy(mut client: Client) {
                     client.send_bytes(&data(OUTPUT, 0, b"$ "));
                 }
             }
-            // PING, which is sent back.
+            // PING, which is echoed.
             [0x80, 3, 0, 6] => client.send_bytes(&[start, payload].concat()),
             [0x80, ..] => {}
             stream if stream == INPUT.to_be_bytes() && payload.starts_with(b"exit") => {

@@ -1,5 +1,5 @@
-# Logs in at URL by NTLM as many clients at once, while strangers ask without credentials;
-# prints how many of each got what was theirs.
+# Argument: URL. Several clients log in there by NTLM at once, while others send requests without
+# credentials. Prints how many responses were right for their client.
 import sys
 import threading
 

@@ -1,5 +1,5 @@
-//! Real peers: proxies, upstreams and clients as they are installed, one file for each kind.
-//! `needs` says what becomes of a trial whose peers are missing; `process` runs them.
+//! Real peers: installed proxies, upstreams and clients, one file for each kind. `needs` decides
+//! what happens to a trial whose peers are missing; `process` runs the peers.
 
 mod apache;
 mod cgi;

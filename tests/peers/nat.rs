@@ -1,5 +1,5 @@
-//! A way on which the packets of one connection are lost from some moment on, as where a NAT
-//! has forgotten it.
+//! A kept connection whose packets are dropped from some moment on, as by a NAT that has lost
+//! its mapping.
 
 use std::process::{Command, Stdio};
 
@@ -13,15 +13,15 @@ pub fn trials() -> Vec<Trial> {
     let commands = ["unshare", "bash", "ip", "ss", "curl"].map(Need::Command);
     let more = [Need::Python("http.server"), Need::PacketFilter];
     vec![trial(
-        "a_way_that_a_nat_has_forgotten",
+        "a_kept_connection_that_a_nat_has_forgotten",
         &[&commands[..], &more].concat(),
-        a_way_that_a_nat_has_forgotten,
+        a_kept_connection_that_a_nat_has_forgotten,
     )]
 }
 
-/// Asks, lets the connection rest, drops what is sent on it, and asks again. Prints the second
-/// answer's status and how many seconds it took.
-const FORGETTING: &str = r#"
+/// Sends a request, leaves the upstream connection idle, drops all packets to the upstream on it,
+/// and sends a second request. Prints the second response's status and its time in seconds.
+const SCRIPT: &str = r#"
 ip link set lo up
 cat > "$FOLDER/origin.py" <<'END'
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -46,18 +46,18 @@ curl -s -m 60 -o /dev/null -w '%{http_code} %{time_total}' http://127.0.0.1:9001
 kill %1 %2
 "#;
 
-/// A request on a kept connection goes on a fresh one once the old one stays silent.
-fn a_way_that_a_nat_has_forgotten() {
+/// A request on a kept connection moves to a new one if the old one acknowledges nothing.
+fn a_kept_connection_that_a_nat_has_forgotten() {
     let folder = open_folder("forgotten");
     let mut command = Command::new("unshare");
-    command.args(["-n", "bash", "-c", FORGETTING]);
+    command.args(["-n", "bash", "-c", SCRIPT]);
     command.env("FOLDER", &folder.0).env("PYTHON", PYTHON);
     command.env("PROGRAM", PROGRAM).stdin(Stdio::null());
-    let output = command.output().expect("unshare is there");
+    let output = command.output().expect("unshare is installed");
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     let (status, seconds) = told.split_once(' ').unwrap_or_default();
     assert_eq!(status, "200", "{output:?}");
     let seconds: f64 = seconds.parse().expect("curl prints a number");
-    // Acknowledgements are waited for for 0.7 s, and not for a quarter of an hour.
+    // The program waits 0.7 s for an acknowledgement; the kernel would retry for 15 minutes.
     assert!((0.7..30.0).contains(&seconds), "{seconds} s");
 }

@@ -1,6 +1,6 @@
 //! What a trial needs of the machine: a trial whose needs are not met is ignored and says so
-//! in its name; with SIMPLE_PROXY_REQUIRE_PEERS set it fails instead. A failing trial also
-//! shows what its processes said.
+//! in its name; with SIMPLE_PROXY_REQUIRE_PEERS set it fails instead. The report of a failed
+//! trial includes the output of its processes.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -21,29 +21,29 @@ use crate::serve::drain::NEW_PID_NAMESPACE;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Need {
     Command(&'static str),
-    /// A module of Debian's Python.
+    /// A module for Debian's Python.
     Python(&'static str),
-    /// The one from npm, with a node that runs it.
+    /// wscat from npm, with a version of node that can run it.
     Wscat,
-    /// A package from npm, in a folder of NODE_PATH.
+    /// A package from npm, in a folder listed in NODE_PATH.
     Node(&'static str),
     /// A file or folder that comes with a peer.
     Path(&'static str),
-    /// The right to listen on port 443.
+    /// Permission to listen on port 443.
     Port443,
-    /// The right to answer on port 53 over UDP.
+    /// Permission to listen on UDP port 53.
     Port53,
-    /// The right to replace files in a private mount namespace.
+    /// Permission to replace files in a private mount namespace.
     MountNamespace,
-    /// The right to make a PID namespace.
+    /// Permission to create a PID namespace.
     PidNamespace,
-    /// The right to make a network namespace.
+    /// Permission to create a network namespace.
     NetworkNamespace,
-    /// The right to drop packets in it.
+    /// Permission to drop packets in a network namespace.
     PacketFilter,
 }
 
-/// Why a need is not met; each is looked at once.
+/// Why a need is not met; None if it is. Each need is checked only once.
 fn unmet(need: Need) -> Option<String> {
     static KNOWN: Mutex<Option<HashMap<Need, Option<String>>>> = Mutex::new(None);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,7 +120,7 @@ fn succeeds(command: &mut Command) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// A command on PATH, or among the daemons.
+/// The path of a command in PATH or in /usr/sbin.
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -147,11 +147,11 @@ pub fn trial(name: &str, needs: &[Need], body: impl FnOnce() + Send + 'static) -
 }
 
 thread_local! {
-    /// What the processes of a failing trial said.
-    static LAST_WORDS: RefCell<Vec<String>> = RefCell::default();
+    /// The output of a failing trial's processes.
+    static OUTPUTS: RefCell<Vec<String>> = RefCell::default();
 }
 
-/// Runs a trial; should it panic, its failure also shows what its processes said.
+/// Runs a trial. If it panics, the failure includes the output of its processes.
 fn reported(body: impl FnOnce()) -> Result<(), Failed> {
     catch_unwind(AssertUnwindSafe(body)).map_err(|panic| {
         let message = match panic.downcast::<String>() {
@@ -161,18 +161,18 @@ fn reported(body: impl FnOnce()) -> Result<(), Failed> {
                 .map_or("panicked".to_owned(), |m| m.to_string()),
         };
         let mut report = vec![message];
-        report.extend(LAST_WORDS.take());
+        report.extend(OUTPUTS.take());
         report.join("\n").into()
     })
 }
 
-/// Keeps what a process said if the trial is failing.
-pub fn testify(name: &str, said: impl FnOnce() -> String) {
+/// Adds the last 60 lines of a process's output to the report if the trial is failing.
+pub fn report_if_failing(name: &str, said: impl FnOnce() -> String) {
     if thread::panicking() {
         let said = said();
         let last: Vec<&str> = said.lines().rev().take(60).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
-        let words = format!("---- {name} said:\n{}", last.join("\n"));
-        LAST_WORDS.with_borrow_mut(|all| all.push(words));
+        let words = format!("---- output of {name}:\n{}", last.join("\n"));
+        OUTPUTS.with_borrow_mut(|all| all.push(words));
     }
 }

@@ -30,7 +30,8 @@ pub fn trials() -> Vec<Trial> {
     .into()
 }
 
-/// nginx with these server blocks, in which LISTEN and FOLDER stand for what is chosen.
+/// nginx with these server blocks, in which LISTEN and FOLDER are replaced by its address and
+/// folder.
 pub fn nginx(servers: &str, prepare: impl Fn(&Folder)) -> Server {
     Server::start("nginx", free_address, |folder, address| {
         prepare(folder);
@@ -54,7 +55,7 @@ pub fn nginx(servers: &str, prepare: impl Fn(&Folder)) -> Server {
     })
 }
 
-/// nginx with files, one of 5 MiB among them, to read and to write.
+/// nginx with files to read and to write, one of them with 5 MiB.
 struct Files {
     nginx: Server,
     proxy: Tested,
@@ -150,7 +151,7 @@ fn nginx_five_mebibytes_each_way() {
     let put = ["-T", &files.noise_path(), &files.proxy.url("/up/put")];
     assert_eq!(curl_text(&[&put[..], &status].concat()), "201");
     files.assert_stored("put");
-    // nginx answers this one at once and throws the body away.
+    // nginx answers this request at once and discards the body.
     let body = format!("@{}", files.noise_path());
     let post = ["--data-binary", &body, &files.proxy.url("/discard")];
     assert_eq!(curl_text(&[&post[..], &status].concat()), "5242880200");
@@ -207,9 +208,9 @@ fn nginx_keep_alive() {
     let text = curl_text(&["-w", "%{num_connects}\n", &url, &url]);
     let lines: Vec<&str> = text.lines().collect();
     let &[first, "1", second, "0"] = &lines[..] else {
-        panic!("not two answers over one connection: {text}")
+        panic!("not two responses over one connection: {text}")
     };
-    // The connection to nginx is kept, too.
+    // The upstream connection to nginx is kept, too.
     let connection = first.split(' ').next().unwrap_or_default();
     assert_eq!(first, format!("{connection} 1"));
     assert_eq!(second, format!("{connection} 2"));

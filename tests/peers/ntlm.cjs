@@ -1,5 +1,5 @@
-// Listens on ADDRESS PORT behind express-ntlm, which binds a login to its connection. Without a
-// domain controller it believes whatever name a client gives. It needs no more of express than
+// Arguments: ADDRESS PORT. A server with express-ntlm, which ties a login to its connection.
+// Without a domain controller it accepts any name that a client gives. Of express it needs only
 // `response.locals`.
 const { createServer } = require("node:http");
 const ntlm = require("express-ntlm");

@@ -1,5 +1,5 @@
-# An origin at ADDRESS PORT [CERTIFICATE KEY [ORIGIN]]: WebSocket echo, for pages of ORIGIN only if
-# it is given, and a page that shows path and Host.
+# Arguments: ADDRESS PORT [CERTIFICATE KEY [ORIGIN]]. Echoes WebSocket messages, only for pages of
+# ORIGIN if it is given, and serves a page that shows path and Host.
 import asyncio
 import http
 import ssl

@@ -1,4 +1,4 @@
-//! Trials of other rooms that need software or rights that not every machine has.
+//! Trials of other rooms that need software or permissions that not every machine has.
 
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ pub fn trials() -> Vec<Trial> {
     trials.push(trial("chromium_shows_the_status_page", &needs, || {
         let _turn = one_browser();
         let profile = open_folder("profile");
-        crate::report::status::a_browser_shows_what_happens(|url| {
+        crate::report::status::the_page_in_a_browser_shows_what_happens(|url| {
             let mut command = command("node");
             command.arg(script_path("status.mjs")).arg(url);
             command.arg(&profile.0);

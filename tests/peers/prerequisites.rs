@@ -1,4 +1,4 @@
-//! make, on a machine that lacks what the program is built with: it says so before it builds.
+//! make on a machine without the build dependencies: it reports them before it builds.
 
 use std::process::{Command, Stdio};
 
@@ -15,8 +15,8 @@ pub fn trials() -> Vec<Trial> {
     )]
 }
 
-/// A perl without most of its modules, as Debian's perl-base is, was an error of its own after
-/// half a minute.
+/// A perl without most of its modules, such as Debian's perl-base, used to fail the build only
+/// after half a minute.
 fn make_names_what_is_missing() {
     let folder = open_folder("machine");
     let program = |name: &str, script: &str| {

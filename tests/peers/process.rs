@@ -1,5 +1,5 @@
-//! Real software as processes: started with its descendants in a group that ends with it, on
-//! an address and in a folder of its own; and the program under test, with time for slow peers.
+//! Runs real software as processes: each in a process group that is killed with it, with its own
+//! address and folder; and the program under test, with timeouts for slow peers.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{kill_process_group, waitid, Pid, Signal, WaitId, WaitIdOptions};
 
-use super::needs::{find, testify};
+use super::needs::{find, report_if_failing};
 use crate::support::*;
 
-/// Debian's Python, which its packages with WebSocket modules belong to.
+/// Debian's Python, for which Debian packages the WebSocket modules.
 pub const PYTHON: &str = "/usr/bin/python3";
 
 pub fn number() -> u32 {
@@ -25,11 +25,11 @@ pub fn number() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A loopback address that no other trial, also of another run, listens on.
+/// A loopback address that no other trial listens on, not even one of another run.
 pub fn address_of_our_own() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(0);
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    // Neither 127.0.0.0/16, where the machine has its own, nor the broadcast address.
+    // Not in 127.0.0.0/16, which other software uses, and not the broadcast address.
     let second = 1 + NEXT.fetch_add(1, Ordering::Relaxed) % 254;
     Ipv4Addr::new(127, second, high, low).into()
 }
@@ -41,7 +41,7 @@ pub fn free_address() -> SocketAddr {
     listener.local_addr().expect("it is bound")
 }
 
-/// A folder that peers which give up root can use, too.
+/// A folder that peers can also use after they drop root.
 pub fn open_folder(name: &str) -> Folder {
     let folder = Folder::new(&format!("{name}-{}", number()));
     open_to_all(&folder.0, 0o777);
@@ -57,7 +57,7 @@ pub fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// An installed command, which talks to nothing but what it is told to.
+/// An installed command, without the proxy variables of the environment.
 pub fn command(name: &str) -> Command {
     let path = find(name).unwrap_or_else(|| panic!("{name} is not installed"));
     without_proxy(Command::new(path))
@@ -83,7 +83,7 @@ pub fn script_path(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Asks again until there is an answer, at most so long.
+/// Calls `ask` until it returns a value, or until `patience` is over.
 pub fn poll<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     loop {
@@ -95,7 +95,7 @@ pub fn poll<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option
     }
 }
 
-/// A process with its descendants, which all end with it, and what it wrote.
+/// A process and its output; its descendants are killed with it.
 pub struct Process {
     name: String,
     pub guard: Guard,
@@ -120,13 +120,14 @@ impl Process {
         command.stdout(stream("stdout")).stderr(stream("stderr"));
         Process {
             name: name.to_owned(),
-            // A group of its own, so that workers can be ended with it.
+            // In a new process group, so that its workers can be killed with it.
             guard: Guard::spawn(command.process_group(0)),
             folder,
         }
     }
 
-    /// Its exit code, 255 for a signal, once it has ended. Its number stays taken.
+    /// Its exit code, 255 for a signal, once it has exited. It is not reaped, so its process id
+    /// stays valid.
     pub fn ended(&self) -> Option<i32> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::Pid(Pid::from_child(&self.guard.0)), options);
@@ -143,7 +144,7 @@ impl Process {
         String::from_utf8_lossy(&all).into_owned()
     }
 
-    /// Waits until it accepts connections; fails with what it said.
+    /// Waits until it accepts connections; fails with its output.
     pub fn listens(&self, address: SocketAddr) -> Result<(), String> {
         let outcome = poll(PATIENCE, || match self.ended() {
             Some(code) => Some(Err(format!("exit {code}\n{}", self.said()))),
@@ -157,7 +158,7 @@ impl Process {
             true => Some(true),
             false => self.ended().map(|_| false),
         });
-        assert_eq!(outcome, Some(true), "{} never said {words:?}", self.name);
+        assert_eq!(outcome, Some(true), "no {words:?} from {}", self.name);
     }
 
     pub fn finish(self, patience: Duration) -> Finished {
@@ -173,10 +174,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        testify(&self.name, || self.said());
-        // Its number is not given up before the guard waits for it.
+        report_if_failing(&self.name, || self.said());
+        // The process id is valid until the guard reaps the process.
         let group = Pid::from_child(&self.guard.0);
-        // Asked first, for squid to take its shared memory with it.
+        // SIGTERM first, so that squid removes its shared memory.
         let _ = kill_process_group(group, Signal::TERM);
         poll(Duration::from_secs(10), || self.ended());
         let _ = kill_process_group(group, Signal::KILL);
@@ -200,7 +201,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it where `choose` says, and once more elsewhere if it does not come up.
+    /// Starts it at the address from `choose`, and once more at another if it does not listen.
     pub fn start(
         name: &str,
         choose: impl Fn() -> SocketAddr,
@@ -224,7 +225,7 @@ impl Server {
 pub struct Tested(pub Proxy);
 
 impl Tested {
-    /// Starts it with time enough for a slow peer.
+    /// Starts it with timeouts long enough for a slow peer.
     pub fn start(upstream: impl ToString, flags: &[String]) -> Tested {
         let upstream = upstream.to_string();
         let mut all = vec!["-u", &upstream, "--connect-timeout", "60"];
@@ -239,11 +240,11 @@ impl Tested {
 
 impl Drop for Tested {
     fn drop(&mut self) {
-        testify("simple-proxy", || self.0.log.text());
+        report_if_failing("simple-proxy", || self.0.log.text());
     }
 }
 
-/// One browser at a time is as much as a small machine bears.
+/// Lets one browser run at a time, because a small machine cannot bear more.
 pub fn one_browser() -> MutexGuard<'static, ()> {
     static BROWSER: Mutex<()> = Mutex::new(());
     BROWSER.lock().unwrap_or_else(PoisonError::into_inner)

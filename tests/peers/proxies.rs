@@ -1,5 +1,5 @@
-//! Real proxies on the way: microsocks, dante, tinyproxy, squid and privoxy, open and with a
-//! password, with HTTP and TLS, and two of them in turn.
+//! Routes through real proxies: microsocks, dante, tinyproxy, squid and privoxy, with and without
+//! a password, with HTTP and TLS, and two of them with failover.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -16,7 +16,7 @@ const SQUID_HELPER: &str = "/usr/lib/squid/basic_ncsa_auth";
 
 const PRIVOXY_FOLDER: &str = "/etc/privoxy";
 
-/// The user of every proxy that asks for a password.
+/// The user name at every proxy that requires a password.
 const USER: &str = "alice";
 
 pub fn trials() -> Vec<Trial> {
@@ -61,7 +61,7 @@ pub enum Proxying {
 }
 
 impl Proxying {
-    /// Each with whether it asks for a password; privoxy cannot.
+    /// Each proxy, and whether it requires a password; privoxy cannot.
     const CONFIGURATIONS: [(Proxying, bool); 9] = [
         (Proxying::Microsocks, false),
         (Proxying::Microsocks, true),
@@ -113,7 +113,8 @@ impl Proxying {
         matches!(self, Proxying::Microsocks | Proxying::Dante)
     }
 
-    /// Full of what must be escaped in a URL; tinyproxy takes letters and digits only.
+    /// A password with characters that a URL must escape; tinyproxy accepts only letters and
+    /// digits.
     fn password(self) -> &'static str {
         match self {
             Proxying::Tinyproxy => "s3cret",
@@ -128,7 +129,7 @@ impl Proxying {
         }
     }
 
-    /// The flags that send the program through it, with this password as URLs have it.
+    /// The program's flags for this proxy, with a password as it is escaped in the URL.
     pub fn flags(self, address: SocketAddr, password: Option<&str>) -> Vec<String> {
         let login = password.map_or(String::new(), |password| format!("{USER}:{password}@"));
         let (flag, scheme) = match self.is_socks() {
@@ -187,7 +188,7 @@ fn dante(folder: &Folder, address: SocketAddr, locked: bool) -> Command {
         command.args(["-f", &conf, "-p", &pid]);
         return command;
     }
-    // It checks the system's accounts: a private mount namespace supplies one.
+    // dante checks the system's accounts: a private mount namespace supplies one.
     // The hash is of its password, made with `openssl passwd -6`.
     const ACCOUNT: &str = "alice:x:64999:65534::/nonexistent:/usr/sbin/nologin\n";
     const SHADOW: &str = "alice:$6$simpleproxy$BDBgcOhWt4AUqtcbLUWv32IuXpKcpgMZrm2wKvAPvbny7YXu8.bzZbPDNtRVlcXvzZxVSzsltCMFaQDrCSEbt0:19000:0:99999:7:::\n";
@@ -241,7 +242,7 @@ fn squid(folder: &Folder, address: SocketAddr, locked: bool) -> Command {
          cache deny all\npinger_enable off\nshutdown_lifetime 0 seconds\n\
          max_filedescriptors 1024\n{access}"
     );
-    // Its name tells its shared memory from that of others.
+    // The name keeps its shared memory apart from that of other squids.
     let name = format!("peer{}n{}", std::process::id(), number());
     let mut command = command("squid");
     command.args(["-N", "-n", &name, "-f", &folder.write("conf", &conf)]);
@@ -249,7 +250,7 @@ fn squid(folder: &Folder, address: SocketAddr, locked: bool) -> Command {
 }
 
 fn privoxy(folder: &Folder, address: SocketAddr) -> Command {
-    // Without its folder every failure is an error 500 about missing templates.
+    // Without its folder, it answers every failure with an error 500 about missing templates.
     let conf = format!(
         "listen-address {address}\nconfdir {PRIVOXY_FOLDER}\ntoggle 0\n\
          forwarded-connect-retries 0\n"
@@ -259,8 +260,8 @@ fn privoxy(folder: &Folder, address: SocketAddr) -> Command {
     command
 }
 
-/// Two proxies, of which the first is killed, back again, and stopped; then the second. No
-/// request that begins while one of them serves fails.
+/// Two proxies: the first is killed, restarted and stopped, then the second. No request fails
+/// that begins while one of them works.
 fn two_in_turn(first: Proxying, second: Proxying) {
     let upstream = origin(|mut client| {
         if client.try_head().is_some() {
@@ -273,7 +274,7 @@ fn two_in_turn(first: Proxying, second: Proxying) {
     };
     let two_url = &second.flags(two.address, None)[1];
     let flags = [flag.clone(), format!("{one_url},{two_url}")];
-    // Half of it is what a proxy that hangs may cost.
+    // A proxy that hangs may use up half of the timeout.
     let timeout = ["--connect-timeout".to_owned(), "8".to_owned()];
     let proxy = Tested::start(upstream, &[&flags[..], &timeout].concat());
     let all_are_served = |what: &str| {
@@ -305,7 +306,7 @@ fn two_in_turn(first: Proxying, second: Proxying) {
     assert_eq!(proxy.0.get("/").status(), 502);
 }
 
-/// An origin that the name localhost leads to, in whichever family; its port.
+/// Starts an origin at localhost, over both IPv4 and IPv6 where available, and returns its port.
 pub fn origin_on_localhost(script: impl Fn(Client) + Clone + Send + Sync + 'static) -> u16 {
     loop {
         let port = origin_at("127.0.0.1:0", script.clone()).port();
@@ -348,7 +349,7 @@ fn carries_http_and_tls(via: Proxying, locked: bool) {
     }
 }
 
-/// The client gets 502 and the log the stage, with `words` and without a credential.
+/// A request is answered with 502, and the log has the stage and `words`, but no credential.
 fn fails(proxy: &Tested, stage: &str, words: &str) {
     let response = proxy.0.get("/failing");
     assert_eq!(response.status(), 502, "{response:?}");
@@ -383,7 +384,7 @@ fn refuses_a_wrong_or_missing_password(via: Proxying) {
             "the proxy refused the user name or password",
             "the proxy wants a user name and a password",
         ),
-        // A wrong password is 401 to it, as if it were the origin.
+        // tinyproxy answers a wrong password with 401, as if it were the origin.
         Proxying::Tinyproxy => ("CONNECT answered 401 ", "CONNECT answered 407 "),
         _ => ("CONNECT answered 407 ", "CONNECT answered 407 "),
     };
@@ -393,7 +394,7 @@ fn refuses_a_wrong_or_missing_password(via: Proxying) {
         let route = proxy.0.log.wait_for("路由: ");
         assert_eq!(route.contains("alice:***@"), password.is_some(), "{route}");
     }
-    // The same server lets the right one in.
+    // The same server accepts the correct password.
     let flags = via.flags(server.address, Some(via.password_in_url()));
     let proxy = Tested::start(upstream, &flags);
     assert_eq!(proxy.0.get("/").status(), 200);

@@ -1,4 +1,4 @@
-//! Real clients that speak TLS to us, with a certificate of a small authority.
+//! Real clients that connect to the program over TLS, with a certificate from a test authority.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -20,9 +20,9 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("curl_over_https", &curl, curl_over_https),
         trial(
-            "hsts_stands_where_the_whole_host_is_ours",
+            "hsts_is_kept_on_port_443",
             &[curl[0], Need::Port443],
-            hsts_stands_where_the_whole_host_is_ours,
+            hsts_is_kept_on_port_443,
         ),
         trial(
             "chromium_over_https_and_wss",
@@ -39,7 +39,7 @@ pub fn trials() -> Vec<Trial> {
 
 const NAME: &str = "proxy.test";
 
-/// An authority, what it has signed through another, and the program that shows it.
+/// An authority with an intermediate one, and the program with a certificate from the latter.
 struct Secured {
     proxy: Tested,
     folder: Folder,
@@ -101,7 +101,7 @@ fn curl_over_https() {
         ];
         let got = curl(&[&tls[..], &[&url]].concat());
         assert!(got.output == noise, "{version}");
-        // It asks for HTTP/2 by ALPN, and is told that there is none.
+        // curl offers HTTP/2 in ALPN, and the program does not select it.
         let put = ["-T", &sent, "-w", " %{http_version} %{ssl_verify_result}"];
         let stored = curl_text(&[&tls[..], &put, &[&url]].concat());
         assert_eq!(stored, "stored 1.1 0");
@@ -111,8 +111,8 @@ fn curl_over_https() {
     assert!(plain.contains("use https"), "{plain}");
 }
 
-/// On another port it is removed, which tests/serve/tls.rs shows.
-fn hsts_stands_where_the_whole_host_is_ours() {
+/// On any other port the field is removed, see tests/serve/tls.rs.
+fn hsts_is_kept_on_port_443() {
     let upstream = tls_origin(NAME, |mut client| {
         while client.try_head().is_some() {
             client.send("HTTP/1.1 204 No Content\r\nStrict-Transport-Security: max-age=1\r\n\r\n");
@@ -143,7 +143,7 @@ fn chromium_over_https_and_wss() {
     let _turn = one_browser();
     let upstream = websocket_origin(false);
     let secured = Secured::start(upstream.address);
-    // Chromium on Linux trusts what the database in the home folder lists.
+    // Chromium on Linux trusts the certificates in the database in the home folder.
     let home = open_folder("profile");
     let database = home.path(".pki/nssdb");
     fs::create_dir_all(&database).expect("a folder");
@@ -167,7 +167,7 @@ fn chromium_over_https_and_wss() {
     assert_eq!(talk("-").trim(), format!("path=/page host={address}"));
     let seen = talk(&secured.url("wss", "/chat"));
     assert_eq!(seen, format!("open; message {MESSAGE}; close 1000 true\n"));
-    // From such a page no other WebSocket can be opened.
+    // A browser that does not trust the authority refuses the certificate.
     let mut command = command("node");
     command.arg(script_path("console.mjs"));
     command.args([&secured.url("wss", "/chat"), MESSAGE]);

@@ -1,5 +1,5 @@
-// A socket.io server over TLS at ADDRESS PORT with CERTIFICATE and KEY, which takes pages of
-// ORIGIN alone, over either transport, and sends messages back. Its page is empty.
+// Arguments: ADDRESS PORT CERTIFICATE KEY ORIGIN. A Socket.IO server over TLS, which accepts
+// only pages of ORIGIN, over either transport, and answers messages. Its page is empty.
 const { createServer } = require('node:https');
 const { readFileSync } = require('node:fs');
 const { Server } = require('socket.io');
@@ -11,7 +11,7 @@ const page = (request, response) => {
 };
 const server = createServer({ cert: readFileSync(cert), key: readFileSync(key) }, page);
 const allowRequest = (request, done) => {
-  // A browser sends none with a GET of its own origin.
+  // A browser sends no Origin in a GET to the page's own origin.
   const { origin: sent = origin } = request.headers;
   done(null, sent === origin);
 };

@@ -1,4 +1,4 @@
-//! OpenSSH as the proxy: the SOCKS server of `ssh -D`, and an sshd behind it.
+//! OpenSSH as the proxy: the SOCKS server of `ssh -D`, which is connected to an sshd.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ pub fn trials() -> Vec<Trial> {
     )]
 }
 
-/// A server that takes the key in `folder` alone, whoever runs the tests.
+/// A server that accepts only the key in `folder`, for the user who runs the tests.
 fn sshd(folder: &Folder, address: SocketAddr) -> Command {
     for key in ["host", "user"] {
         let path = folder.path(key);
@@ -38,7 +38,7 @@ fn sshd(folder: &Folder, address: SocketAddr) -> Command {
             folder.path("user.pub"),
         ),
     );
-    // Its packages leave this folder to the service manager.
+    // Packages leave the creation of this folder to the service manager.
     let _ = fs::create_dir_all("/run/sshd");
     let mut command = command("sshd");
     command.args(["-D", "-e", "-f", &conf]);
@@ -64,7 +64,7 @@ fn ssh(server: &Server, folder: &Folder, address: SocketAddr) -> Command {
     command
 }
 
-/// `ssh -D` has no reply for a target that it cannot reach: it closes.
+/// `ssh -D` sends no SOCKS reply for a target that it cannot reach, but closes the connection.
 fn ssh_carries_and_names_a_dead_target() {
     let server = Server::start("sshd", free_address, sshd);
     let socks = Server::start("ssh", free_address, |folder, address| {

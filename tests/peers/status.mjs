@@ -1,7 +1,8 @@
-// Watches the status page at URL in headless Chromium while lines on standard input say what
-// to wait for, and prints what the page then shows. PROFILE is a folder of its own. A line
-// is a JSON array: an expression and how many milliseconds it may take to become true.
-// Errors on the page's console, and requests to anywhere else, are printed as they come.
+// Arguments: URL PROFILE. Opens the status page at URL in headless Chromium and evaluates
+// expressions there. PROFILE is an empty folder. Each line of standard input is a JSON array: an
+// expression, and how many milliseconds it may take to become true. For each, prints "yes" or
+// the text of the page. Errors on the page's console, and requests to other sites, are printed
+// as they occur.
 import { createInterface } from 'node:readline';
 import { open } from './browser.mjs';
 

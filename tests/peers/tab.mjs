@@ -1,7 +1,7 @@
-// Opens URL in a tab of headless Chromium and prints what EXPRESSION, or its promise, becomes
-// there, or that it took too long. Then closes the tab; the browser stays until standard
-// input ends. PROFILE is a folder of its own. A new tab is about:blank already; navigated to,
-// it may open no WebSocket to this machine.
+// Arguments: URL EXPRESSION PROFILE. Opens URL in a tab of headless Chromium and prints the value
+// of EXPRESSION there, or of its promise, or that it took too long. Then closes the tab; the
+// browser runs until the end of standard input. PROFILE is an empty folder. A new tab already
+// shows about:blank; after a navigation to it, it could not open WebSockets to this machine.
 import { open } from './browser.mjs';
 
 const [url, expression, profile] = process.argv.slice(2);

@@ -7,7 +7,7 @@ use std::process::{ChildStdin, ChildStdout, Stdio};
 use super::process::*;
 use crate::support::*;
 
-/// A tab of Chromium. The browser ends with the standard input of its script.
+/// A tab of Chromium. The browser exits when the standard input of its script is closed.
 pub struct Tab {
     _browser: Guard,
     _input: ChildStdin,
@@ -16,7 +16,7 @@ pub struct Tab {
 }
 
 impl Tab {
-    /// Opens `url` there and evaluates an expression, whose promise is waited for.
+    /// Opens `url` in a tab and evaluates an expression there; a promise is awaited.
     pub fn open(url: &str, expression: &str) -> Tab {
         let profile = open_folder("profile");
         let mut command = command("node");
@@ -38,13 +38,13 @@ impl Tab {
         }
     }
 
-    /// What the expression became.
+    /// The value of the expression.
     pub fn said(&mut self) -> String {
         let mut line = String::new();
         self.lines.read_line(&mut line).expect("a line of text");
         if line.is_empty() {
             let errors = fs::read_to_string(self.profile.path("errors"));
-            panic!("the browser said nothing: {errors:?}");
+            panic!("no output from the browser: {errors:?}");
         }
         line.trim_end().to_owned()
     }

@@ -1,5 +1,5 @@
 //! Upstreams that speak TLS: nginx with a certificate for each host, nginx and `openssl
-//! s_server` that demand a certificate of the client, and one with an old version only.
+//! s_server` that require a client certificate, and one that supports an old version only.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -43,7 +43,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The report of `--check`, and whether it found all well.
+/// The report of `--check`, and whether the check succeeded.
 fn checked(upstream: SocketAddr, flags: &[&str]) -> (String, bool) {
     let upstream = upstream.to_string();
     let mut command = program();
@@ -58,12 +58,12 @@ fn checked(upstream: SocketAddr, flags: &[&str]) -> (String, bool) {
     ]);
     let output = command.args(flags).output().expect("the program runs");
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
-    // Lines are broken where the terminal would end.
+    // The report is wrapped at the width of a terminal.
     let words: Vec<&str> = report.split_whitespace().collect();
     (words.join(" "), output.status.success())
 }
 
-/// A certificate that signs itself, and its key, in PEM files.
+/// A self-signed certificate and its key, in PEM files.
 fn client_certificate(folder: &Folder) -> [String; 2] {
     let certificate = Certificate::new("client.example");
     let chain = folder.write("client.pem", &certificate.pem());
@@ -110,7 +110,7 @@ fn s_server(folder: &Folder, address: SocketAddr, more: &[&str]) -> Command {
     command
 }
 
-/// It ends the handshake of a client without a certificate, where nginx answers 400.
+/// `s_server` aborts the handshake of a client without a certificate, where nginx answers 400.
 fn openssl_that_demands_a_client_certificate() {
     for version in ["-tls1_2", "-tls1_3"] {
         let server = Server::start("s_server", free_address, |folder, address| {
@@ -149,8 +149,8 @@ fn openssl_that_speaks_tls_1_0_alone() {
 
 const VHOSTS: [&str; 3] = ["a.test", "b.test", "c.test"];
 
-/// Three hosts on one address, each with a certificate of its own, made by openssl; and
-/// a file with all certificates.
+/// Three hosts on one address, each with its own certificate, made by openssl; and a file with
+/// all certificates.
 fn three_vhosts() -> (Server, String) {
     let mut servers = String::new();
     for name in VHOSTS {
@@ -182,7 +182,7 @@ fn three_vhosts() -> (Server, String) {
 
 fn nginx_three_vhosts_by_sni() {
     let (nginx, certificates) = three_vhosts();
-    // With verification, too: then the certificate must be that of the Host.
+    // With --tls-verify the certificate must match the Host.
     for more in [&[][..], &["--tls-verify", "--tls-ca", &certificates]] {
         let flags = [&["--direct", "--tls", "on"], more].concat();
         let flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
@@ -205,7 +205,7 @@ fn nginx_three_vhosts_over_one_connection() {
     let mut args = Vec::new();
     for &host in &hosts {
         if !args.is_empty() {
-            // What follows is another request, with options of its own.
+            // --next begins another request, with its own options.
             args.extend(["--next", "-q", "-sS", "--noproxy", "*", "-m", "60"]);
         }
         args.extend(["-w", "%{num_connects}\n", "-H", &headers[host], &url]);

@@ -1,5 +1,5 @@
-//! Real software under another name: clients that know it by the proxy's address, upstreams
-//! that know themselves by a name of their own, over TLS.
+//! Real software under two names: clients use the proxy's address, and upstreams their own name,
+//! over TLS.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -104,7 +104,7 @@ fn with_certificate(folder: &Folder) -> [String; 2] {
 
 // Chromium and a WebSocket server that checks Origin.
 
-/// Python's websockets over TLS, which takes WebSockets of its own origin alone.
+/// A server with Python's websockets over TLS that accepts WebSockets only from its own origin.
 fn checking_origin() -> Server {
     Server::start("origin", free_address, |folder, address| {
         let mut command = python("origin.py");
@@ -115,8 +115,8 @@ fn checking_origin() -> Server {
     })
 }
 
-/// What a page of headless Chromium says: of a WebSocket on `url`, or its text where that is
-/// `-`. Names under `.test` lead to this machine.
+/// What a page in headless Chromium reports about a WebSocket at `url`, or the page's text if
+/// `url` is `-`. Names under `.test` resolve to this machine.
 fn chromium(url: &str, page: &str) -> String {
     let _turn = one_browser();
     let profile = open_folder("profile");
@@ -133,14 +133,14 @@ fn a_websocket_passes_the_check_of_its_origin() {
     let (page, socket) = (proxy.url("/"), proxy.url("/ws").replace("http:", "ws:"));
     let seen = chromium(&socket, &page);
     assert_eq!(seen, format!("open; message {MESSAGE}; close 1000 true\n"));
-    // Without translation it does not.
+    // Without translation the server refuses it.
     let proxy = Tested::start(server.address, &flags(&["--map=off"]));
     let (page, socket) = (proxy.url("/"), proxy.url("/ws").replace("http:", "ws:"));
     assert_eq!(chromium(&socket, &page), "error; close 1006 false\n");
     proxy.0.log.wait_for("GET /ws -> 403");
 }
 
-/// Node's socket.io begins with GETs and POSTs that each carry an Origin, and then upgrades.
+/// Socket.IO begins with GETs and POSTs, each with an Origin, and then upgrades.
 fn socket_io_goes_from_requests_to_a_websocket() {
     let server = Server::start("socket.io", free_address, |folder, address| {
         let mut command = command("node");
@@ -176,7 +176,7 @@ fn socket_io_goes_from_requests_to_a_websocket() {
     ] {
         let _turn = one_browser();
         let proxy = Tested::start(server.address, &flags(more));
-        // A POST that carries Origin comes first: without translation it is refused.
+        // A POST with an Origin comes first: without translation it is refused.
         let talk = match more {
             [] => talk.to_owned(),
             _ => talk.replace(
@@ -208,8 +208,8 @@ fn a_rebound_page_gets_no_websocket() {
 
 // A login by cookie, on an address that is not localhost.
 
-/// An application that sends those who have logged in from page to page: by its own URL, by
-/// its authority alone, and by the path.
+/// An application that, after a login, redirects from page to page: by its own URL, by its
+/// authority alone (`//host/path`), and by the path.
 fn application() -> SocketAddr {
     tls_origin(NAME, |mut client| {
         while let Some(head) = client.try_head() {
@@ -237,7 +237,7 @@ fn application() -> SocketAddr {
     })
 }
 
-/// The program on 127.0.0.2.
+/// Starts the program on 127.0.0.2.
 fn elsewhere(upstream: SocketAddr, flags: &[String]) -> Tested {
     let mut command = program();
     command.args(["-b", "127.0.0.2", "-p", "0", "-u", &upstream.to_string()]);
@@ -267,8 +267,8 @@ fn login_in_curl() {
     assert_eq!(follow(&elsewhere(upstream, &flags(&[]))), "welcome");
 }
 
-/// Chromium takes every address in 127.0.0.0/8 for one that keeps secrets, and so for one that
-/// may set Secure cookies over http; another name it does not.
+/// Chromium considers every address in 127.0.0.0/8 trustworthy, so it accepts Secure cookies from
+/// there over http. For other names it does not.
 fn login_in_chromium() {
     let proxy = Tested::start(application(), &flags(&[]));
     let page = format!("http://login.test:{}/login", proxy.0.address.port());
@@ -277,8 +277,9 @@ fn login_in_chromium() {
 
 // Redirects.
 
-/// An application that is reached by http over TLS, and by https without: it names its own
-/// origin by scheme and by authority alone, and each way leads to the other by its full URL.
+/// An application behind two instances of the program: clients use http where the upstream has
+/// TLS, and https where it has none. It redirects within an origin by full URL and by authority
+/// alone, and from each instance to the other by full URL.
 fn a_chain_of_redirects_across_http_and_https() {
     let ways: Arc<OnceLock<[String; 2]>> = Arc::default();
     let known = ways.clone();
@@ -339,7 +340,7 @@ fn registry_push_and_pull() {
         let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("sha256:{hex}")
     };
-    // Follows the Location that the registry makes of its own name.
+    // Follows the Location that the registry builds from its own name.
     let push = |name: &str, bytes: &[u8]| {
         let start = proxy.url("/v2/image/blobs/uploads/");
         let head = curl_text(&["-i", "-X", "POST", &start]);
@@ -411,7 +412,7 @@ fn webdav_copies_and_moves() {
     });
     let proxy = Tested::start(server.address, &flags(&[]));
     let file = server.process.folder.write("upload", "hello from WebDAV\n");
-    // What is locked is moved with an If that names it by its full URL.
+    // Moving a locked resource sends an If field with its full URL.
     let words = format!("put {file} d\nlock d\ncopy d e\nmove e f\nunlock d\nmove d g\n");
     let words = server.process.folder.write("words", &words);
     let mut client = command("cadaver");
@@ -441,7 +442,7 @@ fn webdav_copies_and_moves() {
 
 // nginx as a front that terminates TLS.
 
-/// Redirects to itself, by the scheme that the server takes for the client's.
+/// Redirects to itself, with the scheme that the server assumes for the client.
 const APPLICATION: &str = "def application(environ, start_response):
     if environ['PATH_INFO'] == '/next':
         start_response('200 OK', [('Content-Length', '7')])
@@ -451,8 +452,8 @@ const APPLICATION: &str = "def application(environ, start_response):
     return [b'']
 ";
 
-/// uWSGI goes by X-Forwarded-Proto, Python's wsgiref knows http alone. What the manual page
-/// shows for a load balancer serves both.
+/// uWSGI uses X-Forwarded-Proto; Python's wsgiref always assumes http. The configuration that the
+/// manual page shows for a load balancer works with both.
 fn a_front_that_terminates_tls() {
     let applications = [
         (uwsgi(APPLICATION, &[]), "https"),

@@ -10,8 +10,8 @@ use crate::support::*;
 
 pub const PLUGIN: &str = "/usr/lib/uwsgi/plugins/python3_plugin.so";
 
-/// Answers with the length of what it was sent. The response's end is seen 200 ms before the
-/// connection's where `close` takes as long.
+/// Answers with the length of the request body. With a slow `close`, the end of the connection
+/// follows 200 ms after the end of the response.
 const APPLICATION: &str = "import time
 class Body:
     def __iter__(self):
@@ -38,15 +38,15 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Says what it takes for the client's address. For CGI, of which this is a descendant, `-` and
-/// `_` in a name are the same.
+/// Answers with what it takes for the client's address. In WSGI, as in CGI, `-` and `_` in a
+/// field name are the same.
 const WHOSE: &str = "def application(environ, start_response):
     client = environ.get('HTTP_X_FORWARDED_FOR', 'none').encode()
     start_response('200 OK', [('Content-Length', str(len(client)))])
     return [client]
 ";
 
-/// Python's own server for such an application.
+/// The server in Python's standard library for such an application.
 const WSGIREF: &str = "
 if __name__ == '__main__':
     import sys
@@ -54,7 +54,7 @@ if __name__ == '__main__':
     make_server(sys.argv[1], int(sys.argv[2]), application).serve_forever()
 ";
 
-/// uWSGI with an application.
+/// Starts uWSGI with an application.
 pub fn uwsgi(application: &str, more: &[&str]) -> Server {
     Server::start("uwsgi", free_address, |folder, address| {
         let mut command = command("uwsgi");
@@ -65,7 +65,7 @@ pub fn uwsgi(application: &str, more: &[&str]) -> Server {
     })
 }
 
-/// Python's own server with one.
+/// Starts Python's wsgiref server with an application.
 pub fn wsgiref(application: &str) -> Server {
     Server::start("wsgiref", free_address, |folder, address| {
         let file = folder.write("app.py", &[application, WSGIREF].concat());
@@ -92,7 +92,7 @@ fn wsgi_applications_see_our_forwarded_fields_alone() {
     }
 }
 
-/// 8 clients send 100 POSTs each, and none meets a connection that is about to be closed.
+/// 8 clients send 100 POSTs each, and none is sent on a connection that is about to be closed.
 fn uwsgi_posts(slow: bool) {
     let pause = if slow { "0.2" } else { "0" };
     let application = APPLICATION.replace("PAUSE", pause);

@@ -1,5 +1,5 @@
-//! Ways to an upstream as they are in the field: a SOCKS5 proxy on a unix socket as the only
-//! way out, gunicorn on a unix socket, and two proxies of which one is always ill.
+//! Routes to an upstream as they occur in practice: a SOCKS5 proxy on a unix socket as the only
+//! way out, gunicorn on a unix socket, and two proxies of which one fails.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -47,15 +47,15 @@ pub fn trials() -> Vec<Trial> {
             curl_and_a_websocket_over_a_unix_socket,
         ),
         trial("microsocks_before_dante_under_load", &both, || {
-            one_of_two_is_ill([Proxying::Microsocks, Proxying::Dante])
+            one_of_two_fails([Proxying::Microsocks, Proxying::Dante])
         }),
         trial("dante_before_microsocks_under_load", &both, || {
-            one_of_two_is_ill([Proxying::Dante, Proxying::Microsocks])
+            one_of_two_fails([Proxying::Dante, Proxying::Microsocks])
         }),
     ]
 }
 
-/// Clients that reach the program by a path alone.
+/// Clients that reach the program through a unix socket.
 fn curl_and_a_websocket_over_a_unix_socket() {
     let origin = websocket_origin(false);
     let folder = open_folder("listen");
@@ -79,13 +79,13 @@ fn curl_and_a_websocket_over_a_unix_socket() {
     client.args(["ws://app.example/ws", MESSAGE, &path]);
     let said = run("client", &mut client, 2 * PATIENCE).output;
     assert_eq!(String::from_utf8_lossy(&said), format!("{MESSAGE}\n"));
-    // It has no address.
+    // A client of a unix socket has no address.
     let done = log.wait_for("GET /x -> 200");
     assert!(done.contains("unix"), "{done}");
 }
 
-/// Carries every connection to a unix socket on to a TCP address, as Tor's socket is one of a
-/// SOCKS5 proxy.
+/// Relays every connection to a unix socket to a TCP address, so that a SOCKS5 proxy can be
+/// reached by a unix socket, as Tor can.
 fn unix_to_tcp(path: &str, address: SocketAddr) {
     let listener = UnixListener::bind(path).expect("a new path");
     open_to_all(Path::new(path), 0o666);
@@ -98,8 +98,8 @@ fn unix_to_tcp(path: &str, address: SocketAddr) {
     });
 }
 
-/// In a network namespace in which not even the loopback interface is up, as systemd's
-/// `PrivateNetwork=` makes one, clients and the proxy are reached by unix sockets.
+/// In a network namespace like that of systemd's `PrivateNetwork=`, where here even the loopback
+/// interface is down, the program talks to clients and the proxy over unix sockets.
 fn a_socks_socket_is_the_only_way_out() {
     let upstream = origin(echo);
     let microsocks = Proxying::Microsocks.start(false);
@@ -110,7 +110,7 @@ fn a_socks_socket_is_the_only_way_out() {
         let path = folder.path(name);
         let mut command = command("unshare");
         command.args(["-n", PROGRAM, "--log-lang", "en", "-b"]);
-        // The name is the proxy's to resolve: there is nobody to ask here.
+        // The proxy resolves the name: no resolver can be reached from the namespace.
         let upstream = format!("localhost:{}", upstream.port());
         command.args([&format!("unix:{path}"), "-u", &upstream]);
         let process = Process::spawn("program", open_folder("program"), command.args(route));
@@ -128,14 +128,14 @@ fn a_socks_socket_is_the_only_way_out() {
         client.send_bytes(&frame(MESSAGE.as_bytes(), Some(*b"mask")));
         assert_eq!(client.frame().as_deref(), Some(MESSAGE.as_bytes()));
     }
-    // There is no other way.
+    // A direct connection is impossible.
     let (_program, path) = start("direct", &["--direct"]);
     let status = ["-o", "/dev/null", "-w", "%{http_code}"];
     let asked = curl_text(&[&status[..], &["--unix-socket", &path, "http://a/"]].concat());
     assert_eq!(asked, "502");
 }
 
-/// Tells what came, and streams where it is asked to.
+/// Answers with the request that it received, or with a stream.
 const GUNICORN_APPLICATION: &str = "
 def application(environ, start_response):
     length = 0
@@ -182,7 +182,7 @@ fn gunicorn_on_a_unix_socket() {
         assert_eq!(ask(&[&chunked[..], &["-T", &body]].concat(), "/"), seen);
         let streamed: String = (0..1000).map(|n| format!("{n} ")).collect();
         assert_eq!(ask(&[], "/stream"), streamed);
-        // A kept connection ends after a second; none of these meets one that has.
+        // gunicorn closes an idle connection after a second; no request uses a closed one.
         let mut client = proxy.0.connect();
         for n in 0..60 {
             client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
@@ -196,7 +196,7 @@ fn gunicorn_on_a_unix_socket() {
     }
 }
 
-/// The address from which a proxy makes its connections: only a proxy has one of these.
+/// The address that a proxy dials from; it is different for each proxy.
 fn leaves_from(via: Proxying) -> IpAddr {
     match via {
         Proxying::Microsocks => Ipv4Addr::new(127, 0, 0, 7).into(),
@@ -204,12 +204,12 @@ fn leaves_from(via: Proxying) -> IpAddr {
     }
 }
 
-/// Starts a proxy anew at an address, or at one of its own choice.
+/// Starts a proxy at an address, or at a new one.
 fn start_at(via: Proxying, address: Option<SocketAddr>) -> Server {
     start_with(via, address, |conf| conf)
 }
 
-/// The same with what a change makes of its configuration, if it has one.
+/// The same with a configuration file, if it has one, that `change` has edited.
 fn start_with(
     via: Proxying,
     address: Option<SocketAddr>,
@@ -231,12 +231,12 @@ fn start_with(
     })
 }
 
-/// Clients ask without a pause, over connections that are dialled for each request, while one
-/// proxy after the other is killed, started again, and stopped. No request that begins while
-/// one of them serves fails, and none goes past them.
-fn one_of_two_is_ill(order: [Proxying; 2]) {
+/// Clients send requests without a pause, each on a newly dialled upstream connection, while one
+/// proxy after the other is killed, restarted, and stopped. No request fails that begins while
+/// one of them works, and none bypasses them.
+fn one_of_two_fails(order: [Proxying; 2]) {
     const CLIENTS: usize = 6;
-    // How many connections came from each of the two, and from anybody else.
+    // How many connections came from each of the two, and from any other address.
     let came: Arc<[AtomicUsize; 3]> = Arc::default();
     let counts = came.clone();
     let upstream = origin(move |mut client| {
@@ -263,7 +263,7 @@ fn one_of_two_is_ill(order: [Proxying; 2]) {
     let flags = ["--socks-proxy", &urls.join(","), "--connect-timeout", "6"];
     let proxy = Tested::start(upstream, &flags.map(str::to_owned));
     let target = proxy.0.address;
-    // Held by a request while it is under way, so that none is when something is changed.
+    // Each request holds a read lock, so that none is under way while a proxy is signalled.
     let gate = RwLock::new(());
     let served = AtomicUsize::new(0);
     let over = AtomicBool::new(false);
@@ -298,7 +298,7 @@ fn one_of_two_is_ill(order: [Proxying; 2]) {
                     }
                     served.fetch_add(1, Ordering::SeqCst);
                     n += 1;
-                    // A writer must be able to come in between.
+                    // Gives the writer a chance to take the lock.
                     thread::sleep(Duration::from_millis(2));
                 }
             });
@@ -335,13 +335,14 @@ fn one_of_two_is_ill(order: [Proxying; 2]) {
         serves(1);
         servers[0] = None;
         servers[0] = Some(start_at(order[0], Some(addresses[0])));
-        // Once it was probed.
+        // The first serves again after a probe.
         serves(0);
         signal(&servers[0], Signal::STOP);
         serves(1);
         signal(&servers[0], Signal::CONT);
         serves(0);
-        // It refuses each client. microsocks can refuse logins only, and those are final.
+        // Restarted with a rule that refuses every client. microsocks can only refuse logins,
+        // after which no other proxy is tried.
         if order[0] == Proxying::Dante {
             {
                 let _nothing_is_under_way = gate.write().unwrap_or_else(PoisonError::into_inner);
@@ -356,7 +357,7 @@ fn one_of_two_is_ill(order: [Proxying; 2]) {
             servers[0] = Some(start_at(order[0], Some(addresses[0])));
             serves(0);
         }
-        // The second takes over, and hangs while the first is still passed over.
+        // The second takes over, and is stopped while the first is still passed over.
         signal(&servers[0], Signal::KILL);
         serves(1);
         servers[0] = None;
@@ -376,10 +377,14 @@ fn one_of_two_is_ill(order: [Proxying; 2]) {
     drop(servers);
     let response = proxy.0.get("/");
     assert_eq!(response.status(), 502, "{}", response.text());
-    assert_eq!(came[2].load(Ordering::SeqCst), 0, "connections past both");
+    assert_eq!(
+        came[2].load(Ordering::SeqCst),
+        0,
+        "connections past both proxies"
+    );
 }
 
-/// Ends the clients, also of a test that fails.
+/// Stops the clients on drop, also when the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {

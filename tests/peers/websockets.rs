@@ -62,13 +62,13 @@ impl Talker {
         }
     }
 
-    /// Opens `url`, sends a message, checks that it comes back, closes.
+    /// Opens `url`, sends a message, checks that it is echoed, and closes.
     fn talk(self, url: &str) {
         match self {
             Talker::Wscat => {
                 let mut command = command("wscat");
                 command.args(["--no-color", "-c", url, "-x", MESSAGE, "-w", "-1"]);
-                // It leaves when its input ends.
+                // wscat exits at the end of its input.
                 command.stdin(Stdio::piped());
                 let mut process = Process::spawn("wscat", open_folder("wscat"), &mut command);
                 process.waits_to_say(MESSAGE);
@@ -129,7 +129,7 @@ fn websocket(client: Talker, via: Option<Proxying>, with_tls: bool) {
         ),
         None => ("direct", vec!["--direct".to_owned()]),
     };
-    // No word about TLS: the port decides.
+    // Without --tls, the port decides about TLS.
     let proxy = Tested::start(origin.address, &flags);
     let address = proxy.0.address;
     client.talk(&format!("ws://{address}/ws/chat?token=hidden"));
@@ -145,7 +145,7 @@ fn websocket(client: Talker, via: Option<Proxying>, with_tls: bool) {
     assert!(!log.contains("hidden") && !log.contains("s3cr"), "{log}");
 }
 
-/// Python's WebSocket server, with a certificate of its own making if on port 443.
+/// A WebSocket server in Python, on port 443 and with a self-signed certificate if `with_tls`.
 pub fn websocket_origin(with_tls: bool) -> Server {
     let choose = if with_tls {
         free_address_at_443
