@@ -1,6 +1,6 @@
-//! The completions of bash, zsh and fish: made here, from the program's own table of flags.
-//! The files must be what would be made; with SIMPLE_PROXY_WRITE_COMPLETIONS set they are
-//! written instead. Then each shell that is installed completes by them.
+//! The completions for bash, zsh and fish, generated here from the program's table of flags.
+//! The files must match; with SIMPLE_PROXY_WRITE_COMPLETIONS set they are written instead.
+//! Each installed shell is then run with its file.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -23,7 +23,7 @@ pub fn trials() -> Vec<Trial> {
     all
 }
 
-/// Makes one shell's file.
+/// Generates the file for one shell.
 type Generator = fn(&[Flag]) -> String;
 
 const FILES: [(&str, Generator); 3] = [
@@ -32,20 +32,20 @@ const FILES: [(&str, Generator); 3] = [
     ("simple-proxy.fish", fish),
 ];
 
-/// The first lines of each file, behind what its shell wants first.
+/// The note at the top of each file, after a first line that its shell may require.
 const NOTE: &str = "# Made by `make completions` from the table of flags in src/cli/flags.rs.\n";
 
 /// What a shell offers for an option's value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Values {
-    /// The flag is a switch and takes none.
+    /// None: the flag is a switch.
     Switch,
     Any,
     Files,
     Words(&'static [&'static str]),
 }
 
-/// One row of the table, as the shells need it.
+/// One flag of the table, as the shells need it.
 struct Flag {
     short: Option<char>,
     /// With its hyphens.
@@ -71,13 +71,13 @@ fn flags() -> Vec<Flag> {
         long: flag.long.to_owned(),
         metavar: flag.metavar.to_owned(),
         values: match (flag.kind, flag.values) {
-            // The value of such a one is never a word of its own.
+            // Such a flag takes no value from the next word.
             (Kind::Switch | Kind::Optional, _) => Values::Switch,
             (_, Offer::Nothing) => Values::Any,
             (_, Offer::Files) => Values::Files,
             (_, Offer::Words(words)) => Values::Words(words),
         },
-        // The first clause; the rest is for --help.
+        // The first clause; only --help has the rest.
         about: flag
             .help
             .say(Language::English)
@@ -108,7 +108,7 @@ pub fn match_the_flags() {
     }
 }
 
-/// Each word that is offered is one that the program takes, and no other word is.
+/// The program accepts each word that is offered as a value, and refuses any other.
 pub fn offer_words_that_are_accepted() {
     for flag in flags() {
         let Values::Words(words) = flag.values else {
@@ -119,9 +119,9 @@ pub fn offer_words_that_are_accepted() {
             resolve(args, []).is_ok()
         };
         for word in words {
-            assert!(accepts(word), "{} {word} is offered and refused", flag.long);
+            assert!(accepts(word), "{} {word} is offered but refused", flag.long);
         }
-        assert!(!accepts("other"), "{} takes any word", flag.long);
+        assert!(!accepts("other"), "{} accepts any word", flag.long);
     }
 }
 
@@ -182,7 +182,7 @@ complete -F _simple_proxy simple-proxy
     )
 }
 
-/// Joins words into lines of at most 70 columns, beside what is around them.
+/// Joins words into lines of at most 70 columns, not counting what is added around them.
 fn wrap(words: &[String], separator: &str, line_end: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
     for word in words {
@@ -204,15 +204,15 @@ fn zsh(flags: &[Flag]) -> String {
         let message = escape(&flag.metavar, r"\:");
         let action = match flag.values {
             Values::Switch => String::new(),
-            // A blank action shows what is wanted and offers nothing.
+            // A blank action shows the message and offers nothing.
             Values::Any => format!(":{message}: "),
             Values::Files => format!(":{message}:_files"),
             Values::Words(words) => format!(":{message}:({})", words.join(" ")),
         };
-        // `+` and `=`: the value is the next word or behind the name.
+        // `+` and `=`: the value is the next word or follows the name directly.
         let takes_value = flag.values != Values::Switch;
         let [plus, equals] = if takes_value { ["+", "="] } else { ["", ""] };
-        // A flag is offered once, unless it may be repeated.
+        // A flag is offered only once, unless it may be repeated.
         let names = match (flag.short, flag.repeatable) {
             (None, false) => format!("'{}{equals}", flag.long),
             (None, true) => format!("'*{}{equals}", flag.long),
@@ -261,8 +261,8 @@ fn escape(text: &str, special: &str) -> String {
 
 // The shells.
 
-/// What is typed, tabs included, and the command line that it becomes. The folder where it
-/// is typed holds `roots of mine.pem` alone.
+/// What is typed, tabs included, and the command line that it becomes. The working directory
+/// contains only the file `roots of mine.pem`.
 const TYPED: [(&str, &str); 8] = [
     ("--upstream-h\t", "--upstream-host"),
     ("--log-lang z\t", "--log-lang zh"),
@@ -270,13 +270,13 @@ const TYPED: [(&str, &str); 8] = [
     ("--tls of\t-d", "--tls off -d"),
     ("-vq --tls-ca ro\t", "-vq --tls-ca roots of mine.pem"),
     ("-V --tls-verif\t", "-V --tls-verify"),
-    // A value that nothing is known of: above all no file.
+    // Nothing is offered for a free value, and above all no file names.
     ("-p ro\t", "-p ro"),
     ("ro\t", "ro"),
 ];
 
-/// A trial for each shell. As with the peers, one that is missing is ignored, and says so
-/// in its name; with SIMPLE_PROXY_REQUIRE_PEERS set it fails instead.
+/// A trial for each shell. As with the peers, the trial of a missing shell is ignored and says
+/// so in its name; with SIMPLE_PROXY_REQUIRE_PEERS set it fails instead.
 fn shells() -> Vec<Trial> {
     let shells: [(&str, fn()); 3] = [
         ("bash", bash_completes),
@@ -313,7 +313,7 @@ fn bash_completes() {
     let registered = run("bash", &["-c", registered, &text(&script)], "");
     assert_eq!(registered, "complete -F _simple_proxy simple-proxy\n");
 
-    // Its line editor works on a pipe, too; without a terminal no job control disturbs.
+    // The line editor of bash also works on a pipe, where job control does not interfere.
     let mut input = format!("source '{}'\n{REPORT}", text(&script));
     let mut typed = TYPED.to_vec();
     typed.push(("--log-lang=e\t", "--log-lang=en"));
@@ -327,10 +327,11 @@ fn bash_completes() {
 
 fn zsh_completes() {
     run("zsh", &["-n", &text(&folder().join("_simple-proxy"))], "");
-    // Its line editor wants a terminal, which zpty is. Each line waits for the one before.
+    // The line editor of zsh needs a terminal, which zpty provides. Each line is typed after
+    // the output for the one before.
     let mut typed = TYPED.to_vec();
     typed.push(("--log-lang=e\t", "--log-lang=en"));
-    // Joined switches are understood, and none is offered a second time.
+    // Joined switches are understood, and none is offered again.
     typed.push(("-qp80 --qui\t", "-qp80 --qui"));
     let mut script = format!(
         "zmodload zsh/zpty\n\
@@ -365,19 +366,19 @@ fn fish_completes() {
     ] {
         let command = "source $argv[1]; complete -C $argv[2]";
         let output = run("fish", &["--no-config", "-c", command, &script, line], "");
-        // A description stands behind a tab.
+        // A description follows after a tab.
         let offered = output.lines().filter_map(|line| line.split('\t').next());
         assert_eq!(offered.collect::<Vec<_>>(), expected, "{line}");
     }
 }
 
-/// In place of the program, for bash and zsh.
+/// A function that replaces the program and prints its arguments, for bash and zsh.
 const REPORT: &str = "simple-proxy() { echo \"got: $* <end>\"; }\n";
 
 fn assert_reports(output: &str, typed: &[(&str, &str)]) {
     let expected: Vec<&str> = typed.iter().map(|(_, line)| *line).collect();
     let found = output.lines().filter_map(|line| {
-        // What the line editor echoes may stand before it.
+        // The line may begin with what the line editor echoes.
         let (_, line) = line.split_once("got: ")?;
         line.trim_end_matches('\r').strip_suffix(" <end>")
     });
@@ -385,22 +386,22 @@ fn assert_reports(output: &str, typed: &[(&str, &str)]) {
     assert_eq!(found, expected, "the shell wrote:\n{output}");
 }
 
-/// Runs a shell without anyone's settings, in a folder that holds one file, and returns what
-/// it wrote on standard output.
+/// Runs a shell without any user's settings, in a folder that contains one file, and returns
+/// its standard output.
 fn run(name: &str, args: &[&str], input: &str) -> String {
     let home = Folder::new(&format!("completions-of-{name}"));
     home.write("roots of mine.pem", "");
-    // A prompt that nobody answers must not last for ever.
+    // An unanswered prompt must not hang the test.
     let mut command = Command::new("timeout");
     command.args(["60", name]).args(args).current_dir(&home.0);
     command.env("HOME", &home.0).env_remove("ZDOTDIR");
-    // Below HOME, fish would make a folder where it completes.
+    // In HOME, fish would create folders.
     command.env("XDG_CONFIG_HOME", "/nonexistent");
     command.env("XDG_DATA_HOME", "/nonexistent");
     command.env("TERM", "dumb").stdin(Stdio::piped());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("timeout is of the coreutils");
-    let mut stdin = child.stdin.take().expect("it is piped");
+    let mut child = command.spawn().expect("timeout is part of coreutils");
+    let mut stdin = child.stdin.take().expect("it is a pipe");
     stdin.write_all(input.as_bytes()).expect("the shell reads");
     drop(stdin);
     let output = child.wait_with_output().expect("the shell ends");

@@ -1,4 +1,4 @@
-//! What a person types: flags, variables, messages, exit codes, completions.
+//! The command line: flags, variables, messages, exit codes, completions.
 
 pub mod completions;
 pub mod refusals;

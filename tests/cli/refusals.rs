@@ -1,5 +1,5 @@
-//! A value that is refused: the line names the flag or the variable it came from, the value,
-//! and what to write instead, in both languages.
+//! Refused values: the error names the flag or variable, the value, and what to write instead,
+//! in both languages.
 
 use libtest_mimic::Trial;
 use simple_proxy::cli::flags::{flags, Flag, Kind, Offer};
@@ -9,13 +9,13 @@ use crate::support::*;
 /// The tests of this file.
 pub fn trials() -> Vec<Trial> {
     trials![
-        each_names_its_source_the_value_and_the_remedy,
+        name_the_source_the_value_and_the_remedy,
         contradictions_name_both_sides,
         nothing_that_may_be_a_credential_is_repeated,
     ]
 }
 
-/// A flag, a value that it refuses, how that is repeated, and the remedy in both languages.
+/// A flag, a value that it refuses, how the error shows that, and the remedy in both languages.
 type Row = (&'static str, &'static str, &'static str, [&'static str; 2]);
 
 const FILE: [&str; 2] = ["check its path and permissions", "请检查路径和权限"];
@@ -28,7 +28,7 @@ const LINE: [&str; 2] = ["write 'Name: value'", "请写成 'Name: value'"];
 const ADDRESS: [&str; 2] = ["write ADDRESS:PORT", "请写成 ADDRESS:PORT"];
 const SWITCH: [&str; 2] = ["must be 1, true, yes or on", "必须是 1、true、yes、on"];
 
-/// One row at least for each flag with a value. No value is shown where it may be a credential.
+/// At least one row for each flag with a value. A value that may be a credential is not shown.
 const ROWS: &[Row] = &[
     (
         "--upstream-host",
@@ -310,7 +310,7 @@ const ROWS: &[Row] = &[
     ("--check-path", "/a b", "/a b", ["%20", "%20"]),
 ];
 
-/// Runs the program with an upstream, unless one is given, and gives its line on what it refuses.
+/// Runs the program, with an upstream unless one is given, and returns its error.
 fn refused(args: &[String], variables: &[(&str, &str)], language: &str) -> String {
     let mut command = program();
     command.env("UPSTREAM_HOST", "a:1").env("LC_ALL", language);
@@ -327,7 +327,7 @@ fn refused(args: &[String], variables: &[(&str, &str)], language: &str) -> Strin
     line.strip_prefix("simple-proxy: ").expect(line).to_owned()
 }
 
-/// The ways in which a flag is given a value, by the name that a refusal begins with.
+/// The names by which an error may refer to a flag: the flag itself and its variables.
 fn sources(flag: &'static Flag) -> impl Iterator<Item = &'static str> {
     let of_flag = Some(flag.long).filter(|_| flag.kind != Kind::Switch);
     of_flag
@@ -355,7 +355,7 @@ fn check(flag: &'static Flag, value: &str, shown: &str, remedies: [&str; 2]) {
     }
 }
 
-pub fn each_names_its_source_the_value_and_the_remedy() {
+pub fn name_the_source_the_value_and_the_remedy() {
     for flag in flags() {
         let mut rows = ROWS.iter().filter(|row| row.0 == flag.long).peekable();
         let has_value = flag.kind != Kind::Switch;
@@ -379,7 +379,8 @@ pub fn each_names_its_source_the_value_and_the_remedy() {
     }
 }
 
-/// Help is given whatever else is wrong.
+/// The error for a flag with an unexpected value; None if the flag is `--help`, which is answered
+/// in any case.
 fn refused_if_any(flag: &Flag, word: &str) -> Option<String> {
     (flag.long != "--help").then(|| refused(&[word.to_owned()], &[], "C"))
 }
@@ -436,7 +437,7 @@ pub fn contradictions_name_both_sides() {
     }
 }
 
-/// The contents of a file, a field line and a proxy's URL end up in the wrong place.
+/// The contents of a file, a field line or the URL of a proxy given to the wrong flag.
 pub fn nothing_that_may_be_a_credential_is_repeated() {
     let pem = "-----BEGIN PRIVATE KEY-----\ns3cret\n-----END PRIVATE KEY-----\n";
     for flag in flags().filter(|flag| flag.kind != Kind::Switch) {
@@ -445,13 +446,13 @@ pub fn nothing_that_may_be_a_credential_is_repeated() {
             "Authorization: Bearer s3cret",
             "ftp://user:s3cret@proxy.example:1080",
         ];
-        // Names of files may have these characters.
+        // File names may contain these characters.
         if flag.values != Offer::Files {
             values.extend(["?token=s3cret", "s3cret@["]);
         }
         for value in values {
             let mut args = vec![format!("{}={value}", flag.long)];
-            // Some flags take some of them: this is refused in any case, as the last one read.
+            // Some flags accept some of them; --check-path, which is read last, then fails.
             if flag.long != "--check-path" {
                 args.push("--check-path=x".to_owned());
             }

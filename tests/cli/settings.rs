@@ -1,4 +1,4 @@
-//! Flags, variables, messages and exit codes, as a person meets them.
+//! Flags, variables, messages and exit codes, as a user sees them.
 
 use libtest_mimic::Trial;
 use std::fs::OpenOptions;
@@ -13,16 +13,16 @@ pub fn trials() -> Vec<Trial> {
         help_and_version_go_to_stdout,
         a_bad_setting_is_one_line_and_exit_2,
         keys_are_read_in_every_form_or_refused_with_a_remedy,
-        settings_as_people_write_them_are_taken,
-        settings_that_cannot_be_taken_are_explained,
-        a_proxy_that_is_not_read_is_told_at_the_start,
+        common_spellings_of_settings_are_accepted,
+        invalid_settings_are_explained,
+        an_unread_proxy_variable_is_reported_at_startup,
         a_port_in_use_is_exit_1,
         variables_work_and_flags_override_them,
         listen_port_0_logs_the_port_taken,
         no_credential_is_ever_printed,
         closed_and_full_outputs_do_no_harm,
-        people_are_told_in_their_language,
-        an_error_at_the_start_is_what_the_log_would_be,
+        messages_follow_the_locale,
+        startup_errors_have_the_format_of_the_log,
     ]
 }
 
@@ -43,7 +43,7 @@ pub fn help_and_version_go_to_stdout() {
         assert!(help.starts_with("Usage: simple-proxy"), "{help}");
         let fits = |line: &str| simple_proxy::text::width(line) <= 80;
         assert!(help.lines().all(fits), "{help}");
-        // No piece in brackets is broken, and metavariables are in capitals as everywhere.
+        // No text in brackets is wrapped, and metavariables are in capitals.
         let whole = |line: &str| line.matches('[').count() == line.matches(']').count();
         assert!(help.lines().all(whole), "{help}");
         assert!(help.contains("  --tls MODE  "), "{help}");
@@ -139,7 +139,7 @@ pub fn a_bad_setting_is_one_line_and_exit_2() {
     }
 }
 
-pub fn settings_as_people_write_them_are_taken() {
+pub fn common_spellings_of_settings_are_accepted() {
     let dead = dead_address();
     let (plain, tls) = (format!("http://{dead}/"), format!("wss://{dead}"));
     let up = dead.to_string();
@@ -184,7 +184,7 @@ pub fn settings_as_people_write_them_are_taken() {
     }
 }
 
-pub fn settings_that_cannot_be_taken_are_explained() {
+pub fn invalid_settings_are_explained() {
     for (variable, value, problem) in [
         ("UPSTREAM_HOST", "https://a/b", "an upstream has no path"),
         (
@@ -220,7 +220,7 @@ pub fn settings_that_cannot_be_taken_are_explained() {
             words.starts_with(&format!("simple-proxy: {variable}: ")),
             "{words}"
         );
-        // A blank in front is told as such, whatever else is wrong.
+        // A leading blank is reported first, whatever else is wrong.
         let problem = if value.starts_with(' ') {
             "blanks around"
         } else {
@@ -256,7 +256,7 @@ pub fn settings_that_cannot_be_taken_are_explained() {
     }
 }
 
-pub fn a_proxy_that_is_not_read_is_told_at_the_start() {
+pub fn an_unread_proxy_variable_is_reported_at_startup() {
     let one = origin(echo).to_string();
     for name in ["ALL_PROXY", "http_proxy"] {
         let environment = [
@@ -269,7 +269,7 @@ pub fn a_proxy_that_is_not_read_is_told_at_the_start() {
             line.contains("HTTP_PROXY") && !line.contains("s3cret"),
             "{line}"
         );
-        // Nothing is to be told where the way is set.
+        // There is no warning if the route is set.
         let proxy = Proxy::start_with(&["--direct"], &environment);
         assert_eq!(proxy.get("/x").status(), 200);
         assert!(!proxy.log.text().contains("已忽略"));
@@ -307,8 +307,8 @@ pub fn a_port_in_use_is_exit_1() {
     );
 }
 
-/// In a network namespace of its own, where no other test can hold the port and the kernel's
-/// limit is 1024, and without the capability, which root has.
+/// Runs in a network namespace, where no other test can use the port and unprivileged ports
+/// begin at 1024, and without the capability that root has.
 pub fn a_port_that_needs_a_privilege_is_exit_1_with_a_remedy() {
     for (language, source, problem) in [
         (
@@ -355,7 +355,7 @@ pub fn variables_work_and_flags_override_them() {
         .env("LISTEN_PORT", "0")
         .env("UPSTREAM_HOST", &two);
     assert_eq!(Proxy::spawn(&mut command).get("/").text(), "two");
-    // Those of the flags, beside what Kubernetes sets for a Service of this name.
+    // The variables of flags, next to those that Kubernetes sets for a Service of this name.
     let (field, proxy_port) = ("X-A: 1\nX-B: 2", "tcp://10.0.0.1:80");
     let environment = [
         ("SIMPLE_PROXY_UPSTREAM_HOST", one.as_str()),
@@ -446,7 +446,7 @@ pub fn closed_and_full_outputs_do_no_harm() {
     assert_eq!(sh("\"$PROGRAM\" --nope 2>&-"), Some(2));
     assert_eq!(sh("\"$PROGRAM\" --nope 2>/dev/full"), Some(2));
 
-    // A log on a full disk, and one whose reader is gone.
+    // A log on a full disk, and one whose reader has closed the pipe.
     let upstream = answering(|_| ok("fine")).to_string();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut reader = Command::new("true").stdin(Stdio::piped()).spawn().unwrap();
@@ -466,7 +466,7 @@ pub fn closed_and_full_outputs_do_no_harm() {
     }
 }
 
-pub fn people_are_told_in_their_language() {
+pub fn messages_follow_the_locale() {
     let chinese = |text: &str| text.contains("用法: ") || text.contains("未设置");
     for (locale, args, expected) in [
         (&[("LANG", "zh_CN.UTF-8")][..], &[][..], true),
@@ -499,14 +499,14 @@ pub fn people_are_told_in_their_language() {
             "{error}"
         );
     }
-    // The documented lines of the log are a promise that no locale breaks.
+    // The locale does not change the documented lines of the log.
     let mut command = program();
     command.env("LC_ALL", "en_US.UTF-8");
     let proxy = Proxy::spawn(command.args(["-u", "127.0.0.1:9", "-b", "127.0.0.1", "-p", "0"]));
     proxy.log.wait_for("路由: direct");
 }
 
-pub fn an_error_at_the_start_is_what_the_log_would_be() {
+pub fn startup_errors_have_the_format_of_the_log() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let busy = ["-u", "a:1", "-b", "127.0.0.1", "-p", &port];
@@ -531,7 +531,7 @@ pub fn an_error_at_the_start_is_what_the_log_would_be() {
         assert!(told("source").starts_with(source), "{line}");
         assert!(told("problem").starts_with(problem), "{line}");
     }
-    // In the journal, which is known by its device and inode, each line has its priority.
+    // In the journal, recognized by its device and inode, each line begins with its priority.
     let script = r#"exec 2>"$1"; shift
         JOURNAL_STREAM=$(stat -L -c %d:%i /dev/fd/2) exec "$0" "$@""#;
     let folder = Folder::new("journal");

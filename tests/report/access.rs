@@ -1,4 +1,4 @@
-//! The access log: what stands on standard output, and what on standard error.
+//! The access log: what is written to standard output, and what to standard error.
 
 use libtest_mimic::Trial;
 use std::process::{ChildStdout, Command, Stdio};
@@ -13,7 +13,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Starts the program with an access log, and gives that, too.
+/// Starts the program with an access log, and returns it with its standard output.
 fn with_access_log(args: &[&str]) -> (Proxy, ChildStdout) {
     let mut command = program();
     command.args(["-b", "127.0.0.1", "-p", "0", "--log-format", "combined"]);
@@ -23,9 +23,9 @@ fn with_access_log(args: &[&str]) -> (Proxy, ChildStdout) {
     (proxy, output)
 }
 
-/// Makes requests of every kind, and gives the access log and the log. An aborted request
-/// leaves a line in the log alone.
-pub fn lines_of_a_day() -> (String, String) {
+/// Makes requests of every kind, and returns the access log and the log. An aborted request has
+/// a line in the log only.
+pub fn logs_of_all_kinds_of_requests() -> (String, String) {
     let upstream = origin(|mut client| {
         while let Some(head) = client.try_head() {
             let line = head.lines().next().unwrap().to_owned();
@@ -61,7 +61,7 @@ pub fn lines_of_a_day() -> (String, String) {
     assert_eq!(client.response_to("HEAD").status(), 404);
     client.send("POST /c HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(client.response().status(), 200);
-    // On the same connection: nothing is left of the request before.
+    // On the same connection: the line must contain nothing of the previous request.
     client.send("GET\r\n\r\n");
     assert_eq!(client.response().status(), 400);
     drop(client);
@@ -73,7 +73,7 @@ pub fn lines_of_a_day() -> (String, String) {
     assert!(!client.rest().is_empty());
     drop(client);
     access.wait_for("\"GET /ws HTTP/1.1\"");
-    // Written by another thread than the answers are.
+    // Another thread collects this stream than the one for the access log.
     proxy.log.wait_for("GET /gone -> 502");
     let log = proxy.log.text();
     assert!(proxy.terminate().success());
@@ -81,7 +81,7 @@ pub fn lines_of_a_day() -> (String, String) {
 }
 
 pub fn each_answer_is_a_line_on_standard_output() {
-    let (access, log) = lines_of_a_day();
+    let (access, log) = logs_of_all_kinds_of_requests();
     let lines: Vec<String> = access
         .lines()
         .map(|line| {
@@ -104,7 +104,7 @@ pub fn each_answer_is_a_line_on_standard_output() {
     );
     assert_eq!(lines[5], "\"GET /ws HTTP/1.1\" 101 3 \"-\" \"-\"");
     assert_eq!(lines.len(), 6, "{access}");
-    // What failed is told in words; the rest is not told twice.
+    // The log has the failures; what the access log has is not logged twice.
     assert!(log.contains("请求被拒绝: "), "{log}");
     assert!(log.contains("请求失败: GET /gone -> 502 "), "{log}");
     for word in ["请求开始", "请求完成", "WebSocket"] {
@@ -115,12 +115,12 @@ pub fn each_answer_is_a_line_on_standard_output() {
 
 pub fn a_stuck_reader_of_the_access_log_delays_nobody() {
     let upstream = answering(|_| ok("page")).to_string();
-    // Held open, and never read.
+    // The reader's end stays open but is never read.
     let (proxy, reader) = with_access_log(&["-u", &upstream, "--threads", "1"]);
     let mut client = proxy.connect();
     let agent = "x".repeat(900);
     let request = format!("GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: {agent}\r\n\r\n");
-    // A pipe holds 64 KiB, and the program 256 KiB.
+    // More than fits into the pipe (64 KiB) and the program's buffer (256 KiB).
     for _ in 0..500 {
         client.send(&request);
         assert_eq!(client.response().text(), "page");
@@ -131,9 +131,9 @@ pub fn a_stuck_reader_of_the_access_log_delays_nobody() {
     proxy.log.wait_for("日志读取过慢");
 }
 
-/// goaccess reads the access log, and counts what was requested.
+/// goaccess can parse the access log and counts the requests correctly.
 pub fn goaccess_counts_right() {
-    let (access, _) = lines_of_a_day();
+    let (access, _) = logs_of_all_kinds_of_requests();
     let folder = Folder::new("goaccess");
     let (log, report) = (
         folder.write("access.log", &access),

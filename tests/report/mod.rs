@@ -1,4 +1,4 @@
-//! What people and machines are told: log, metrics, status page.
+//! The log, the access log, the metrics and the status page.
 
 pub mod access;
 pub mod status;

@@ -10,14 +10,14 @@ use crate::support::*;
 /// The tests of this file.
 pub fn trials() -> Vec<Trial> {
     trials![
-        the_page_is_for_people_at_this_machine,
+        the_page_is_served_under_local_names_only,
         the_metrics_port_has_no_page,
-        the_numbers_are_those_of_the_program,
+        the_numbers_match_the_traffic,
         failures_name_their_cause_and_the_remedy,
     ]
 }
 
-/// The program with a status page, and where that is.
+/// Starts the program with a status page, and returns the page's address.
 fn watched(args: &[&str]) -> (Proxy, SocketAddr) {
     let mut all = vec!["--status-listen", "127.0.0.1:0", "--log-lang", "en"];
     all.extend_from_slice(args);
@@ -40,7 +40,7 @@ fn status(address: SocketAddr) -> serde_json::Value {
     serde_json::from_str(&response.text()).unwrap()
 }
 
-pub fn the_page_is_for_people_at_this_machine() {
+pub fn the_page_is_served_under_local_names_only() {
     let (proxy, address) = watched(&["-u", "127.0.0.1:1"]);
     for host in ["127.0.0.1", "localhost:9090", "[::1]"] {
         let page = ask(address, "GET", "/", host);
@@ -62,7 +62,7 @@ pub fn the_page_is_for_people_at_this_machine() {
     let metrics = ask(address, "GET", "/metrics", "localhost");
     assert!(metrics.text().contains("simple_proxy_connections_open"));
     assert_eq!(ask(address, "GET", "/other", "localhost").status(), 404);
-    // A name can be pointed at this machine by whoever owns it.
+    // The owner of a name can make it resolve to this machine.
     for path in ["/", "/status.json", "/metrics"] {
         assert_eq!(ask(address, "GET", path, "rebound.example").status(), 421);
     }
@@ -77,14 +77,14 @@ pub fn the_metrics_port_has_no_page() {
     for path in ["/", "/status.json"] {
         assert_eq!(ask(address, "GET", path, "localhost").status(), 404);
     }
-    // It may be open to a network, under whatever name.
+    // The metrics port may be open to a network, under any name.
     assert_eq!(
         ask(address, "GET", "/metrics", "metrics.example").status(),
         200
     );
 }
 
-pub fn the_numbers_are_those_of_the_program() {
+pub fn the_numbers_match_the_traffic() {
     let upstream = origin(echo).to_string();
     let (proxy, address) = watched(&["-u", &upstream]);
     let before = status(address);
@@ -93,7 +93,7 @@ pub fn the_numbers_are_those_of_the_program() {
     assert_eq!(before["upgrades"]["open"], 0);
     let mut client = proxy.connect();
     client.upgrade("/ws/chat");
-    // The client has its 101 a moment before the tunnel is counted.
+    // The client receives its 101 a moment before the tunnel is counted.
     wait_until("the tunnel is counted", || {
         status(address)["upgrades"]["open"] == 1
     });
@@ -102,7 +102,7 @@ pub fn the_numbers_are_those_of_the_program() {
     assert!(open["hops"][0]["steps"]["connect"].as_f64().is_some());
     assert_eq!(open["listening"][0], proxy.address.to_string());
     drop(client);
-    wait_until("the tunnel is over", || {
+    wait_until("the tunnel is closed", || {
         let closed = status(address);
         closed["upgrades"]["open"] == 0 && closed["upgrades"]["total"] == 1
     });
@@ -150,7 +150,7 @@ pub fn failures_name_their_cause_and_the_remedy() {
     );
 }
 
-/// What a browser shows, asked for line by line.
+/// A page in a browser, which evaluates an expression per line of its standard input.
 struct Page {
     guard: Guard,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
@@ -167,10 +167,10 @@ impl Page {
     }
 
     fn line(&mut self) -> String {
-        self.lines.next().expect("the browser goes on").unwrap()
+        self.lines.next().expect("the browser is running").unwrap()
     }
 
-    /// Waits until the page shows what makes this expression true.
+    /// Waits until this expression is true on the page.
     fn shows(&mut self, expression: &str) {
         self.ask(expression);
         assert_eq!(self.line(), "\"yes\"", "{expression}");
@@ -184,9 +184,9 @@ impl Page {
     }
 }
 
-/// In `browser`, which prints a line for each error on the page's console: the next answer
-/// would not be the one that is waited for.
-pub fn a_browser_shows_what_happens(browser: impl FnOnce(&str) -> Command) {
+/// Checks the page in `browser`, which also prints a line for each error on the page's console:
+/// the line would be taken for the next answer and fail the test.
+pub fn the_page_in_a_browser_shows_what_happens(browser: impl FnOnce(&str) -> Command) {
     let upstream = origin(|mut client| {
         let Some(head) = client.try_head() else {
             return;
@@ -228,13 +228,13 @@ pub fn a_browser_shows_what_happens(browser: impl FnOnce(&str) -> Command) {
     page.shows("document.querySelector('.failure').textContent.includes('onload=alert(1)')");
     page.shows("document.getElementById('state').textContent === 'failing'");
     page.shows("document.querySelectorAll('img').length === 0");
-    // Settings: those that were given, and all of them when asked for.
+    // The settings that were given, and all settings on demand.
     page.shows("document.getElementById('settings').textContent.includes('--upstream-host')");
     page.shows("!document.getElementById('settings').textContent.includes('drain-timeout')");
     page.shows("document.getElementById('all').click() || true");
     page.shows("document.getElementById('settings').textContent.includes('drain-timeout')");
     drop(proxy);
-    // The console then has an error for each question that nobody answers.
+    // From here on the console has an error for each fetch that fails.
     page.ask("!document.getElementById('lost').hidden");
     let mut answer = page.line();
     while answer.starts_with("error Failed to load resource") {

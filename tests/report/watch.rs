@@ -1,4 +1,4 @@
-//! Watching the program: the health path, the metrics, and the log as JSON.
+//! Monitoring: the health path, the metrics, and the log as JSON.
 
 use libtest_mimic::Trial;
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use crate::support::*;
 /// The tests of this file.
 pub fn trials() -> Vec<Trial> {
     trials![
-        health_is_answered_here,
+        the_health_path_is_answered_by_the_proxy,
         metrics_count_what_happened,
         metrics_tell_the_stage_that_failed,
         the_metrics_port_serves_nothing_else,
@@ -22,7 +22,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-pub fn health_is_answered_here() {
+pub fn the_health_path_is_answered_by_the_proxy() {
     let (report, seen) = channel();
     let report = Mutex::new(report);
     let (go_on, wait) = channel::<()>();
@@ -56,7 +56,7 @@ pub fn health_is_answered_here() {
             "GET",
             "200 OK: serving\n",
         ),
-        // Anything else goes the usual way.
+        // Any other request is forwarded.
         (
             "GET /healthz?x HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET",
@@ -83,7 +83,7 @@ pub fn health_is_answered_here() {
     }
     let asked: Vec<_> = seen.try_iter().collect();
     assert_eq!(asked.len(), 3, "{asked:?}");
-    // A body is not read, so it cannot be taken for a request.
+    // The body is not read, so the connection is closed: it could be taken for a request.
     let mut client = proxy.connect();
     client.send("GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nGET ");
     let response = client.response();
@@ -91,7 +91,7 @@ pub fn health_is_answered_here() {
     assert_eq!(response.field("connection"), Some("close"));
     assert!(client.is_closed());
 
-    // A connection that was busy when the drain began is told of it.
+    // During the drain the health path answers 503, and a request under way is finished.
     let mut busy = proxy.connect();
     busy.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\nGET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(
@@ -113,11 +113,11 @@ pub fn health_is_answered_here() {
     assert_eq!(response.field("connection"), Some("close"));
     go_on.send(()).unwrap();
     assert_eq!(busy.response().text(), "upstream");
-    // Only the two that the upstream got are in the log, with two lines each.
+    // Only the two requests that the upstream received are in the log, with two lines each.
     assert_eq!(proxy.log.text().matches("healthz ").count(), 4);
 }
 
-/// Starts the program with metrics; gives their address as well.
+/// Starts the program with metrics, and returns their address.
 pub fn start_measured(args: &[&str]) -> (Proxy, SocketAddr) {
     let proxy = Proxy::start(&[args, &METRICS].concat());
     let address = proxy.metrics();
@@ -132,7 +132,7 @@ fn page(address: SocketAddr) -> Response {
     response
 }
 
-/// Values by name and labels, as they stand.
+/// The values of the metrics, by name with labels as in the page.
 pub fn values(address: SocketAddr) -> HashMap<String, f64> {
     let text = page(address).text();
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -163,7 +163,7 @@ pub fn metrics_count_what_happened() {
     let message = vec![7; 100_000];
     tunnel.send_bytes(&frame(&message, MASK));
     assert_eq!(tunnel.frame().unwrap(), message);
-    // Counted by another thread than the one that answers, behind the write.
+    // The bytes are counted after the write, so the client may see them earlier.
     let down = "simple_proxy_carried_bytes_total{direction=\"downstream\"}";
     let posts = "simple_proxy_requests_total{method=\"POST\",status=\"2xx\"}";
     let gets = "simple_proxy_requests_total{method=\"GET\",status=\"2xx\"}";
@@ -249,7 +249,7 @@ pub fn the_metrics_port_serves_nothing_else() {
         assert_eq!(client.response().status(), status, "{request}");
         assert!(client.is_closed());
     }
-    // Silent readers are let go, and hold nobody up for longer.
+    // Silent readers time out, and do not delay other readers.
     let silent: Vec<_> = (0..20).map(|_| Client::connect(metrics)).collect();
     assert_eq!(page(metrics).status(), 200);
     for mut client in silent {
@@ -273,7 +273,7 @@ pub fn the_metrics_port_serves_nothing_else() {
     );
 }
 
-/// Prometheus' own linter, of its Debian package.
+/// The linter in Prometheus' Debian package.
 pub fn promtool_has_no_complaint() {
     let upstream = answering(|_| ok("fine")).to_string();
     let (proxy, metrics) = start_measured(&["-u", &upstream]);
@@ -347,7 +347,7 @@ pub fn json_lines_are_objects() {
     assert_eq!(done["connection"], 2);
     assert!(done["seconds"].as_f64().unwrap() > 0.0);
     assert!(done["client"].as_str().unwrap().starts_with("127.0.0.1:"));
-    // Every line of a connection says whose it is.
+    // Every line about a connection names its client.
     for line in &lines {
         let own = [
             "listening",
@@ -390,7 +390,7 @@ pub fn verbose_lines_have_numbers_and_times() {
         let line = proxy.log.wait_for(line);
         assert!(line.ends_with(end), "{line}");
     }
-    // And -q keeps all of it out of the log.
+    // With -q none of it is logged.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut command = inheriting(&listener, "", &["-u", &upstream.to_string(), "-q"]);
     let mut guard = Guard::spawn(command.stderr(Stdio::piped()));
