@@ -1,6 +1,5 @@
-//! A request in steady state allocates nothing: counted by an allocator that counts, around
-//! the server in this very process, with a client and an upstream that allocate nothing
-//! either.
+//! A request in steady state allocates nothing. A counting allocator checks this for the server
+//! in this process; the client and the upstream, also in it, do not allocate either.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::OsString;
@@ -22,7 +21,7 @@ static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
 struct Counting;
 
-// SAFETY: everything is the system allocator's; a number is counted beside it.
+// SAFETY: every call is passed on to the system allocator; only a counter is added.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -45,8 +44,8 @@ static ALLOCATOR: Counting = Counting;
 
 const ROUNDS: u64 = 10_000;
 
-/// The executor's queue takes a block for each 31 wakes, of which a round has two or three;
-/// timers are rarer still. A single allocation of our own would be `ROUNDS` of them.
+/// The executor's queue allocates a block per 31 wakes, of which a round has two or three;
+/// timers allocate less often. One allocation per request would make `ROUNDS` of them.
 const FEW: u64 = ROUNDS / 8;
 
 fn main() {
@@ -58,7 +57,7 @@ fn main() {
 }
 
 fn steady_state() -> std::io::Result<()> {
-    // The log is written as ever, and goes nowhere.
+    // The log is formatted as usual and discarded.
     let nowhere = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
     rustix::stdio::dup2_stderr(nowhere)?;
     let proxy = serve(upstream()?)?;
@@ -84,7 +83,7 @@ fn steady_state() -> std::io::Result<()> {
     })
 }
 
-/// Does something until it is steady, and then counts.
+/// Runs 1000 rounds to reach the steady state, and then counts the allocations of `ROUNDS`.
 fn counted(what: &str, round: &mut dyn FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
     for _ in 0..1000 {
         round()?;
@@ -102,7 +101,7 @@ fn counted(what: &str, round: &mut dyn FnMut() -> std::io::Result<()>) -> std::i
     }
 }
 
-/// Sends `request` and reads until `end` has come.
+/// Sends `request` and reads until `end` has arrived.
 fn exchange(stream: &mut TcpStream, request: &[u8], end: &[u8]) -> std::io::Result<()> {
     stream.write_all(request)?;
     let mut room = [0; 4096];
@@ -118,7 +117,7 @@ fn exchange(stream: &mut TcpStream, request: &[u8], end: &[u8]) -> std::io::Resu
     Ok(())
 }
 
-/// Answers what ends in a request's end; a tunnel's bytes are returned.
+/// Starts an upstream that answers requests and echoes the bytes of a tunnel.
 fn upstream() -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;

@@ -10,13 +10,13 @@ pub fn trials() -> Vec<Trial> {
     trials![
         settings_are_shown_with_their_sources,
         every_setting_is_shown,
-        the_report_is_in_chinese_too,
-        the_origins_are_shown_and_what_they_break,
-        a_403_that_looks_like_a_check_of_origin_is_called_that,
+        the_report_exists_in_chinese,
+        origins_and_their_problems_are_shown,
+        a_403_because_of_origin_is_explained,
         a_route_through_a_proxy_to_tls,
         broken_routes_are_named,
         json_is_one_object,
-        interim_answers_are_passed_over,
+        interim_responses_are_skipped,
     ]
 }
 
@@ -25,7 +25,7 @@ pub struct Checked {
     pub text: String,
 }
 
-/// Runs the check to its end; its standard error must stay empty.
+/// Runs the check to its end; standard error must stay empty.
 pub fn check(args: &[&str], environment: &[(&str, &str)]) -> Checked {
     let mut command = program();
     command.arg("--check").args(args);
@@ -76,7 +76,7 @@ pub fn settings_are_shown_with_their_sources() {
     checked.has("the upstream can be reached");
 }
 
-pub fn the_report_is_in_chinese_too() {
+pub fn the_report_exists_in_chinese() {
     let upstream = tls_origin("origin.test", echo).to_string();
     let args = ["-u", &upstream, "--tls", "on", "--log-lang", "zh"];
     let checked = check(&args, &[]);
@@ -96,7 +96,7 @@ pub fn the_report_is_in_chinese_too() {
     assert_eq!(checked.text.lines().find(wide), None, "{}", checked.text);
 }
 
-pub fn the_origins_are_shown_and_what_they_break() {
+pub fn origins_and_their_problems_are_shown() {
     let upstream = tls_origin("app.example.com", |mut client| {
         client.head();
         let fields = "Location: https://app.example.com/x\r\n\
@@ -121,7 +121,7 @@ pub fn the_origins_are_shown_and_what_they_break() {
     checked.has("leave out --map off");
     let checked = check(&[&flags[..], &["--map=off"]].concat(), &[]);
     checked.has("try --host-header NAME without --map off");
-    // What nothing here could mend is no reason to advise anything.
+    // There is no advice for problems that no setting of the proxy could solve.
     let http = answering(|_| {
         let fields = "Location: http://app.example.com:81/x\r\n\
                       Set-Cookie: s=1; Domain=other.example\r\n";
@@ -134,8 +134,8 @@ pub fn the_origins_are_shown_and_what_they_break() {
     assert!(!checked.text.contains("a cookie"), "{}", checked.text);
 }
 
-/// An upstream may refuse WebSockets of other pages, and take those of programs or not.
-pub fn a_403_that_looks_like_a_check_of_origin_is_called_that() {
+/// Two upstreams that refuse WebSockets with a foreign Origin; one accepts those without Origin.
+pub fn a_403_because_of_origin_is_explained() {
     let checking = |also_without: bool| {
         let upstream = answering(move |head| {
             if head.starts_with("HEAD ") {
@@ -184,7 +184,7 @@ pub fn a_403_that_looks_like_a_check_of_origin_is_called_that() {
             "was answered 101 Switching Protocols",
         ),
         (&strict, &[], 1, own),
-        // A page gets what a program does not.
+        // A page gets a WebSocket where a program, which sends no Origin, does not.
         (&strict, &[named], 0, "was answered 101 Switching Protocols"),
         (&strict, &[named, "--map=off"], 1, map),
         (&strict, &["--host-header=other.example"], 1, other),
@@ -239,7 +239,7 @@ pub fn a_route_through_a_proxy_to_tls() {
     checked.has("verified no: self-signed certificate");
     checked.has("GET /ws?a=b was answered 101");
 
-    // Its own root, but another name.
+    // Its root is trusted, but the name is another one.
     let folder = Folder::new("check");
     let certificate = Certificate::new("origin.test");
     let roots = folder.write("root.pem", &certificate.pem());
@@ -267,7 +267,7 @@ pub fn a_route_through_a_proxy_to_tls() {
     checked.has("trust its root with --tls-ca");
 }
 
-/// A SOCKS5 server for one user.
+/// A SOCKS5 server that accepts one user.
 fn socks_server(mut client: Client, user: &str, password: &str) {
     let Some(greeting) = client.try_exactly(2) else {
         return;
@@ -409,7 +409,7 @@ pub fn broken_routes_are_named() {
         checked.fits_a_terminal();
         assert!(!checked.text.contains("wr0ng"), "{}", checked.text);
     }
-    // Bad usage is told like any other.
+    // A usage error is printed as without --check.
     let output = program().args(["-u", &fine, "--check-path", "/"]).output();
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(2));
@@ -443,7 +443,7 @@ pub fn json_is_one_object() {
     }
 }
 
-pub fn interim_answers_are_passed_over() {
+pub fn interim_responses_are_skipped() {
     let upstream = origin(|mut client| {
         while let Some(head) = client.try_head() {
             client.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");

@@ -1,6 +1,6 @@
-//! The documents against the program: every flag and variable is in the manual page, in
-//! docs/settings.md in both languages and in the CHANGELOG, and none is in these or in the
-//! READMEs that does not exist.
+//! Compares the documents with the program: every flag and variable is in the manual page, in
+//! docs/settings.md in both languages and in the CHANGELOG, and these and the READMEs mention
+//! none that does not exist.
 
 use libtest_mimic::Trial;
 use std::collections::BTreeSet;
@@ -30,7 +30,7 @@ const VARIABLES: [&str; 5] = [
     "HTTPS_PROXY",
 ];
 
-/// Names in the documents that look like variables of ours and are none.
+/// Names in the documents that look like the program's variables but are not.
 const OTHER_NAMES: [&str; 16] = [
     "ALL_PROXY",
     "DOCKER_HOST",
@@ -53,7 +53,7 @@ const OTHER_NAMES: [&str; 16] = [
 /// Long flags of other programs that the documents use.
 const OTHER_FLAGS: [&str; 4] = ["--locked", "--now", "--path", "--server"];
 
-/// The lines that users were promised, as they look for one request.
+/// The log lines whose format is documented, as they look for one request.
 const PROMISED_LINES: [&str; 4] = [
     "===收到请求开始=== GET /ws/chat (Host: localhost:8080)",
     "WebSocket 请求: /ws/chat (Host: localhost:8080)",
@@ -61,7 +61,7 @@ const PROMISED_LINES: [&str; 4] = [
     "WebSocket 连接关闭",
 ];
 
-/// One flag as a document or the program has it: its names, and its variable if any.
+/// One flag in a document or in the program: its names, and its variable if any.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Flag {
     names: Vec<String>,
@@ -74,7 +74,7 @@ pub fn every_flag_and_variable_is_documented() {
     assert_eq!(
         variables.collect::<BTreeSet<_>>(),
         BTreeSet::from(VARIABLES),
-        "the variables that the documents know"
+        "the variables that the documents list"
     );
     assert_eq!(flags_of_the_manual(), flags, "OPTIONS of the manual page");
     for (document, text) in [("settings", SETTINGS), ("settings.zh-CN", SETTINGS_ZH)] {
@@ -155,7 +155,7 @@ pub fn promised_log_lines_are_documented() {
     }
 }
 
-/// From its table.
+/// The flags in the program's table.
 fn flags_of_the_program() -> BTreeSet<Flag> {
     let flags = flags::flags().map(|flag| {
         let short = flag.short.map(|letter| format!("-{letter}"));
@@ -167,14 +167,14 @@ fn flags_of_the_program() -> BTreeSet<Flag> {
     flags.collect()
 }
 
-/// From the items of the manual's OPTIONS: `.It Fl u , Fl -upstream-host Ar host`.
+/// The flags in the manual's OPTIONS, from items like `.It Fl u , Fl -upstream-host Ar host`.
 fn flags_of_the_manual() -> BTreeSet<Flag> {
     let (_, options) = MANUAL
         .split_once("\n.Sh OPTIONS\n")
         .expect("a section OPTIONS");
     let (options, _) = options
         .split_once("\n.Sh ")
-        .expect("a section behind OPTIONS");
+        .expect("a section after OPTIONS");
     let items = options.split("\n.It ").skip(1).map(|item| {
         let head = item.lines().next().unwrap_or_default();
         let variable = item.lines().find_map(|line| line.strip_prefix(".Ev "));
@@ -186,7 +186,8 @@ fn flags_of_the_manual() -> BTreeSet<Flag> {
     items.collect()
 }
 
-/// From the rows of a table of settings: ``| `-u`, `--upstream-host HOST:PORT` | `X` |``.
+/// The flags in a table of settings, whose rows begin like
+/// ``| `-u`, `--upstream-host HOST:PORT` | `X` |``.
 fn flags_of_a_table(text: &str) -> BTreeSet<Flag> {
     let rows = text.lines().filter(|line| line.starts_with("| `-"));
     let flags = rows.map(|row| {
@@ -206,7 +207,7 @@ fn flags_of_a_table(text: &str) -> BTreeSet<Flag> {
     flags.collect()
 }
 
-/// The flags that a line of mdoc marks with `Fl`; joined switches count one by one.
+/// The flags that a line of mdoc marks with `Fl`; each of several joined switches counts.
 fn flags_of_macros(line: &str) -> Vec<String> {
     let Some(words) = line.strip_prefix('.') else {
         return Vec::new();
@@ -226,7 +227,7 @@ fn flags_of_macros(line: &str) -> Vec<String> {
     flags
 }
 
-/// What looks like a long flag: two hyphens, then a letter.
+/// Everything that looks like a long flag: two hyphens, then a letter.
 fn long_flags(text: &str) -> impl Iterator<Item = &str> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-';
     text.split(move |c| !is_part(c))
@@ -234,7 +235,7 @@ fn long_flags(text: &str) -> impl Iterator<Item = &str> {
         .filter(|word| word[2..].starts_with(|c: char| c.is_ascii_alphabetic()))
 }
 
-/// What looks like a variable: capitals with an underscore between them.
+/// Everything that looks like a variable: capitals with an underscore between them.
 fn upper_case_names(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .filter(|word| {

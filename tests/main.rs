@@ -1,9 +1,9 @@
-//! End-to-end tests over the real binary, in folders that mirror the rooms of `src`. Each
-//! file lists its own tests. Run by libtest-mimic, in which a test whose real peer is not
-//! installed is shown and counted as ignored.
+//! End-to-end tests of the real binary, in folders that mirror the rooms of `src`. Each file
+//! lists its own tests. libtest-mimic runs them; a test whose real peer is not installed is
+//! shown and counted as ignored.
 
-/// Makes a trial of each named function of the file in which it stands; its name is the path
-/// of the function, as in `serve::door::a_loop_is_refused`.
+/// Makes a trial of each named function of the calling file. A trial has the path of its
+/// function as its name, as in `serve::door::a_loop_is_refused`.
 macro_rules! trials {
     ($($name:ident),+ $(,)?) => {
         vec![$(libtest_mimic::Trial::test(
@@ -30,9 +30,9 @@ use libtest_mimic::Arguments;
 
 fn main() {
     let mut arguments = Arguments::from_args();
-    // Each test is mostly waiting for processes; two at least overlap on any machine.
+    // The tests mostly wait for processes, so four threads suit even a machine with few cores.
     arguments.test_threads.get_or_insert(4);
-    // Some have thousands of sockets.
+    // Some tests open thousands of sockets.
     support::allow_descriptors(4096);
     let all = [
         rooms::trials(),

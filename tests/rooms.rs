@@ -1,4 +1,4 @@
-//! The rooms of the library: each uses only those below it.
+//! The rooms of the library: each uses only the rooms below it.
 
 use libtest_mimic::Trial;
 use std::fs;
@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 pub fn trials() -> Vec<Trial> {
     trials![
         use_only_those_below_them,
-        the_ways_through_the_code_lead_there,
-        ask_for_portable_and_not_for_its_feature,
+        contain_the_names_in_contributing,
+        use_cfg_portable_and_not_its_feature,
     ]
 }
 
-/// From the top floor down; what is in no room is plain data, and uses plain data alone.
+/// The rooms from top to bottom. Files outside all rooms are plain data, at the bottom.
 const ROOMS: [&str; 8] = [
     "check", "serve", "report", "route", "cli", "http", "net", DATA,
 ];
@@ -24,7 +24,7 @@ fn floor(room: &str) -> usize {
     found.unwrap_or(ROOMS.len() - 1)
 }
 
-/// The sources in a folder and those below it.
+/// Collects the Rust sources in a folder and its subfolders.
 pub fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder of sources") {
         let path = entry.expect("an entry").path();
@@ -36,7 +36,7 @@ pub fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The rooms and files that a source names behind `crate::`, tests aside.
+/// The rooms and files that a source names after `crate::`, outside its tests.
 fn used(source: &str) -> impl Iterator<Item = &str> {
     let code = source
         .split("\n#[cfg(test)]\nmod ")
@@ -55,14 +55,14 @@ pub fn use_only_those_below_them() {
     assert!(files.len() > 40, "the sources are in {root:?}");
     let mut problems = Vec::new();
     for path in &files {
-        let name = path.strip_prefix(&root).expect("below the root");
+        let name = path.strip_prefix(&root).expect("it is below the root");
         let mut parts = name.iter().map(|part| part.to_str().expect("UTF-8"));
         let (first, in_room) = (parts.next().expect("a name"), parts.next().is_some());
         if matches!(first, "main.rs" | "lib.rs") {
             continue;
         }
         let room = if in_room { first } else { DATA };
-        assert!(ROOMS.contains(&room), "{room} is a room without a floor");
+        assert!(ROOMS.contains(&room), "{room} is not in ROOMS");
         let source = fs::read_to_string(path).expect("a source");
         for other in used(&source) {
             if floor(other) < floor(room) {
@@ -76,8 +76,8 @@ pub fn use_only_those_below_them() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-/// What CONTRIBUTING.md says of where to change something still stands there.
-pub fn the_ways_through_the_code_lead_there() {
+/// The names that CONTRIBUTING.md gives for where to change something are in those files.
+pub fn contain_the_names_in_contributing() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("CONTRIBUTING.md")).expect("a guide");
     let mut checked = 0;
@@ -95,12 +95,12 @@ pub fn the_ways_through_the_code_lead_there() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 8, "all ways are checked");
+    assert_eq!(checked, 8, "names in the table");
 }
 
-/// `build.rs` sets `cfg(portable)` for the feature and for every system but Linux; whoever
-/// asks for the feature alone forgets the systems.
-pub fn ask_for_portable_and_not_for_its_feature() {
+/// `build.rs` sets `cfg(portable)` for the feature and for every system except Linux, so a
+/// condition on the feature alone would be wrong on the other systems.
+pub fn use_cfg_portable_and_not_its_feature() {
     let mut files = Vec::new();
     sources(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),

@@ -1,11 +1,11 @@
-//! What the tests and the soak share: a clean environment for the program, repeatable noise,
-//! reads that go on, a field of a head, a WebSocket frame.
+//! What the tests and the soak share: a clean environment for the program, pseudorandom bytes,
+//! reads and writes that are repeated after a signal, field values, WebSocket frames.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
-/// The same with none of the program's settings in its environment.
+/// The same command with none of the program's settings in its environment.
 pub fn cleaned(mut command: Command) -> Command {
     for name in [
         "UPSTREAM_HOST",
@@ -24,12 +24,12 @@ pub fn cleaned(mut command: Command) -> Command {
     }
     // The language of help, errors and `--check`.
     command.env("LC_ALL", "C.UTF-8");
-    // An answer that is lost on the way to the resolver must not take all the time there is.
+    // A lost DNS answer costs 2 s instead of the default 5 s.
     command.env("RES_OPTIONS", "timeout:2 attempts:2");
     command
 }
 
-/// Repeatable noise (xorshift).
+/// Reproducible pseudorandom bytes (xorshift).
 pub struct Noise(u64);
 
 impl Noise {
@@ -54,8 +54,8 @@ impl Noise {
     }
 }
 
-/// Reads once, whatever interrupts it: a read with a timeout is not restarted by the kernel
-/// (signal(7)).
+/// Reads once, and again after EINTR: the kernel does not restart a read on a socket with a
+/// timeout after a signal (signal(7)).
 pub fn read_some(stream: &mut (impl Read + ?Sized), room: &mut [u8]) -> io::Result<usize> {
     loop {
         match stream.read(room) {
@@ -65,8 +65,8 @@ pub fn read_some(stream: &mut (impl Read + ?Sized), room: &mut [u8]) -> io::Resu
     }
 }
 
-/// A socket whose reads and writes go on after an interruption, which one with a timeout may
-/// meet at any time: OpenSSL would take it for a failure.
+/// A socket whose reads and writes are repeated after EINTR, which OpenSSL would take for a
+/// failure.
 #[derive(Debug)]
 pub struct Patient(pub TcpStream);
 

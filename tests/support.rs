@@ -1,5 +1,5 @@
 //! What the end-to-end tests share: the program as a child process, scripted peers, a raw
-//! HTTP client and WebSocket frames. Every wait has a deadline; every port is the kernel's.
+//! HTTP client and WebSocket frames. Every wait has a deadline; the kernel picks every port.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,21 +14,21 @@ use rustix::process::{kill_process, Pid, Resource, Rlimit, Signal};
 
 pub use crate::shared::{cleaned, field, frame, read_some, Noise, Patient};
 
-/// Generous: a slow machine must pass, and only a hang must not.
+/// The deadline of every wait, long enough for a slow machine: only a hang must fail a test.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a client masks its frames with.
+/// The key with which clients mask their frames.
 pub const MASK: Option<[u8; 4]> = Some([0x37, 0xfa, 0x21, 0x3d]);
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_simple-proxy");
 
-/// The program with no setting of ours in its environment.
+/// The program with none of its settings in its environment.
 pub fn program() -> Command {
     cleaned(Command::new(PROGRAM))
 }
 
-/// A shell that runs `setup` and then becomes the program, on a port of its own.
+/// A shell that runs `setup` and then executes the program, on a port that the kernel picks.
 pub fn behind_shell(setup: &str, args: &[&str]) -> Command {
     let mut command = cleaned(Command::new("sh"));
     command.args(["-c", &format!("{setup} exec \"$0\" \"$@\""), PROGRAM]);
@@ -36,7 +36,7 @@ pub fn behind_shell(setup: &str, args: &[&str]) -> Command {
     command
 }
 
-/// Lines that arrive from a child's stream, to be waited for.
+/// The lines that arrive from a child's stream.
 #[derive(Clone, Default)]
 pub struct Lines(Arc<(Mutex<Vec<String>>, Condvar)>);
 
@@ -55,12 +55,12 @@ impl Lines {
         lines
     }
 
-    /// The first line with `needle` in it, once it is there.
+    /// Waits for a line that contains `needle` and returns the first.
     pub fn wait_for(&self, needle: &str) -> String {
         self.wait_for_count(needle, 1).remove(0)
     }
 
-    /// `count` lines with `needle` in them, once they are there.
+    /// Waits until `count` lines contain `needle` and returns all that do.
     pub fn wait_for_count(&self, needle: &str, count: usize) -> Vec<String> {
         let deadline = Instant::now() + PATIENCE;
         let mut lines = self.0 .0.lock().unwrap();
@@ -88,7 +88,7 @@ impl Lines {
     }
 }
 
-/// Sends a signal by its name, without the program kill(1), which some systems lack.
+/// Sends a signal by its name, without kill(1), which some systems lack.
 pub fn send_signal(pid: Pid, name: &str) {
     let signal = match name {
         "CONT" => Signal::CONT,
@@ -99,12 +99,12 @@ pub fn send_signal(pid: Pid, name: &str) {
         "STOP" => Signal::STOP,
         "TERM" => Signal::TERM,
         "USR1" => Signal::USR1,
-        other => panic!("no test has sent SIG{other} before: add it here"),
+        other => panic!("SIG{other} is not in this list"),
     };
     kill_process(pid, signal).unwrap_or_else(|error| panic!("SIG{name}: {error}"));
 }
 
-/// A child process that ends with its guard.
+/// A child process, which is killed when its guard is dropped.
 pub struct Guard(pub Child);
 
 impl Guard {
@@ -117,7 +117,7 @@ impl Guard {
         send_signal(Pid::from_child(&self.0), name);
     }
 
-    /// Its exit, within the tests' patience.
+    /// Waits for its exit.
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -137,8 +137,8 @@ impl Drop for Guard {
     }
 }
 
-/// A shell that runs `setup` and then becomes the program, which takes `listener` over as
-/// from a service manager: for tests that cannot read the port from the log.
+/// A shell that runs `setup` and then executes the program, which inherits `listener` as from a
+/// service manager: for tests that cannot read the port from the log.
 pub fn inheriting(listener: &TcpListener, setup: &str, args: &[&str]) -> Command {
     let mut command = cleaned(Command::new("sh"));
     let inherit = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
@@ -155,11 +155,11 @@ pub struct Proxy {
     pub log: Lines,
 }
 
-/// Arguments with which `Proxy::metrics` finds the metrics.
+/// The arguments that `Proxy::metrics` needs to find the metrics.
 pub const METRICS: [&str; 4] = ["--metrics-listen", "127.0.0.1:0", "--log-lang", "en"];
 
 impl Proxy {
-    /// Where the metrics are served.
+    /// The address of the metrics.
     pub fn metrics(&self) -> SocketAddr {
         let line = self.log.wait_for("metrics: http://");
         let address = line.rsplit("http://").next().unwrap();
@@ -173,7 +173,7 @@ impl Proxy {
         reader.response().text()
     }
 
-    /// Starts it with these arguments, on a port of its own.
+    /// Starts it with these arguments, on a port that the kernel picks.
     pub fn start(args: &[&str]) -> Proxy {
         Proxy::start_with(args, &[])
     }
@@ -199,7 +199,7 @@ impl Proxy {
         Proxy::spawn_inheriting(command)
     }
 
-    /// The same for one that takes its listener over, wherever that listens.
+    /// The same for a command that inherits its listener, and so needs its standard input.
     pub fn spawn_inheriting(command: &mut Command) -> Proxy {
         command.stderr(Stdio::piped());
         let mut guard = Guard::spawn(command);
@@ -217,7 +217,7 @@ impl Proxy {
         Client::connect(self.address)
     }
 
-    /// One request on a connection of its own, with its answer.
+    /// Sends one request on a new connection and returns the response.
     pub fn fetch(&self, request: &str) -> Response {
         let mut client = self.connect();
         client.send(request);
@@ -228,22 +228,22 @@ impl Proxy {
         self.fetch(&format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"))
     }
 
-    /// Allows it so many descriptors from here on.
+    /// Limits it to `most` descriptors from here on.
     pub fn limit_descriptors(&self, most: u64) {
         let pid = Pid::from_raw(self.guard.0.id() as i32);
         let limit = Rlimit {
             current: Some(most),
             maximum: Some(most),
         };
-        rustix::process::prlimit(pid, Resource::Nofile, limit).expect("it is ours");
+        rustix::process::prlimit(pid, Resource::Nofile, limit).expect("it is our child");
     }
 
-    /// Its standard output, where that is a pipe.
+    /// Its standard output, which must be a pipe.
     pub fn take_output(&mut self) -> std::process::ChildStdout {
         self.guard.0.stdout.take().unwrap()
     }
 
-    /// SIGTERM, and its exit status.
+    /// Sends SIGTERM and waits for its exit.
     pub fn terminate(mut self) -> ExitStatus {
         self.guard.signal("TERM");
         self.guard.wait()
@@ -267,7 +267,7 @@ impl Proxy {
     }
 }
 
-/// A listener whose connections each run `script` in a thread.
+/// A listener that runs `script` in a thread for each connection.
 pub fn origin(script: impl Fn(Client) + Send + Sync + 'static) -> SocketAddr {
     origin_at("127.0.0.1:0", script)
 }
@@ -286,8 +286,8 @@ pub fn origin_at(bind: &str, script: impl Fn(Client) + Send + Sync + 'static) ->
     address
 }
 
-/// An origin that answers each request with `answer`, its head as argument, for as long
-/// as the connection lasts. Request bodies with a Content-Length are read first.
+/// An origin that answers each request on a connection with what `answer` makes of its head.
+/// Request bodies with a Content-Length are read first.
 pub fn answering(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> SocketAddr {
     origin(move |mut client| {
         while let Some(head) = client.try_head() {
@@ -307,8 +307,8 @@ pub fn ok(body: &str) -> String {
     )
 }
 
-/// An address at which nothing listens, and never will: bound for as long as the tests run,
-/// so that no other test gets its port.
+/// An address at which nothing ever listens: its port stays bound as long as the tests run, so
+/// that no other test gets it.
 pub fn dead_address() -> SocketAddr {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -318,7 +318,7 @@ pub fn dead_address() -> SocketAddr {
     address
 }
 
-/// One line of JSON.
+/// Parses a line that must be a JSON object.
 pub fn json_of(line: impl AsRef<str>) -> serde_json::Value {
     let line = line.as_ref();
     let parsed = serde_json::from_str(line);
@@ -331,7 +331,7 @@ pub fn json_of(line: impl AsRef<str>) -> serde_json::Value {
 pub trait Bytes: Read + Write + Send {}
 impl<T: Read + Write + Send> Bytes for T {}
 
-/// One end of a connection, read and written blocking, with what was read too far.
+/// One end of a connection, read and written blocking, with the bytes read ahead.
 pub struct Client {
     pub stream: Box<dyn Bytes>,
     pub socket: TcpStream,
@@ -367,7 +367,7 @@ impl Client {
     pub fn new(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        // A unix socket, which has no address, has no Nagle's algorithm either.
+        // A unix socket has neither an address nor TCP_NODELAY.
         if stream.peer_addr().is_ok() {
             stream.set_nodelay(true).unwrap();
         }
@@ -378,7 +378,7 @@ impl Client {
         }
     }
 
-    /// The same connection under TLS, as its server.
+    /// Performs a TLS handshake on the connection as the server.
     pub fn accept_tls(self, acceptor: &openssl::ssl::SslAcceptor) -> Option<Client> {
         let socket = self.socket.try_clone().unwrap();
         let stream = acceptor.accept(Patient(self.socket)).ok()?;
@@ -389,7 +389,7 @@ impl Client {
         })
     }
 
-    /// The same connection under TLS, as a client that trusts `ssl`'s roots alone.
+    /// Performs a TLS handshake on the connection as a client that trusts only the roots of `ssl`.
     pub fn connect_tls(self, ssl: openssl::ssl::Ssl) -> Result<Client, String> {
         let socket = self.socket.try_clone().unwrap();
         let mut stream = openssl::ssl::SslStream::new(ssl, Patient(self.socket)).unwrap();
@@ -405,12 +405,12 @@ impl Client {
         self.send_bytes(text.as_bytes());
     }
 
-    /// Sends, or fails the test.
+    /// Sends the bytes; fails the test if it cannot.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// Sends if the other side still takes it.
+    /// Sends the bytes and returns whether that succeeded.
     pub fn try_send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
     }
@@ -422,7 +422,7 @@ impl Client {
         Ok(n)
     }
 
-    /// A head with its empty line; None at the end of the stream.
+    /// A head with its empty line; None at the end of the stream or on an error.
     pub fn try_head(&mut self) -> Option<String> {
         self.read_head().ok()
     }
@@ -430,7 +430,7 @@ impl Client {
     pub fn head(&mut self) -> String {
         self.read_head().unwrap_or_else(|error| {
             let ahead = String::from_utf8_lossy(&self.ahead);
-            panic!("no head: {error}, behind {ahead:?}")
+            panic!("no head: {error}, after {ahead:?}")
         })
     }
 
@@ -446,7 +446,7 @@ impl Client {
         }
     }
 
-    /// Exactly so many bytes, if they come.
+    /// Exactly `count` bytes; None if the stream ends before.
     pub fn try_exactly(&mut self, count: usize) -> Option<Vec<u8>> {
         while self.ahead.len() < count {
             if self.read_more().ok()? == 0 {
@@ -456,7 +456,7 @@ impl Client {
         Some(self.ahead.drain(..count).collect())
     }
 
-    /// Exactly so many bytes, or fails the test.
+    /// Exactly `count` bytes; fails the test if the stream ends before.
     pub fn exactly(&mut self, count: usize) -> Vec<u8> {
         while self.ahead.len() < count {
             let n = self.read_more().unwrap();
@@ -469,25 +469,25 @@ impl Client {
         self.ahead.drain(..count).collect()
     }
 
-    /// Everything until the stream ends; fails the test on a reset.
+    /// All bytes until the stream ends; fails the test on a reset.
     pub fn rest(&mut self) -> Vec<u8> {
         while self.read_more().unwrap() > 0 {}
         std::mem::take(&mut self.ahead)
     }
 
-    /// Everything until the stream ends in any way, the read timeout included.
+    /// All bytes until the stream ends in any way, the read timeout included.
     pub fn rest_or_reset(&mut self) -> Vec<u8> {
         while self.read_more().unwrap_or(0) > 0 {}
         std::mem::take(&mut self.ahead)
     }
 
-    /// Everything until the stream ends in any way or `end` has arrived.
+    /// All bytes until `end` has arrived or the stream ends in any way.
     pub fn rest_or_reset_after(&mut self, end: &[u8]) -> Vec<u8> {
         while !self.ahead.ends_with(end) && self.read_more().unwrap_or(0) > 0 {}
         std::mem::take(&mut self.ahead)
     }
 
-    /// Reads exactly so many bytes and forgets them.
+    /// Reads exactly `count` bytes and discards them.
     pub fn skip(&mut self, count: usize) {
         let mut left = count.saturating_sub(self.ahead.len());
         self.ahead.drain(..count.min(self.ahead.len()));
@@ -500,7 +500,7 @@ impl Client {
         }
     }
 
-    /// Whether the other side closed without sending anything more.
+    /// Waits for the end of the stream and returns whether nothing more came before it.
     pub fn is_closed(&mut self) -> bool {
         self.ahead.is_empty() && matches!(self.read_more(), Ok(0) | Err(_))
     }
@@ -509,7 +509,7 @@ impl Client {
         self.response_to("GET")
     }
 
-    /// A response, its body decoded; `method` decides whether it has one.
+    /// A response to a request with `method`, with its body decoded.
     pub fn response_to(&mut self, method: &str) -> Response {
         let head = self.head();
         let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -535,7 +535,7 @@ impl Client {
         }
     }
 
-    /// A chunk; empty for the last one.
+    /// The data of a chunk; empty for the last one.
     pub fn chunk(&mut self) -> Vec<u8> {
         let size = usize::from_str_radix(&self.line(), 16).unwrap();
         let data = self.exactly(size);
@@ -569,37 +569,37 @@ impl Client {
         self.socket.shutdown(Shutdown::Write).unwrap();
     }
 
-    /// Ends our side and waits until the peer's kernel has taken all of it: what has arrived
-    /// there is not lost when this end is closed.
+    /// Sends FIN and waits until the peer's kernel has acknowledged it: the peer can read what
+    /// was sent even if this end is then closed.
     pub fn end_sending_and_wait(&self) {
         self.end_sending();
         let own = self.socket.local_addr().unwrap().port();
         let peer = self.socket.peer_addr().unwrap().port();
-        // The state of a socket whose end is acknowledged.
+        // The state of a socket whose FIN was acknowledged.
         const FIN_WAIT2: &str = "05";
-        wait_until("the peer's kernel has it all", || {
+        wait_until("the peer's kernel has acknowledged the FIN", || {
             in_kernel(own, peer).expect("it is open").state == FIN_WAIT2
         });
     }
 
-    /// Reads a little now and then, `most` bytes at most, until told of something.
+    /// Reads up to 4 KiB every 20 ms, `most` bytes in total, until `told` receives a message.
     pub fn slowly_until(&mut self, told: &Receiver<()>, most: usize) -> Vec<u8> {
         let mut got = Vec::new();
         let deadline = Instant::now() + PATIENCE;
         while told.recv_timeout(Duration::from_millis(20)).is_err() {
-            assert!(Instant::now() < deadline, "never told");
+            assert!(Instant::now() < deadline, "no message");
             got.extend(self.exactly(4096.min(most - got.len())));
         }
         got
     }
 
-    /// Closes with a reset.
+    /// Closes the connection with a reset.
     pub fn reset(self) {
         let socket = socket2::SockRef::from(&self.socket);
         socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
 
-    /// The client's side of a WebSocket handshake, with `more` in the same segment.
+    /// Performs the client's side of a WebSocket handshake, with `more` in the same segment.
     pub fn upgrade_with(&mut self, path: &str, more: &[u8]) -> String {
         let mut request = upgrade_request(path).into_bytes();
         request.extend_from_slice(more);
@@ -613,7 +613,7 @@ impl Client {
         self.upgrade_with(path, &[])
     }
 
-    /// The payload of one WebSocket frame; None at the end.
+    /// The payload of one WebSocket frame; None for a close frame or at the end of the stream.
     pub fn frame(&mut self) -> Option<Vec<u8>> {
         while self.ahead.len() < 2 {
             if self.read_more().ok()? == 0 {
@@ -657,8 +657,8 @@ pub fn switching(request: &str) -> String {
     )
 }
 
-/// Answers WebSocket handshakes with 101 and then echoes every frame; anything else with
-/// a page that shows path and Host.
+/// Answers a WebSocket handshake with 101 and then echoes every frame; answers any other
+/// request with a page that shows its path and Host.
 pub fn echo(mut client: Client) {
     while let Some(head) = client.try_head() {
         if field(&head, "upgrade").is_some() {
@@ -682,7 +682,7 @@ pub fn echo(mut client: Client) {
     }
 }
 
-/// A certificate for `name` and 127.0.0.1, signed by itself or another, and its key.
+/// A certificate for a name and 127.0.0.1, self-signed or signed by another, and its key.
 pub struct Certificate {
     pub certificate: openssl::x509::X509,
     pub key: openssl::pkey::PKey<openssl::pkey::Private>,
@@ -696,13 +696,13 @@ impl Certificate {
         Certificate::of(name, key, None, true)
     }
 
-    /// One that this one signs, and that may itself sign others.
+    /// A certificate signed by this one; `is_authority` lets it sign others.
     pub fn signs(&self, name: &str, is_authority: bool) -> Certificate {
         let key = Certificate::new(name).key;
         Certificate::of(name, key, Some(self), is_authority)
     }
 
-    /// The same with an RSA key of so many bits.
+    /// A self-signed certificate with an RSA key of `bits` bits.
     pub fn new_rsa(name: &str, bits: u32) -> Certificate {
         let key = openssl::rsa::Rsa::generate(bits).unwrap();
         Certificate::of(
@@ -763,7 +763,7 @@ impl Certificate {
         builder.build()
     }
 
-    /// A client's side of TLS with the certificate's name, which trusts nothing else.
+    /// A TLS client that expects the certificate's name and trusts no other certificate.
     pub fn client(
         &self,
         prepare: impl FnOnce(&mut openssl::ssl::SslConnectorBuilder),
@@ -788,7 +788,7 @@ impl Certificate {
     }
 }
 
-/// An origin behind TLS; `script` gets the connection after the handshake.
+/// An origin that speaks TLS; `script` gets the connection after the handshake.
 pub fn tls_origin(name: &str, script: impl Fn(Client) + Send + Sync + 'static) -> SocketAddr {
     let acceptor = Certificate::new(name).acceptor();
     origin(move |client| {
@@ -798,7 +798,7 @@ pub fn tls_origin(name: &str, script: impl Fn(Client) + Send + Sync + 'static) -
     })
 }
 
-/// A folder that goes when the test is over.
+/// A temporary folder, which is removed on drop.
 pub struct Folder(pub std::path::PathBuf);
 
 impl Folder {
@@ -826,7 +826,7 @@ impl Drop for Folder {
     }
 }
 
-/// Joins two connections until both ends have closed: the inside of a scripted proxy.
+/// Relays between two connections until both have ended, as a scripted proxy does.
 pub fn splice(a: Client, b: Client) {
     fn pump(mut from: TcpStream, mut to: TcpStream, ahead: &[u8]) {
         let _ = to.write_all(ahead);
@@ -840,15 +840,15 @@ pub fn splice(a: Client, b: Client) {
     let _ = there.join();
 }
 
-/// What the kernel knows of one end of a connection (proc_pid_net(5)).
+/// The state of one end of a connection in the kernel (proc_pid_net(5)).
 pub struct InKernel {
-    /// By its number in the kernel, in hexadecimal.
+    /// The number of the TCP state, in hexadecimal.
     pub state: String,
-    /// How many bytes were sent and are not acknowledged.
+    /// How many bytes were sent but not acknowledged yet.
     pub unacknowledged: usize,
 }
 
-/// The end of a connection over IPv4 whose ports are these; None where there is none.
+/// The end of an IPv4 connection with these ports; None if there is none.
 pub fn in_kernel(own: u16, peer: u16) -> Option<InKernel> {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
@@ -863,16 +863,16 @@ pub fn in_kernel(own: u16, peer: u16) -> Option<InKernel> {
     })
 }
 
-/// Waits for something that can only be looked at.
+/// Polls until `is_so` returns true; fails the test at the deadline.
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(Instant::now() < deadline, "never: {what}");
+        assert!(Instant::now() < deadline, "timed out: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// A line of the log with the milliseconds at its end made N.
+/// A line of the log with the milliseconds at its end replaced by N.
 pub fn without_time(line: &str) -> String {
     match line.rsplit_once(" ms, ") {
         Some((start, client)) => {
@@ -883,18 +883,18 @@ pub fn without_time(line: &str) -> String {
     }
 }
 
-/// What the program's descriptors stand for.
+/// The targets of the program's descriptors in /proc.
 pub fn descriptors(proxy: &Proxy) -> Vec<String> {
     let folder = format!("/proc/{}/fd", proxy.guard.0.id());
     let entries = std::fs::read_dir(folder).unwrap();
-    // One may be closed between the two looks.
+    // A descriptor may be closed after it was listed.
     let targets = entries.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
     let targets = targets.map(|target| target.to_string_lossy().into_owned());
     targets.collect()
 }
 
-/// How many sockets the program has open. Other descriptors, such as pipes for bulk, may
-/// be kept for reuse.
+/// How many sockets the program has open. Other descriptors, such as splice pipes, may be kept
+/// for reuse.
 pub fn sockets(proxy: &Proxy) -> usize {
     let descriptors = descriptors(proxy);
     descriptors
@@ -903,9 +903,9 @@ pub fn sockets(proxy: &Proxy) -> usize {
         .count()
 }
 
-/// No connection is left behind, and none pooled.
+/// Waits until the program has at most `before` sockets: no connection is open or kept.
 pub fn sockets_return_to(proxy: &Proxy, before: usize) {
-    wait_until(&format!("{before} sockets again"), || {
+    wait_until(&format!("{before} sockets are open again"), || {
         sockets(proxy) <= before
     });
 }

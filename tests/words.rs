@@ -1,5 +1,5 @@
-//! Every text that people are told outside of the log, read from the sources: it is there in
-//! English and in Chinese, and both say the same values.
+//! Checks in the sources that every text for people outside the log exists in English and in
+//! Chinese, with the same number of values.
 
 use std::fs;
 use std::path::Path;
@@ -10,13 +10,13 @@ use crate::rooms::sources;
 
 /// The tests of this file.
 pub fn trials() -> Vec<Trial> {
-    trials![are_there_in_both_languages]
+    trials![exist_in_both_languages]
 }
 
-/// What a text in two languages is made by.
+/// How the source of a text in two languages begins.
 const MAKERS: [&str; 4] = ["both!(", "Words::new(", "Text::new(", "en: "];
 
-/// The literal that a piece of source begins with, and what is behind it.
+/// The string literal at the beginning of a piece of source, and the source after it.
 fn literal(source: &str) -> Option<(String, &str)> {
     let inside = source.trim_start().strip_prefix('"')?;
     let mut text = String::new();
@@ -24,7 +24,7 @@ fn literal(source: &str) -> Option<(String, &str)> {
     while let Some((at, c)) = chars.next() {
         match c {
             '"' => return Some((text, &inside[at + 1..])),
-            // What is escaped matters as little as the blanks behind a broken line.
+            // Escaped characters, and blanks after an escaped line end, do not matter here.
             '\\' => _ = chars.next(),
             c => text.push(c),
         }
@@ -32,7 +32,8 @@ fn literal(source: &str) -> Option<(String, &str)> {
     None
 }
 
-/// The pairs of a source, tests aside. A macro's own definition has no literals.
+/// The pairs of texts in a source, without its tests. Definitions of macros are skipped, since
+/// they contain no literals.
 fn pairs(source: &str) -> Vec<(String, String)> {
     let code = source
         .split("\n#[cfg(test)]\nmod ")
@@ -53,7 +54,7 @@ fn values(text: &str) -> usize {
     text.matches('{').count()
 }
 
-pub fn are_there_in_both_languages() {
+pub fn exist_in_both_languages() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = vec![root.join("examples/demo.rs")];
     sources(&root.join("src"), &mut files);
@@ -64,7 +65,7 @@ pub fn are_there_in_both_languages() {
             found += 1;
             let place = format!("{}: {english:?}, {chinese:?}", path.display());
             assert!(english.is_ascii(), "not English: {place}");
-            // A value such as `zh` reads the same in both.
+            // A value such as `zh` is the same in both languages.
             let is_chinese = chinese
                 .chars()
                 .any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c));
