@@ -1,4 +1,4 @@
-//! The route to the upstream, with scripted proxies that record what they were told.
+//! The route to the upstream, with scripted proxies that record what they were sent.
 
 use libtest_mimic::Trial;
 use std::io::ErrorKind;
@@ -15,11 +15,11 @@ pub fn trials() -> Vec<Trial> {
         direct_and_dual_stack,
         lookups_leave_no_threads,
         socks5_sends_addresses_as_addresses_and_names_as_names,
-        socks5_answers_that_curl_takes_are_taken,
+        socks5_replies_that_curl_accepts_are_accepted,
         connect_sends_host_and_basic,
         connect_answered_in_lf_is_a_tunnel,
         connect_through_a_tls_proxy,
-        bytes_behind_the_proxys_answer_belong_to_the_upstream,
+        bytes_after_the_proxys_answer_belong_to_the_upstream,
         every_failure_is_a_status_a_stage_and_a_cause,
         time_runs_out_in_every_stage,
         a_broken_proxy_never_falls_back_to_direct,
@@ -29,22 +29,22 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Two threads of a pool stayed for good behind the first lookup.
+/// After the first lookup two threads of a pool never ended.
 pub fn lookups_leave_no_threads() {
     let upstream = answering(|_| ok("fine"));
     let name = format!("localhost:{}", upstream.port());
     let args = ["-u", &name, "--upstream-idle", "0", "--threads", "1"];
     let proxy = Proxy::start(&[&args[..], &["--health-path", "/healthz"]].concat());
-    // Its thread has started.
+    // The thread of the server has started.
     assert_eq!(proxy.get("/healthz").status(), 200);
     let before = proxy.threads();
     for _ in 0..3 {
         assert_eq!(proxy.get("/").status(), 200);
     }
-    wait_until("they end", || proxy.threads() <= before);
+    wait_until("the resolver threads end", || proxy.threads() <= before);
 }
 
-/// A place for scripts to report what they saw.
+/// A channel through which scripts report what they saw.
 fn reports<T: Send>() -> (Mutex<Sender<T>>, Receiver<T>) {
     let (sender, receiver) = channel();
     (Mutex::new(sender), receiver)
@@ -54,8 +54,8 @@ fn seen<T>(reports: &Receiver<T>) -> T {
     reports.recv_timeout(PATIENCE).expect("a report")
 }
 
-/// A SOCKS5 proxy for a client that offers no password; gives the request behind the
-/// greeting: ATYP, address and port.
+/// Performs the SOCKS5 handshake without a password, and returns the rest of the request:
+/// address type, address and port.
 fn socks_request(client: &mut Client) -> Vec<u8> {
     let greeting = client.exactly(2);
     assert_eq!(greeting[0], 5);
@@ -88,7 +88,7 @@ pub fn direct_and_dual_stack() {
     let name = format!("localhost:{}", upstream.port());
     let proxy = Proxy::start(&["-u", &name]);
     assert_eq!(proxy.get("/").status(), 200);
-    // Without --bind, both families.
+    // Without --bind it listens on both families.
     let mut command = program();
     command.args(["-u", &name, "-p", "0", "--log-lang", "en"]);
     command.stderr(std::process::Stdio::piped());
@@ -136,7 +136,7 @@ pub fn socks5_sends_addresses_as_addresses_and_names_as_names() {
     }
 }
 
-/// What a proxy was told for a login: the user and the password (RFC 1929 §2).
+/// Reads a login: the user and the password (RFC 1929 §2).
 fn socks_login(client: &mut Client) -> [Vec<u8>; 2] {
     assert_eq!(client.exactly(1), [1]);
     [(); 2].map(|()| {
@@ -145,7 +145,7 @@ fn socks_login(client: &mut Client) -> [Vec<u8>; 2] {
     })
 }
 
-pub fn socks5_answers_that_curl_takes_are_taken() {
+pub fn socks5_replies_that_curl_accepts_are_accepted() {
     let names: Vec<Vec<u8>> = [&b""[..], b"\xff\xfe", &[0x80; 255]]
         .map(|name| [&[3, name.len() as u8], name, &[0, 80]].concat())
         .to_vec();
@@ -172,7 +172,8 @@ pub fn socks5_answers_that_curl_takes_are_taken() {
                 assert_eq!(socks_login(&mut client), told.map(str::as_bytes));
                 client.send_bytes(&[login, 0]);
                 client.exactly(10);
-                // The upstream's first bytes come with the proxy's last ones.
+                // The first bytes of the upstream come in one segment with the end of the
+                // proxy's reply.
                 client.send_bytes(&[&sent[..], ok("early").as_bytes()].concat());
                 client.head();
             });
@@ -185,7 +186,7 @@ pub fn socks5_answers_that_curl_takes_are_taken() {
     }
 }
 
-/// A SOCKS5 proxy that selects `method` and then does what `script` says.
+/// A SOCKS5 proxy that selects `method` and then runs `script`.
 fn selecting_socks(method: u8, script: impl Fn(&mut Client) + Send + Sync + 'static) -> SocketAddr {
     origin(move |mut client| {
         let greeting = client.exactly(2);
@@ -221,7 +222,7 @@ pub fn connect_sends_host_and_basic() {
         let (report, seen_by_proxy) = reports();
         let http = origin(move |mut client| {
             report.lock().unwrap().send(client.head()).unwrap();
-            // Framing fields on a 2xx mean nothing (RFC 9110 §9.3.6).
+            // Framing fields of a 2xx to CONNECT are ignored (RFC 9110 §9.3.6).
             client.send("HTTP/1.0 200 Connection established\r\nContent-Length: 5\r\n\r\n");
             client.head();
             client.send(&ok("through"));
@@ -237,7 +238,7 @@ pub fn connect_sends_host_and_basic() {
     }
 }
 
-/// Proxies of a few lines end their lines in LF alone; what follows is the upstream's.
+/// Very simple proxies end their lines in LF alone; what follows comes from the upstream.
 pub fn connect_answered_in_lf_is_a_tunnel() {
     for answer in [
         "HTTP/1.1 200 OK\n\n",
@@ -275,7 +276,8 @@ pub fn connect_through_a_tls_proxy() {
     });
     let acceptor = certificate.acceptor();
     let http = origin(move |client| {
-        // The inside of the TLS proxy speaks through openssl; join by copying.
+        // The inner stream is read and written through openssl, so the two are joined by
+        // copying.
         let Some(mut client) = client.accept_tls(&acceptor) else {
             return;
         };
@@ -290,14 +292,15 @@ pub fn connect_through_a_tls_proxy() {
         &["--tls", "on", "--https-proxy", &url, "--tls-ca", &ca],
     );
     assert_eq!(proxy.get("/").text(), "twice wrapped");
-    // A certificate that nothing vouches for: always verified, also without --tls-verify.
+    // A certificate of an unknown issuer: a proxy is always verified, even without --tls-verify.
     let proxy = Proxy::before(upstream, &["--tls", "on", "--https-proxy", &url]);
     assert_eq!(proxy.get("/").status(), 502);
     let line = proxy.log.wait_for("[proxy-connect]");
     assert!(line.contains("TLS with the proxy failed"), "{line}");
 }
 
-/// Joins a TLS stream, which cannot be used from two threads, to a socket, turn by turn.
+/// Joins a TLS stream to a socket by copying in turns, since the stream cannot be used from two
+/// threads.
 fn tunnel_tls(mut a: Client, mut b: Client) {
     a.socket
         .set_read_timeout(Some(Duration::from_millis(20)))
@@ -308,7 +311,7 @@ fn tunnel_tls(mut a: Client, mut b: Client) {
     while carry(&mut a, &mut b) && carry(&mut b, &mut a) {}
 }
 
-/// Carries what is there; false at the end.
+/// Copies the bytes that have arrived; false at the end.
 fn carry(from: &mut Client, to: &mut Client) -> bool {
     let mut chunk = [0; 16 * 1024];
     match read_some(&mut from.stream, &mut chunk) {
@@ -318,9 +321,9 @@ fn carry(from: &mut Client, to: &mut Client) -> bool {
     }
 }
 
-pub fn bytes_behind_the_proxys_answer_belong_to_the_upstream() {
+pub fn bytes_after_the_proxys_answer_belong_to_the_upstream() {
     // The upstream answers before it is asked, in the segment of the proxy's own answer;
-    // the answer comes byte by byte or at once.
+    // everything comes byte by byte or at once.
     for piece in [1, 1000] {
         for kind in ["socks", "connect"] {
             let proxy_address = origin(move |mut client| {
@@ -350,8 +353,7 @@ pub fn bytes_behind_the_proxys_answer_belong_to_the_upstream() {
             assert_eq!(proxy.get("/").text(), "early", "{kind} by {piece}");
         }
     }
-    // The same under TLS: the server's first TLS bytes may come at once only after ours,
-    // but a proxy may glue them to its answer's last byte.
+    // TLS through CONNECT, in which the upstream sends nothing before the ClientHello.
     let upstream = tls_origin("origin.test", echo);
     let http = origin(move |mut client| {
         client.head();
@@ -372,12 +374,12 @@ fn refusing_socks(code: u8) -> SocketAddr {
     })
 }
 
-/// An HTTP proxy that answers every CONNECT so.
+/// An HTTP proxy that answers every CONNECT with `answer`.
 fn answering_connect(answer: &'static str) -> SocketAddr {
     answering_connect_and_then(answer, |_| {})
 }
 
-/// The same; `script` plays what is at the other end of the tunnel.
+/// The same; `script` runs at the other end of the tunnel.
 fn answering_connect_and_then(
     answer: &'static str,
     script: impl Fn(Client) + Send + Sync + 'static,
@@ -412,8 +414,8 @@ pub fn every_failure_is_a_status_a_stage_and_a_cause() {
     });
     let wants_password_unasked = selecting_socks(2, |_| {});
     let wants_kerberos_unasked = selecting_socks(1, |_| {});
-    // As `ssh -D` does when it cannot reach the target.
-    let closes_behind_the_request = selecting_socks(0, |client| drop(client.exactly(10)));
+    // `ssh -D` does this when it cannot reach the upstream.
+    let closes_after_the_request = selecting_socks(0, |client| drop(client.exactly(10)));
     let mut cases: Vec<(Vec<String>, u16, &str, String)> = Vec::new();
     let mut case = |args: &[&str], status: u16, token: &'static str, words: &str| {
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
@@ -475,7 +477,7 @@ pub fn every_failure_is_a_status_a_stage_and_a_cause() {
             "[proxy-auth] {}: the proxy chose a way to log in that was not offered",
         ),
         (
-            closes_behind_the_request.to_string(),
+            closes_after_the_request.to_string(),
             "connection_terminated",
             "[proxy-refused] {}: the proxy closed without a reply to the SOCKS5 request",
         ),
@@ -700,7 +702,7 @@ pub fn a_broken_proxy_never_falls_back_to_direct() {
     assert!(connections.try_recv().is_err(), "the upstream was reached");
 }
 
-/// The server name that a TLS client sends first; none without one.
+/// A TLS origin that reports the server name that each client sends, if any.
 fn sni_reporting_origin(report: Mutex<Sender<Option<String>>>) -> SocketAddr {
     use openssl::ssl::{NameType, SslAcceptor, SslMethod};
     let certificate = Certificate::new("origin.test");
@@ -776,7 +778,7 @@ pub fn tls_verification() {
         (&["--tls-verify", "--tls-ca", &ca, other[0], other[1]], 502),
     ] {
         let proxy = Proxy::before(upstream, &[&["--tls", "on"], args].concat());
-        // The upstream is an address and Host is one too: the address is what is checked.
+        // The upstream and the Host are addresses: the upstream's address is verified.
         let answer = proxy.fetch("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
         assert_eq!(answer.status(), status, "{args:?}");
         if status == 502 {

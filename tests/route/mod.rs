@@ -1,4 +1,4 @@
-//! The way to the upstream: dialling, proxies, names, kept connections and spares.
+//! The way to the upstream: dialling, proxies, names, kept connections and spare connections.
 
 pub mod dial;
 pub mod names;

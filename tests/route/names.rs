@@ -1,5 +1,5 @@
-//! Names, with the system's resolver asking a name server of ours: a mount namespace of the
-//! program's own says where it is. Run among the peers, as they need root.
+//! Names: the system's resolver asks a name server in the test, which a mount namespace makes it
+//! use. Run with the peers, since this needs root.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::support::*;
 const A: u16 = 1;
 const AAAA: u16 = 28;
 
-/// What the name server says to a question.
+/// How the name server answers a query.
 #[derive(Clone, Copy)]
 enum Says {
     Address(Ipv4Addr),
@@ -23,7 +23,7 @@ enum Says {
     Nothing,
 }
 
-/// A name server that says one thing to questions for A, and one to those for AAAA.
+/// A name server that gives one answer to A queries and one to AAAA queries.
 struct NameServer {
     says: Arc<Mutex<[Says; 2]>>,
     asked: Arc<Mutex<Vec<u16>>>,
@@ -31,8 +31,8 @@ struct NameServer {
 }
 
 impl NameServer {
-    /// On port 53 of an address of its own: a resolver's configuration has no place for
-    /// another port.
+    /// Listens on port 53 of the given address: a resolver's configuration cannot name another
+    /// port.
     fn start(name: &str, address: IpAddr) -> NameServer {
         let socket = UdpSocket::bind(SocketAddr::new(address, 53)).unwrap();
         let says = Arc::new(Mutex::new([Says::Nothing; 2]));
@@ -45,7 +45,7 @@ impl NameServer {
             let mut question = [0; 512];
             while let Ok((n, from)) = socket.recv_from(&mut question) {
                 let question = &question[..n];
-                // The type stands behind the name, which ends with an empty label.
+                // The type follows the name, which ends with an empty label.
                 let end = 12 + question[12..].iter().position(|&b| b == 0).unwrap();
                 let kind = u16::from_be_bytes([question[end + 1], question[end + 2]]);
                 count.lock().unwrap().push(kind);
@@ -71,7 +71,7 @@ impl NameServer {
         asked.iter().filter(|&&one| one == kind).count()
     }
 
-    /// The program, whose resolver asks here.
+    /// The program, with a resolver that asks this server.
     fn program(&self, args: &[&str]) -> Proxy {
         let mut command = cleaned(Command::new("unshare"));
         command.env("RES_OPTIONS", "timeout:5 attempts:1");
@@ -93,7 +93,7 @@ impl NameServer {
     }
 }
 
-/// An answer to a question, which it repeats (RFC 1035 §4.1).
+/// An answer, which repeats the question (RFC 1035 §4.1).
 fn answer(question: &[u8], says: Says) -> Option<Vec<u8>> {
     let code = match says {
         Says::Nothing => return None,
@@ -112,7 +112,7 @@ fn answer(question: &[u8], says: Says) -> Option<Vec<u8>> {
     Some(answer)
 }
 
-/// An origin whose connections are not kept, so that each request is dialled for.
+/// An origin whose connections are not kept, so that each request needs a dial.
 fn unkept() -> SocketAddr {
     origin(|mut client| {
         client.head();
@@ -126,18 +126,18 @@ pub fn a_lost_answer_and_a_dead_name_server_cost_little(address: IpAddr) {
     let name = format!("app.example:{}", upstream.port());
     let proxy = server.program(&["-u", &name, "--connect-timeout", "60"]);
     let here = Says::Address(Ipv4Addr::LOCALHOST);
-    // AAAA questions are lost; the resolver would wait for five seconds.
+    // AAAA queries are lost; the resolver would wait for five seconds.
     server.say(here, Says::Nothing);
     let started = Instant::now();
     assert_eq!(proxy.get("/").text(), "ok");
     assert!(started.elapsed() < Duration::from_secs(4), "{started:?}");
     assert!(server.asked(A) > 0 && server.asked(AAAA) > 0);
-    // The name server says nothing any more: the last answer is used.
+    // The name server does not answer any more: the last answer is used.
     server.say(Says::Nothing, Says::Nothing);
     let started = Instant::now();
     assert_eq!(proxy.get("/").text(), "ok");
     assert!(started.elapsed() < Duration::from_secs(4), "{started:?}");
-    // It fails: the same, however long it goes on.
+    // It answers with failures: the last answer is used, for as long as this goes on.
     server.say(Says::Failure, Says::Failure);
     let asked = server.asked(A);
     wait_until("another lookup", || {
@@ -145,7 +145,7 @@ pub fn a_lost_answer_and_a_dead_name_server_cost_little(address: IpAddr) {
         server.asked(A) > asked
     });
     assert_eq!(proxy.get("/").text(), "ok");
-    // Its word that there is no such name is believed, and the answer forgotten.
+    // An answer that there is no such name is believed, and the last answer is forgotten.
     server.say(Says::NoSuchName, Says::NoSuchName);
     wait_until("no such name", || proxy.get("/").status() == 502);
     proxy.log.wait_for("[resolve] app.example:");
@@ -177,7 +177,7 @@ pub fn hundreds_of_clients_and_a_dead_name_server_leave_no_threads(address: IpAd
         most = most.max(threads());
     }
     assert!(most <= before + 4, "{most} threads, {before} before");
-    // What blocks ends with the resolver's patience.
+    // The blocked lookups end when the resolver times out.
     wait_until("the threads end", || threads() <= before);
     server.say(Says::Address(Ipv4Addr::LOCALHOST), Says::Empty);
     wait_until("the name is back", || proxy.get("/").status() == 200);

@@ -1,5 +1,5 @@
-//! Kept upstream connections: who takes them, for how long they are kept, and what never
-//! goes on one.
+//! Kept upstream connections: which requests use them, how long they are kept, and which
+//! requests never use one.
 
 use libtest_mimic::Trial;
 use std::net::SocketAddr;
@@ -15,11 +15,11 @@ pub fn trials() -> Vec<Trial> {
     trials![
         one_kept_connection_serves_all_threads,
         posts_to_an_upstream_that_closes_unannounced,
-        posts_alone_reuse_what_the_upstream_keeps,
-        a_promise_of_the_upstream_is_kept,
+        posts_alone_reuse_kept_connections,
+        the_keep_alive_timeout_of_the_upstream_is_respected,
         a_kept_connection_that_the_upstream_ends_is_closed_at_once,
         an_upgrade_takes_a_kept_connection,
-        hand_over_loses_doubles_and_crosses_nothing,
+        each_request_on_a_handed_over_connection_is_answered_once,
     ]
 }
 
@@ -27,7 +27,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
 
 const POST: &str = "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi";
 
-/// Answers each request with the connection's number, and `more` among the fields.
+/// Answers each request with the connection's number, and adds `more` to the fields.
 fn numbered(mut client: Client, number: usize, more: &str) {
     while let Some(head) = client.try_head() {
         if field(&head, "upgrade").is_some() {
@@ -47,7 +47,7 @@ fn numbered(mut client: Client, number: usize, more: &str) {
     }
 }
 
-/// A script for connections that are counted, and the count.
+/// A script that numbers its connections, and their count.
 fn counted(
     script: impl Fn(Client, usize) + Send + Sync + 'static,
 ) -> (impl Fn(Client) + Send + Sync + 'static, Arc<AtomicUsize>) {
@@ -60,8 +60,8 @@ fn counted(
     (script, count)
 }
 
-/// Sends requests one at a time, each from a client of its own, and gives what they were
-/// answered. A request's line in the log comes behind the return of its connection.
+/// Sends requests one at a time, each from a new client, and returns the responses. A request is
+/// logged after its connection was given back.
 fn one_at_a_time(proxy: &Proxy, request: &str, times: usize) -> Vec<String> {
     let done = |proxy: &Proxy| proxy.log.text().matches("请求完成").count();
     let before = done(proxy);
@@ -73,7 +73,7 @@ fn one_at_a_time(proxy: &Proxy, request: &str, times: usize) -> Vec<String> {
     (0..times).map(ask).collect()
 }
 
-/// Whichever thread a client meets, its request goes on the one connection that is kept.
+/// Whichever thread accepts a client, its request uses the one kept connection.
 pub fn one_kept_connection_serves_all_threads() {
     for with_tls in [false, true] {
         let (script, connections) = counted(|client, number| numbered(client, number, ""));
@@ -88,8 +88,8 @@ pub fn one_kept_connection_serves_all_threads() {
     }
 }
 
-/// An upstream that closes behind each response without saying so never meets a request that
-/// must not be sent twice on a connection that it is about to close.
+/// For an upstream that closes after each response without an announcement, no request that must
+/// not be sent twice uses a connection that is about to close.
 pub fn posts_to_an_upstream_that_closes_unannounced() {
     for (shortest, longest) in [(0, 0), (50, 200)] {
         let (script, _) = counted(move |mut client, number| {
@@ -110,7 +110,7 @@ pub fn posts_to_an_upstream_that_closes_unannounced() {
     }
 }
 
-/// The statuses of so many POSTs on one connection.
+/// Sends `count` POSTs on one connection and returns their statuses.
 fn posts(proxy: SocketAddr, count: usize) -> Vec<u16> {
     let mut client = Client::connect(proxy);
     let ask = |_| {
@@ -120,29 +120,29 @@ fn posts(proxy: SocketAddr, count: usize) -> Vec<u16> {
     (0..count).map(ask).collect()
 }
 
-/// A way that only POSTs use gets to reuse its connections all the same.
-pub fn posts_alone_reuse_what_the_upstream_keeps() {
+/// If there are only POSTs, connections are reused all the same.
+pub fn posts_alone_reuse_kept_connections() {
     let (script, connections) = counted(|client, number| numbered(client, number, ""));
     let proxy = Proxy::before(origin(script), &["-d", "--threads", "1"]);
     let mut last = one_at_a_time(&proxy, POST, 1);
     wait_until("a POST on a kept connection", || {
-        // The first is open for a second by then.
+        // By then the first connection has been open for a second.
         thread::sleep(Duration::from_millis(1100));
         let before = connections.load(Ordering::SeqCst);
         last = one_at_a_time(&proxy, POST, 1);
         connections.load(Ordering::SeqCst) == before
     });
-    // It has served a second one: from now on all do.
+    // It has served a second request: from now on it serves all.
     assert_eq!(one_at_a_time(&proxy, POST, 5), vec![last.remove(0); 5]);
 }
 
-/// What the upstream has promised decides how long its connections are kept, and whether
-/// what must not be sent twice takes one after more than two seconds.
-pub fn a_promise_of_the_upstream_is_kept() {
+/// The upstream's promise decides how long its connections are kept, and whether a request that
+/// must not be sent twice uses one after more than two seconds.
+pub fn the_keep_alive_timeout_of_the_upstream_is_respected() {
     let check = |promise: &'static str, request: &str, kept: bool| {
         let (script, _) = counted(move |client, number| numbered(client, number, promise));
         let proxy = Proxy::before(origin(script), &["-d", "--threads", "2"]);
-        // The second of two shows that the upstream keeps its connections.
+        // The second request proves that the upstream keeps its connections.
         let first = one_at_a_time(&proxy, GET, 2).remove(1);
         thread::sleep(Duration::from_millis(2500));
         let answer = one_at_a_time(&proxy, request, 1).remove(0);
@@ -161,7 +161,8 @@ pub fn a_promise_of_the_upstream_is_kept() {
     });
 }
 
-/// One that the upstream closes is closed here too, at once and not when it is wanted.
+/// A connection that the upstream closes is closed here, too, at once and not when it is next
+/// wanted.
 pub fn a_kept_connection_that_the_upstream_ends_is_closed_at_once() {
     let (end, may_end) = std::sync::mpsc::channel::<()>();
     let may_end = std::sync::Mutex::new(may_end);
@@ -173,15 +174,17 @@ pub fn a_kept_connection_that_the_upstream_ends_is_closed_at_once() {
     let proxy = Proxy::before(upstream, &["-d", "--threads", "1"]);
     let before = sockets(&proxy);
     one_at_a_time(&proxy, GET, 1);
-    wait_until("the client is gone", || sockets(&proxy) == before + 1);
+    wait_until("only the kept connection is open", || {
+        sockets(&proxy) == before + 1
+    });
     let start = Instant::now();
     drop(end);
     sockets_return_to(&proxy, before);
     assert!(start.elapsed() < Duration::from_secs(20));
 }
 
-/// An upgrade takes a kept connection, and goes on a fresh one when that turns out to be
-/// closed before a byte of an answer.
+/// An upgrade uses a kept connection, and is sent again on a new one when that turns out to be
+/// closed before any byte of a response.
 pub fn an_upgrade_takes_a_kept_connection() {
     let (script, connections) = counted(|client, number| numbered(client, number, ""));
     let proxy = Proxy::before(origin(script), &["-d", "--threads", "4"]);
@@ -190,14 +193,14 @@ pub fn an_upgrade_takes_a_kept_connection() {
     client.upgrade("/ws");
     assert_eq!(client.frame().unwrap(), b"0");
     assert_eq!(connections.load(Ordering::SeqCst), 1);
-    // It is the tunnel's now.
+    // It belongs to the tunnel now.
     assert_eq!(one_at_a_time(&proxy, GET, 1), ["1"]);
 
     let (script, connections) = counted(|mut client, number| {
         if number == 0 {
             client.head();
             client.send(&ok("fine"));
-            // The upgrade is read, and nothing is said to it.
+            // Reads the upgrade, and does not answer.
             client.head();
         } else {
             numbered(client, number, "");
@@ -212,8 +215,8 @@ pub fn an_upgrade_takes_a_kept_connection() {
 }
 
 /// Several threads hand connections over while the upstream closes them at random, with and
-/// without saying so: each request is answered once, with its own answer.
-pub fn hand_over_loses_doubles_and_crosses_nothing() {
+/// without an announcement: each request is answered once, with its own response.
+pub fn each_request_on_a_handed_over_connection_is_answered_once() {
     for with_tls in [false, true] {
         let served = Arc::new(AtomicUsize::new(0));
         let shared = served.clone();
@@ -248,7 +251,8 @@ pub fn hand_over_loses_doubles_and_crosses_nothing() {
         for client in clients {
             client.join().unwrap();
         }
-        // What an upstream has read and not answered was sent again; it answers all it reads.
+        // The upstream answers all that it reads, so this count shows requests that were sent
+        // twice.
         assert_eq!(
             served.load(Ordering::SeqCst),
             CLIENTS * REQUESTS,
@@ -257,7 +261,7 @@ pub fn hand_over_loses_doubles_and_crosses_nothing() {
     }
 }
 
-/// One or two requests on each connection, each with an answer that names its path.
+/// Sends one or two requests on each connection, each with a response that names its path.
 fn short_connections(proxy: SocketAddr, number: usize, requests: usize) {
     let mut client = Client::connect(proxy);
     for n in 0..requests {

@@ -1,4 +1,4 @@
-//! Several proxies of one kind: their order, which are passed over, and who comes back.
+//! Several proxies of one kind: their order, which are passed over, and which are used again.
 
 use libtest_mimic::Trial;
 use std::net::SocketAddr;
@@ -14,29 +14,29 @@ use crate::support::*;
 /// The tests of this file.
 pub fn trials() -> Vec<Trial> {
     trials![
-        one_that_does_not_answer_is_passed_over,
-        http_proxies_are_passed_over_likewise,
-        the_shares_are_of_the_time_that_is_left,
-        what_a_proxy_says_is_final,
-        without_any_that_answers_none_goes_direct,
-        nobody_waits_for_a_probe,
-        one_that_is_back_serves_again,
-        the_check_walks_each,
+        a_proxy_that_does_not_answer_is_passed_over,
+        http_proxies_that_do_not_answer_are_passed_over,
+        each_share_is_of_the_remaining_time,
+        an_answer_of_a_proxy_is_final,
+        if_no_proxy_answers_no_request_goes_direct,
+        no_request_waits_for_a_probe,
+        a_proxy_that_is_back_serves_again,
+        the_check_tries_each_proxy,
     ]
 }
 
 /// What a scripted SOCKS5 proxy does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Does {
-    /// Answers every request in the upstream's place.
+    /// Answers every request itself, in place of the upstream.
     Serve,
-    /// Takes the connection and says nothing.
+    /// Accepts the connection and sends nothing.
     Hang,
-    /// Closes behind the request.
+    /// Closes after the request.
     Close,
-    /// Speaks something else.
+    /// Speaks another protocol.
     Babble,
-    /// Refuses the target.
+    /// Refuses the upstream.
     Refuse,
     /// Refuses the login.
     RefuseLogin,
@@ -48,7 +48,7 @@ struct Socks {
     asked: Arc<AtomicUsize>,
 }
 
-/// A proxy whose responses carry `name`, on connections that are not kept.
+/// A proxy whose responses contain `name`, on connections that are not kept.
 fn socks(name: &'static str, does: Does) -> Socks {
     let does = Arc::new(Mutex::new(does));
     let asked = Arc::<AtomicUsize>::default();
@@ -103,7 +103,7 @@ impl Socks {
     }
 }
 
-/// An upstream that must not be reached but through a proxy.
+/// An upstream that must be reached only through a proxy.
 fn unreached() -> (SocketAddr, Arc<AtomicUsize>) {
     let reached = Arc::<AtomicUsize>::default();
     let count = reached.clone();
@@ -117,7 +117,7 @@ fn both(first: SocketAddr, second: SocketAddr) -> String {
     format!("socks5://{first},socks5://{second}")
 }
 
-pub fn one_that_does_not_answer_is_passed_over() {
+pub fn a_proxy_that_does_not_answer_is_passed_over() {
     let (upstream, reached) = unreached();
     for does in [
         None,
@@ -142,7 +142,7 @@ pub fn one_that_does_not_answer_is_passed_over() {
         proxy.log.wait_for("passed-over");
         let log = proxy.log.text();
         assert_eq!(log.matches("passed-over").count(), 1, "{does:?}: {log}");
-        // Each of several requests at once as well.
+        // The same for several requests at once.
         let all: Vec<_> = (0..20).map(|_| proxy.connect()).collect();
         for mut client in all {
             client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -152,7 +152,7 @@ pub fn one_that_does_not_answer_is_passed_over() {
     assert_eq!(reached.load(Ordering::SeqCst), 0);
 }
 
-pub fn http_proxies_are_passed_over_likewise() {
+pub fn http_proxies_that_do_not_answer_are_passed_over() {
     let (upstream, reached) = unreached();
     let serves = origin(|mut client| {
         client.head();
@@ -164,7 +164,7 @@ pub fn http_proxies_are_passed_over_likewise() {
     });
     let closes = origin(|mut client| drop(client.try_head()));
     let hangs = origin(|mut client| drop(client.rest_or_reset()));
-    // One whose certificate nobody vouches for.
+    // A proxy with a certificate of an unknown issuer.
     let stranger = tls_origin("proxy.test", |mut client| drop(client.try_head()));
     for first in [
         format!("http://{}", dead_address()),
@@ -196,12 +196,12 @@ pub fn http_proxies_are_passed_over_likewise() {
     assert_eq!(reached.load(Ordering::SeqCst), 0);
 }
 
-/// A dial that has queued behind refusals gave the first proxy a share of the whole time, which
-/// was longer than what was left.
-pub fn the_shares_are_of_the_time_that_is_left() {
+/// A dial that had queued after refusals gave the first proxy a share of the whole time, which
+/// was longer than the remaining time.
+pub fn each_share_is_of_the_remaining_time() {
     let (upstream, _) = unreached();
-    // It serves one WebSocket, then has too much to do, and then hangs. A refused dial is
-    // repeated after 0.05, 0.15, 0.35, 0.75, 1.55, 2.55, 3.55 and 4.55 s.
+    // The first proxy serves one WebSocket, then refuses for load, and then hangs. A refused
+    // dial is repeated after 0.05, 0.15, 0.35, 0.75, 1.55, 2.55, 3.55 and 4.55 s.
     const REFUSALS: usize = 8;
     let asked = AtomicUsize::new(0);
     let first = origin(move |mut client| {
@@ -230,7 +230,7 @@ pub fn the_shares_are_of_the_time_that_is_left() {
     assert_eq!(response.text(), "second", "{}", response.head);
 }
 
-pub fn what_a_proxy_says_is_final() {
+pub fn an_answer_of_a_proxy_is_final() {
     let (upstream, reached) = unreached();
     for (does, stage) in [
         (Does::Refuse, "[proxy-refused]"),
@@ -249,7 +249,7 @@ pub fn what_a_proxy_says_is_final() {
     assert_eq!(reached.load(Ordering::SeqCst), 0);
 }
 
-pub fn without_any_that_answers_none_goes_direct() {
+pub fn if_no_proxy_answers_no_request_goes_direct() {
     let (upstream, reached) = unreached();
     let (dead, hangs) = (dead_address(), socks("hangs", Does::Hang));
     for urls in [both(dead, hangs.address), both(hangs.address, dead)] {
@@ -261,7 +261,7 @@ pub fn without_any_that_answers_none_goes_direct() {
             assert!(matches!(status, 502 | 504), "{status}");
             assert!(started.elapsed() < PATIENCE / 2);
         }
-        // The log tells of both.
+        // Both failures are logged.
         let line = proxy.log.wait_for("[proxy-connect]");
         assert!(line.contains("before it"), "{line}");
         assert!(line.contains("connection refused"), "{line}");
@@ -269,7 +269,7 @@ pub fn without_any_that_answers_none_goes_direct() {
     assert_eq!(reached.load(Ordering::SeqCst), 0);
 }
 
-pub fn nobody_waits_for_a_probe() {
+pub fn no_request_waits_for_a_probe() {
     let (upstream, _) = unreached();
     let first = socks("first", Does::Hang);
     let second = socks("second", Does::Serve);
@@ -284,7 +284,7 @@ pub fn nobody_waits_for_a_probe() {
     ];
     let (proxy, metrics) = start_measured(&args);
     let failed = "simple_proxy_proxy_dials_total{proxy=\"1\",result=\"failed\"}";
-    // It has a half of the time; until then a request waits.
+    // The first proxy gets half of the time; until then a request waits.
     let waiting = thread::scope(|scope| {
         let waiting = scope.spawn(|| proxy.get("/").text());
         wait_until("the first is asked", || first.asked() == 1);
@@ -297,7 +297,7 @@ pub fn nobody_waits_for_a_probe() {
         values(metrics)["simple_proxy_proxy_passed_over{proxy=\"1\"}"],
         1.0
     );
-    // The probe, which comes after ten seconds, hangs: no request does.
+    // The probe, which begins after ten seconds, hangs, but no request does.
     let started = Instant::now();
     wait_until("the probe", || {
         assert_eq!(proxy.get("/").text(), "second");
@@ -309,7 +309,7 @@ pub fn nobody_waits_for_a_probe() {
     assert!(values(metrics)[second_dials] >= 3.0);
 }
 
-pub fn one_that_is_back_serves_again() {
+pub fn a_proxy_that_is_back_serves_again() {
     let (upstream, _) = unreached();
     let first = socks("first", Does::Close);
     let second = socks("second", Does::Serve);
@@ -325,7 +325,7 @@ pub fn one_that_is_back_serves_again() {
     assert_eq!(proxy.get("/").text(), "first");
 }
 
-pub fn the_check_walks_each() {
+pub fn the_check_tries_each_proxy() {
     let (upstream, _) = unreached();
     let upstream = upstream.to_string();
     let (first, second) = (socks("first", Does::Serve), socks("second", Does::Serve));

@@ -12,10 +12,10 @@ use crate::support::*;
 pub fn trials() -> Vec<Trial> {
     trials![
         an_upgrade_takes_a_spare_connection,
-        there_are_never_more_than_asked_for,
-        a_drain_closes_them_before_it_ends,
-        a_drain_gives_up_a_dial,
-        an_old_one_is_renewed,
+        there_are_never_more_spares_than_configured,
+        a_drain_closes_idle_spares_at_its_beginning,
+        a_drain_aborts_the_dial_of_a_spare,
+        an_old_spare_is_renewed,
         pauses_after_failures_double,
     ]
 }
@@ -24,8 +24,8 @@ const READY: &str = "备用上游连接已就绪";
 
 const TAKEN: &str = "使用备用上游连接";
 
-/// Says on which of its connections it was asked, and ends each behind the answer, so that
-/// none is kept.
+/// Answers with the number of its connection, and closes it after the response, so that none is
+/// kept.
 fn numbered(mut client: Client, number: usize) {
     let Some(head) = client.try_head() else {
         return;
@@ -59,7 +59,7 @@ fn socks(upstream: SocketAddr) -> SocketAddr {
     })
 }
 
-/// Once a name was used, a connection for it is ready, over any route.
+/// Once a name was used, a spare connection for it is ready, over any route.
 pub fn an_upgrade_takes_a_spare_connection() {
     for (with_tls, with_socks) in [(false, false), (true, false), (true, true)] {
         let (script, connections) = counted();
@@ -75,7 +75,7 @@ pub fn an_upgrade_takes_a_spare_connection() {
         let tls = ["--tls", if with_tls { "on" } else { "off" }];
         let more = ["--spares", "1", "-v", "--threads", "2"];
         let proxy = Proxy::before(upstream, &[&route[..], &tls, &more].concat());
-        // None is dialled for nobody.
+        // None is dialled without a request.
         assert_eq!(connections.load(Ordering::SeqCst), 0);
         assert_eq!(proxy.get("/").text(), "0");
         proxy.log.wait_for(READY);
@@ -84,7 +84,7 @@ pub fn an_upgrade_takes_a_spare_connection() {
         assert!(client.head().starts_with("HTTP/1.1 101 "));
         assert!(client.frame().is_some());
         proxy.log.wait_for(TAKEN);
-        // It is renewed, and a POST takes the next.
+        // It is replaced, and a POST takes the next.
         proxy.log.wait_for_count(READY, 2);
         let post = "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n\r\n";
         assert_eq!(proxy.fetch(post).status(), 200);
@@ -94,8 +94,8 @@ pub fn an_upgrade_takes_a_spare_connection() {
     }
 }
 
-/// So many are idle, and no more.
-pub fn there_are_never_more_than_asked_for() {
+/// As many are idle as configured, and no more.
+pub fn there_are_never_more_spares_than_configured() {
     let (script, connections) = counted();
     let upstream = origin(script);
     let proxy = Proxy::before(upstream, &["-d", "--spares", "3", "-v"]);
@@ -109,8 +109,8 @@ pub fn there_are_never_more_than_asked_for() {
     assert_eq!(proxy.terminate().code(), Some(0));
 }
 
-/// A proxy that never answers the greeting of a connection but the first says when each of
-/// the others ends.
+/// A proxy that answers the greeting on its first connection only, and reports the beginning and
+/// end of each other.
 fn mute_but_once(upstream: SocketAddr) -> (SocketAddr, Receiver<()>, Receiver<()>) {
     let (begun, begins) = channel();
     let (ended, ends) = channel();
@@ -133,9 +133,9 @@ fn mute_but_once(upstream: SocketAddr) -> (SocketAddr, Receiver<()>, Receiver<()
     (hop, begins, ends)
 }
 
-/// A drain closes the idle ones at its beginning: the upstream sees their ends while a
+/// A drain closes idle spare connections at its beginning: the upstream sees their end while a
 /// WebSocket goes on.
-pub fn a_drain_closes_them_before_it_ends() {
+pub fn a_drain_closes_idle_spares_at_its_beginning() {
     let (ended, ends) = channel();
     let senders = Mutex::new(ended);
     let connections = Arc::new(AtomicUsize::new(0));
@@ -158,15 +158,15 @@ pub fn a_drain_closes_them_before_it_ends() {
     for _ in 0..3 {
         ends.recv_timeout(PATIENCE).expect("a spare is closed");
     }
-    // None of them was closed because another took its place.
+    // None of them was closed because it was replaced.
     assert_eq!(connections.load(Ordering::SeqCst), 4);
     assert!(proxy.guard.0.try_wait().unwrap().is_none());
     client.end_sending();
     assert_eq!(proxy.guard.wait().code(), Some(0));
 }
 
-/// Nor does it wait for one that is being dialled, whose proxy does not answer.
-pub fn a_drain_gives_up_a_dial() {
+/// A drain does not wait for a dial whose proxy does not answer.
+pub fn a_drain_aborts_the_dial_of_a_spare() {
     let (hop, begins, ends) = mute_but_once(origin(echo));
     let route = format!("socks5://{hop}");
     let times = ["--connect-timeout", "3600", "--drain-timeout", "3600"];
@@ -176,14 +176,14 @@ pub fn a_drain_gives_up_a_dial() {
     client.upgrade("/ws");
     begins.recv_timeout(PATIENCE).expect("a spare is dialled");
     proxy.guard.signal("TERM");
-    ends.recv_timeout(PATIENCE).expect("the dial is given up");
+    ends.recv_timeout(PATIENCE).expect("the dial is aborted");
     assert!(proxy.guard.0.try_wait().unwrap().is_none());
     client.end_sending();
     assert_eq!(proxy.guard.wait().code(), Some(0));
 }
 
-/// One at ten seconds of age is replaced before it is closed.
-pub fn an_old_one_is_renewed() {
+/// A spare connection is replaced at an age of ten seconds before it is closed.
+pub fn an_old_spare_is_renewed() {
     let (script, connections) = counted();
     let upstream = origin(script);
     let args = ["-d", "--spares", "1", "-v"];
@@ -207,7 +207,7 @@ pub fn an_old_one_is_renewed() {
     assert!(!page.contains(none), "{page}");
 }
 
-/// An upstream that is gone is asked again after pauses that double.
+/// An upstream that is gone is dialled again after pauses that double.
 pub fn pauses_after_failures_double() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = listener.local_addr().unwrap();

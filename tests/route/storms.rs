@@ -1,5 +1,5 @@
-//! Hops that allow few connections: kept ones give way, dials queue, and nobody is refused
-//! who could be served in time.
+//! Hops that allow few connections: kept connections give way, dials queue, and no request fails
+//! that could be served in time.
 
 use libtest_mimic::Trial;
 use std::net::{SocketAddr, TcpStream};
@@ -13,11 +13,11 @@ use crate::support::*;
 /// The tests of this file.
 pub fn trials() -> Vec<Trial> {
     trials![
-        one_at_a_time_none_fails,
+        requests_one_at_a_time_all_succeed,
         many_at_once_are_all_answered,
         a_request_waits_for_the_end_of_a_tunnel,
         the_oldest_kept_connection_gives_way,
-        a_refused_port_is_told_at_once,
+        a_refused_port_is_reported_at_once,
     ]
 }
 
@@ -30,11 +30,11 @@ const POST: &str = "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\
 enum Refusal {
     /// It closes what it has accepted.
     Closes,
-    /// It says "general failure".
-    Says,
+    /// It replies "general failure".
+    Replies,
 }
 
-/// A SOCKS5 proxy to `upstream` that allows so many connections at once.
+/// A SOCKS5 proxy to `upstream` that allows `slots` connections at once.
 fn few_slots(upstream: SocketAddr, slots: usize, refusal: Refusal) -> SocketAddr {
     let taken = Arc::new(AtomicUsize::new(0));
     origin(move |mut client| {
@@ -42,7 +42,7 @@ fn few_slots(upstream: SocketAddr, slots: usize, refusal: Refusal) -> SocketAddr
         let slot = taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
         match (slot, refusal) {
             (Err(_), Refusal::Closes) => return,
-            (Err(_), Refusal::Says) => {
+            (Err(_), Refusal::Replies) => {
                 greet(&mut client);
                 client.try_send(&[5, 1, 0, 1, 0, 0, 0, 0, 0, 0]);
                 client.rest_or_reset();
@@ -60,7 +60,7 @@ fn few_slots(upstream: SocketAddr, slots: usize, refusal: Refusal) -> SocketAddr
     })
 }
 
-/// The greeting and the request for an IPv4 address.
+/// Reads the greeting and the request for an IPv4 address.
 fn greet(client: &mut Client) -> Option<()> {
     client.try_exactly(3)?;
     client.try_send(&[5, 0]).then_some(())?;
@@ -73,9 +73,9 @@ fn before(upstream: SocketAddr, proxy: SocketAddr, more: &[&str]) -> Proxy {
     Proxy::before(upstream, &args)
 }
 
-/// Requests from a client each, one at a time, never need more slots than there are.
-pub fn one_at_a_time_none_fails() {
-    for refusal in [Refusal::Closes, Refusal::Says] {
+/// Requests of one client after another never need more slots than there are.
+pub fn requests_one_at_a_time_all_succeed() {
+    for refusal in [Refusal::Closes, Refusal::Replies] {
         let upstream = answering(|_| ok("fine"));
         let proxy = before(upstream, few_slots(upstream, 4, refusal), &[]);
         for n in 0..24 {
@@ -85,9 +85,9 @@ pub fn one_at_a_time_none_fails() {
     }
 }
 
-/// Those for which there is no slot wait until one is free, or a connection given back.
+/// Requests without a slot wait until one is free, or a connection is given back.
 pub fn many_at_once_are_all_answered() {
-    for refusal in [Refusal::Closes, Refusal::Says] {
+    for refusal in [Refusal::Closes, Refusal::Replies] {
         for closing in [false, true] {
             let upstream = answering(move |_| {
                 thread::sleep(Duration::from_millis(30));
@@ -118,16 +118,16 @@ pub fn many_at_once_are_all_answered() {
     }
 }
 
-/// While a tunnel of ours has the only slot, a request waits for its end.
+/// While a tunnel has the only slot, a request waits for its end.
 pub fn a_request_waits_for_the_end_of_a_tunnel() {
     let upstream = origin(echo);
-    let proxy = before(upstream, few_slots(upstream, 1, Refusal::Says), &["-v"]);
+    let proxy = before(upstream, few_slots(upstream, 1, Refusal::Replies), &["-v"]);
     let mut tunnel = proxy.connect();
     tunnel.upgrade("/ws");
     let mut waiting = proxy.connect();
     waiting.send(GET);
     proxy.log.wait_for("GET /");
-    // It was refused by then, and asks now and then.
+    // By then it was refused and dials again from time to time.
     thread::sleep(Duration::from_millis(300));
     drop(tunnel);
     assert_eq!(waiting.response().status(), 200);
@@ -145,13 +145,13 @@ pub fn the_oldest_kept_connection_gives_way() {
     for host in ["a.example", "b.example", "a.example"] {
         let answer = proxy.fetch(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         assert_eq!(answer.status(), 200, "{}", answer.text());
-        // It is kept by the time that the line is there.
+        // The connection is kept by the time that this line is logged.
         proxy.log.wait_for("请求完成");
     }
 }
 
-/// Where the refusal is not for load it is told at once, although others are open.
-pub fn a_refused_port_is_told_at_once() {
+/// A refusal that is not caused by load is reported at once, although other dials are in flight.
+pub fn a_refused_port_is_reported_at_once() {
     let upstream = origin(echo);
     let refusing = origin(move |mut client| {
         if greet(&mut client).is_none() {

@@ -1,4 +1,4 @@
-//! Unix sockets in place of addresses, and addresses that are this machine's alone.
+//! Unix sockets instead of addresses, and addresses that only this machine can reach.
 
 use libtest_mimic::Trial;
 use std::os::fd::OwnedFd;
@@ -21,8 +21,8 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A listener on a path whose connections each run `script` in a thread. The standard
-/// library's type for TCP reads and writes any stream socket.
+/// Listens on a path and runs `script` in a thread for each connection. The standard library's
+/// TCP type can read and write any stream socket.
 fn origin_on(path: &str, script: impl Fn(Client) + Send + Sync + 'static) {
     let listener = UnixListener::bind(path).unwrap();
     let script = Arc::new(script);
@@ -35,7 +35,7 @@ fn origin_on(path: &str, script: impl Fn(Client) + Send + Sync + 'static) {
     });
 }
 
-/// More than the kernel holds, and enough to be spliced.
+/// More than the kernel buffers, and enough to be spliced.
 const BULK: usize = 8 << 20;
 
 pub fn an_upstream_on_a_unix_socket() {
@@ -93,7 +93,7 @@ pub fn an_upstream_on_a_unix_socket() {
     checked.has(&format!("route direct to {upstream}"));
     checked.has(&format!("ms {upstream}"));
     checked.has("HEAD / with Host localhost was answered 200 OK");
-    // A socket that nobody listens on any more, and none at all.
+    // A socket on which no process listens any more, and no socket at all.
     for (path, cause) in [
         (folder.path("stale.sock"), "connection refused"),
         (folder.path("none.sock"), "no such file or directory"),
@@ -224,9 +224,9 @@ pub fn clients_on_a_unix_socket() {
     client.send("GET / HTTP/1.1\r\n\r\n");
     assert_eq!(client.response().status(), 400);
     log.wait_for("request rejected: unix -> 400");
-    // Else the drain waits for it to end its side.
+    // Otherwise the drain waits for its FIN.
     drop(client);
-    // In use: another does not take it away.
+    // A socket in use is not replaced by another process.
     let second = program()
         .args(["-b", &bind, "-u", &upstream, "-d", "--log-lang", "en"])
         .output()
@@ -240,7 +240,7 @@ pub fn clients_on_a_unix_socket() {
     guard.signal("TERM");
     assert!(guard.wait().success());
     assert!(!std::path::Path::new(&path).exists());
-    // One that was killed leaves its socket, which the next replaces.
+    // A killed process leaves its socket, which the next one replaces.
     let (mut guard, _log) = start(&["--listen-mode", "600"]);
     assert_eq!(mode_of(&path), 0o600);
     guard.signal("KILL");
@@ -265,13 +265,13 @@ pub fn an_inherited_unix_socket() {
     let mut client = connect_to(&path);
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.response().text(), "fine");
-    // It is the service manager's to remove.
+    // The service manager has to remove it.
     guard.signal("TERM");
     assert!(guard.wait().success());
     assert!(std::path::Path::new(&path).exists());
 }
 
-/// `ListenStream=@NAME` of systemd: the log called it nothing. Only Linux has such sockets.
+/// `ListenStream=@NAME` of systemd: the log did not show the name. Only Linux has such sockets.
 pub fn an_inherited_socket_that_is_no_file() {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixStream};
@@ -291,14 +291,14 @@ pub fn an_inherited_socket_that_is_no_file() {
     assert_eq!(client.response().text(), "fine");
 }
 
-/// Among the peers, as it makes a network of its own: an address on a link.
+/// Listed with the peers, since it creates a network namespace: a link-local address.
 pub fn a_link_local_upstream_is_dialled_on_its_link() {
     for (zone, stage, cause) in [
         ("lo", "connect", "connection refused"),
         ("1", "connect", "connection refused"),
         ("none", "resolve", "no such network interface"),
     ] {
-        // The kernel takes a moment to have a route behind an address.
+        // The kernel takes a moment to add the route of a new address.
         let script = "ip link set lo up && ip addr add fe80::1/64 dev lo nodad && \
              for n in $(seq 200); do \
              ip -6 route get fe80::1 oif lo >/dev/null 2>&1 && break; sleep 0.05; done; \
@@ -307,14 +307,12 @@ pub fn a_link_local_upstream_is_dialled_on_its_link() {
         command.args(["-n", "sh", "-c", script, "sh", PROGRAM, "--check"]);
         let upstream = format!("[fe80::1%{zone}]:80");
         command.args(["-d", "-u", &upstream, "--log-lang", "en"]);
-        // Even one that the kernel shows may not carry yet: then it is asked anew.
+        // Even a route that the kernel lists may not work yet, so this is tried again.
         let mut attempts = (0..20).map(|_| command.output().unwrap());
         let is_carried = |output: &std::process::Output| {
             !String::from_utf8_lossy(&output.stdout).contains("network is unreachable")
         };
-        let output = attempts
-            .find(is_carried)
-            .expect("a route behind an address");
+        let output = attempts.find(is_carried).expect("a usable route");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
         let failed = format!("failed: [{stage}] {upstream}: {cause}");

@@ -1,4 +1,4 @@
-//! Authentication that holds for a connection (NTLM, Negotiate): who is served as whom.
+//! Authentication of a connection (NTLM, Negotiate): which requests are served as which user.
 
 use libtest_mimic::Trial;
 use std::net::SocketAddr;
@@ -12,22 +12,22 @@ use crate::support::*;
 /// The tests of this file.
 pub fn trials() -> Vec<Trial> {
     trials![
-        who_has_logged_in_is_nobody_else,
-        a_request_between_two_steps_of_a_login_is_nobodys,
-        a_websocket_opens_behind_a_login,
-        an_upgrade_with_bytes_behind_it_is_closed_by_401,
-        the_upstreams_end_is_the_clients,
-        the_clients_end_is_the_upstreams,
-        an_answer_that_closes_closes_both,
+        an_authenticated_connection_serves_one_client_only,
+        a_request_between_two_steps_of_a_login_is_not_authenticated,
+        a_websocket_opens_after_a_login,
+        an_upgrade_followed_by_bytes_is_closed_by_401,
+        the_end_of_the_upstream_connection_ends_the_clients,
+        the_end_of_the_client_connection_ends_the_upstreams,
+        a_response_with_close_ends_both_connections,
         a_login_over_tls_is_for_one_name,
-        many_logins_at_once_and_strangers_between,
-        an_offer_alone_binds_nothing,
+        concurrent_logins_and_strangers_do_not_mix,
+        a_challenge_without_a_login_does_not_bind,
     ]
 }
 
 const LOGGED_OUT: &str = "nobody";
 
-/// What an origin that authenticates its connections answers.
+/// The state of an origin that authenticates connections.
 struct Login {
     scheme: &'static str,
     user: String,
@@ -41,8 +41,8 @@ impl Login {
         }
     }
 
-    /// The first step of a login gets a challenge, the second, `t3-NAME`, makes NAME of the
-    /// connection; others are answered as the user that the connection has.
+    /// The first step of a login gets a challenge; the second, `t3-NAME`, authenticates the
+    /// connection as NAME. Other requests are answered as the user of the connection.
     fn answer(&mut self, head: &str) -> String {
         let challenge = |more: &str| {
             let scheme = self.scheme;
@@ -67,7 +67,7 @@ impl Login {
     }
 }
 
-/// An origin that authenticates its connections; tells of each one's end.
+/// An origin that authenticates connections, and reports the end of each.
 fn origin_with_login(scheme: &'static str) -> (SocketAddr, Receiver<String>) {
     let (ended, ends) = channel();
     let ended = Mutex::new(ended);
@@ -78,7 +78,7 @@ fn origin_with_login(scheme: &'static str) -> (SocketAddr, Receiver<String>) {
     (address, ends)
 }
 
-/// Answers until the end, or echoes behind a switch; gives the connection's user.
+/// Answers until the end, or echoes after a 101; returns the connection's user.
 fn serve(mut client: Client, mut login: Login) -> String {
     while let Some(head) = client.try_head() {
         if let Some(length) = field(&head, "content-length") {
@@ -98,7 +98,7 @@ fn serve(mut client: Client, mut login: Login) -> String {
     login.user
 }
 
-/// Sends a request with these credentials, if any; gives status and body.
+/// Sends a request with these credentials, if any; returns status and body.
 fn ask(client: &mut Client, credentials: &str) -> (u16, String) {
     ask_for(client, "/", credentials)
 }
@@ -126,7 +126,7 @@ fn logged_in(proxy: &Proxy, scheme: &str, name: &str) -> Client {
     client
 }
 
-pub fn who_has_logged_in_is_nobody_else() {
+pub fn an_authenticated_connection_serves_one_client_only() {
     for scheme in ["NTLM", "Negotiate", "negotiate", "nTLm"] {
         let (upstream, _ends) = origin_with_login(scheme);
         let proxy = Proxy::before(upstream, &["-d", "--threads", "1"]);
@@ -143,7 +143,7 @@ pub fn who_has_logged_in_is_nobody_else() {
     }
 }
 
-pub fn a_request_between_two_steps_of_a_login_is_nobodys() {
+pub fn a_request_between_two_steps_of_a_login_is_not_authenticated() {
     let (upstream, _ends) = origin_with_login("Negotiate");
     let proxy = Proxy::before(upstream, &["-d", "--threads", "1"]);
     let mut alice = proxy.connect();
@@ -154,12 +154,12 @@ pub fn a_request_between_two_steps_of_a_login_is_nobodys() {
     let alices = (200, "alice".to_owned());
     assert_eq!(ask(&mut alice, "Negotiate t3-alice"), alices);
     assert_eq!(ask(&mut stranger, ""), nobody);
-    // One who logs in anew on the same connection.
+    // Another login on the same connection.
     assert_eq!(ask(&mut alice, "Negotiate t3-carol"), (200, "carol".into()));
     assert_eq!(ask(&mut stranger, ""), nobody);
 }
 
-pub fn a_websocket_opens_behind_a_login() {
+pub fn a_websocket_opens_after_a_login() {
     let (upstream, ends) = origin_with_login("NTLM");
     let proxy = Proxy::before(upstream, &["-d", "--threads", "1"]);
     let mut client = proxy.connect();
@@ -178,13 +178,14 @@ pub fn a_websocket_opens_behind_a_login() {
     assert_eq!(client.frame().unwrap(), b"hello");
     assert_eq!(proxy.get("/").status(), 401);
     drop(client);
-    // The stranger's is still kept.
+    // The first end is that of the refused upgrade; the connection of the plain request is still
+    // kept.
     assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), "nobody");
     assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), "alice");
 }
 
-/// They would be taken for the next request.
-pub fn an_upgrade_with_bytes_behind_it_is_closed_by_401() {
+/// The bytes would be taken for the next request.
+pub fn an_upgrade_followed_by_bytes_is_closed_by_401() {
     let (upstream, _ends) = origin_with_login("NTLM");
     let proxy = Proxy::before(upstream, &["-d"]);
     let mut client = proxy.connect();
@@ -196,7 +197,7 @@ pub fn an_upgrade_with_bytes_behind_it_is_closed_by_401() {
     assert!(client.is_closed());
 }
 
-pub fn the_upstreams_end_is_the_clients() {
+pub fn the_end_of_the_upstream_connection_ends_the_clients() {
     let (upstream, ends) = origin_with_login("NTLM");
     let proxy = Proxy::before(upstream, &["-d"]);
     let mut alice = logged_in(&proxy, "NTLM", "alice");
@@ -206,7 +207,7 @@ pub fn the_upstreams_end_is_the_clients() {
     assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), "alice");
 }
 
-pub fn the_clients_end_is_the_upstreams() {
+pub fn the_end_of_the_client_connection_ends_the_upstreams() {
     let (upstream, ends) = origin_with_login("NTLM");
     let proxy = Proxy::before(upstream, &["-d"]);
     let alice = logged_in(&proxy, "NTLM", "alice");
@@ -217,7 +218,7 @@ pub fn the_clients_end_is_the_upstreams() {
     assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), "bob");
 }
 
-pub fn an_answer_that_closes_closes_both() {
+pub fn a_response_with_close_ends_both_connections() {
     let upstream = origin(|mut client| {
         client.head();
         client.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi");
@@ -232,8 +233,8 @@ pub fn an_answer_that_closes_closes_both() {
     assert!(client.is_closed());
 }
 
-/// A front may ask for several hosts over one connection of its own; what it says to one
-/// goes nowhere else.
+/// A proxy in front may request several hosts over one connection; credentials for one are sent
+/// to no other.
 pub fn a_login_over_tls_is_for_one_name() {
     let acceptor = Certificate::new("a.example").acceptor();
     let upstream = origin(move |client| {
@@ -249,7 +250,7 @@ pub fn a_login_over_tls_is_for_one_name() {
     assert_eq!(proxy.get("/").status(), 401);
 }
 
-pub fn many_logins_at_once_and_strangers_between() {
+pub fn concurrent_logins_and_strangers_do_not_mix() {
     const CLIENTS: usize = 6;
     const LOGINS: usize = 15;
     let (upstream, _ends) = origin_with_login("NTLM");
@@ -275,7 +276,7 @@ pub fn many_logins_at_once_and_strangers_between() {
     });
 }
 
-pub fn an_offer_alone_binds_nothing() {
+pub fn a_challenge_without_a_login_does_not_bind() {
     let connections = Arc::new(AtomicUsize::new(0));
     let count = connections.clone();
     let upstream = origin(move |client| {

@@ -1,4 +1,4 @@
-//! Who is served while others hold connections, flood, or stay silent.
+//! Which clients are served while others hold connections, flood, or stay silent.
 
 use libtest_mimic::Trial;
 use std::time::{Duration, Instant};
@@ -8,27 +8,27 @@ use crate::support::*;
 /// The tests of this file.
 pub fn trials() -> Vec<Trial> {
     trials![
-        a_flood_behind_a_reset_holds_nobody_up,
+        a_flood_for_a_client_that_has_reset_does_not_delay_others,
         the_longest_idle_client_gives_way,
         silent_clients_and_unfinished_heads_give_way_first,
-        busy_clients_are_never_closed_upon,
+        busy_clients_are_never_disconnected,
         beyond_the_limit_a_head_is_read_and_health_is_answered,
-        who_leaves_while_it_waits_for_a_slot_holds_no_place,
-        sixteen_who_wait_behind_tunnels_are_served_when_one_ends,
-        who_waits_for_a_slot_is_served_in_turn,
-        silent_readers_of_the_metrics_hold_nobody_up,
+        a_client_that_leaves_while_waiting_for_a_slot_frees_its_place,
+        sixteen_waiting_clients_are_served_when_a_tunnel_ends,
+        waiting_clients_get_slots_in_order,
+        silent_readers_of_the_metrics_do_not_delay_others,
         only_clients_that_are_allowed_are_served,
-        a_limit_that_the_descriptors_cannot_carry_is_lowered,
+        a_limit_above_the_limit_of_descriptors_is_lowered,
         a_loop_is_refused,
         signals_end_the_program_or_are_ignored,
         a_terminal_that_is_closed_ends_the_program,
     ]
 }
 
-/// What a client that left did not read was discarded without a turn for anybody else, for as
-/// long as an upstream over TLS went on sending.
-pub fn a_flood_behind_a_reset_holds_nobody_up() {
-    // Generous: a flood without a pause could stop the thread for as long as 15 s.
+/// Bytes for a client that had left were discarded without yielding to other tasks, for as long
+/// as an upstream over TLS went on sending.
+pub fn a_flood_for_a_client_that_has_reset_does_not_delay_others() {
+    // Generous: a flood without yielding could block the thread for up to 15 s.
     const BOUND: Duration = Duration::from_secs(5);
     let upstream = tls_origin("origin.test", |mut client| {
         let head = client.head();
@@ -61,16 +61,17 @@ pub fn a_flood_behind_a_reset_holds_nobody_up() {
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Far less than the timeouts that an idle client has, and far more than it should take.
+/// Far less than the timeouts of an idle client, and far more than it should take.
 const SOON: Duration = Duration::from_secs(20);
 
-/// In front of an upstream that answers at once and echoes WebSockets.
+/// The program with a limit on connections, before an upstream that answers at once and echoes
+/// WebSockets.
 fn limited(limit: &str, more: &[&str]) -> Proxy {
     let args = ["--max-connections", limit, "--health-path", "/healthz"];
     Proxy::before(origin(echo), &[&args, more].concat())
 }
 
-/// A client that has had one answer and may send the next request.
+/// A client that has had one response, on a connection that stays open.
 fn kept(proxy: &Proxy) -> Client {
     let mut client = proxy.connect();
     client.send(GET);
@@ -78,12 +79,12 @@ fn kept(proxy: &Proxy) -> Client {
     client
 }
 
-/// More than the second after which a client that does nothing may be closed.
+/// Waits more than the second after which an idle client may be closed.
 fn a_second_passes() {
     std::thread::sleep(Duration::from_millis(1200));
 }
 
-/// Whether a connection has ended by now.
+/// Whether a connection has ended.
 fn has_ended(client: &Client) -> bool {
     client.socket.set_nonblocking(true).unwrap();
     let peeked = client.socket.peek(&mut [0]);
@@ -91,13 +92,13 @@ fn has_ended(client: &Client) -> bool {
     matches!(peeked, Ok(0)) || peeked.is_err_and(|e| e.kind() != std::io::ErrorKind::WouldBlock)
 }
 
-/// A new client waited for the 75 s that an idle one was given.
+/// A new client waited for the 75 s of an idle client's timeout.
 pub fn the_longest_idle_client_gives_way() {
     for threads in ["1", "4"] {
         let proxy = limited("5", &["--threads", threads]);
         let mut idle: Vec<Client> = (0..5).map(|_| kept(&proxy)).collect();
         a_second_passes();
-        // The first is the youngest now.
+        // The first is now the most recently used.
         idle[0].send(GET);
         assert_eq!(idle[0].response().status(), 200);
         let asked = Instant::now();
@@ -107,7 +108,7 @@ pub fn the_longest_idle_client_gives_way() {
         assert_eq!(new.response().status(), 200);
         wait_until("one gave way", || idle.iter().any(has_ended));
         let ended: Vec<bool> = idle.iter().map(has_ended).collect();
-        // With several threads, one closes its own before it asks the others.
+        // With several threads, each closes a connection of its own before it asks the others.
         if threads == "1" {
             assert_eq!(ended, [false, true, false, false, false]);
         }
@@ -124,7 +125,7 @@ pub fn silent_clients_and_unfinished_heads_give_way_first() {
     let first = kept(&proxy);
     wait_until("the silent one gave way", || has_ended(&silent));
     assert_eq!([&idle, &unfinished].map(has_ended), [false, false]);
-    // Five seconds for a head that was begun.
+    // A head that was begun has five seconds.
     std::thread::sleep(Duration::from_millis(4300));
     drop(first);
     let tunnel = |mut client: Client| {
@@ -139,8 +140,9 @@ pub fn silent_clients_and_unfinished_heads_give_way_first() {
     wait_until("the idle one gave way", || has_ended(&idle));
 }
 
-/// Of 100 busy clients on 64 slots nearly every second request met a closed connection in nginx.
-pub fn busy_clients_are_never_closed_upon() {
+/// With nginx, nearly every second request of 100 busy clients on 64 slots met a closed
+/// connection.
+pub fn busy_clients_are_never_disconnected() {
     let proxy = limited("60", &["--threads", "2"]);
     let clients: Vec<_> = (0..100)
         .map(|_| {
@@ -149,7 +151,7 @@ pub fn busy_clients_are_never_closed_upon() {
                 let mut client = Client::connect(address);
                 for _ in 0..60 {
                     client.send(GET);
-                    // Fails the test where the connection has ended without an answer.
+                    // Fails the test if the connection has ended without a response.
                     let response = client.response();
                     assert_eq!(response.status(), 200);
                     if response.field("connection") == Some("close") {
@@ -161,11 +163,11 @@ pub fn busy_clients_are_never_closed_upon() {
         })
         .collect();
     for client in clients {
-        client.join().expect("a request met a closed connection");
+        client.join().expect("no request meets a closed connection");
     }
 }
 
-/// Sixteen beyond the limit are let in for their heads.
+/// Sixteen clients beyond the limit are accepted to read their heads.
 pub fn beyond_the_limit_a_head_is_read_and_health_is_answered() {
     let proxy = limited("2", &[&["--threads", "1"], &METRICS[..]].concat());
     proxy.log.wait_for("connection limit: 2");
@@ -182,7 +184,7 @@ pub fn beyond_the_limit_a_head_is_read_and_health_is_answered() {
     let response = proxy.fetch(HEALTH);
     assert_eq!(response.status(), 200);
     assert_eq!(response.field("connection"), Some("close"));
-    // As many as come, while none of those within gives way.
+    // Any number of silent clients, while none within the limit gives way.
     let silent: Vec<Client> = (0..20).map(|_| proxy.connect()).collect();
     a_second_passes();
     let asked = Instant::now();
@@ -197,9 +199,9 @@ pub fn beyond_the_limit_a_head_is_read_and_health_is_answered() {
     assert_eq!(told, 1, "once a minute at most");
 }
 
-/// Clients that had left kept all places beyond the limit for the response timeout, and the
+/// Clients that had left held all places beyond the limit until the response timeout, and the
 /// health path was not answered.
-pub fn who_leaves_while_it_waits_for_a_slot_holds_no_place() {
+pub fn a_client_that_leaves_while_waiting_for_a_slot_frees_its_place() {
     let (asked, asks) = std::sync::mpsc::channel();
     let asked = std::sync::Mutex::new(asked);
     let upstream = origin(move |mut client| {
@@ -234,13 +236,13 @@ pub fn who_leaves_while_it_waits_for_a_slot_holds_no_place() {
     let first = asks.recv_timeout(PATIENCE).expect("a request");
     assert!(
         first.starts_with("GET "),
-        "nobody waited for this one's answer: {first}"
+        "the request of a client that had left was sent: {first}"
     );
 }
 
-/// Tunnels never give way, and neither do clients whose heads are read: whoever comes behind
-/// them waits to be accepted, and is served in turn once a tunnel has ended.
-pub fn sixteen_who_wait_behind_tunnels_are_served_when_one_ends() {
+/// Tunnels never give way, and neither do clients whose heads are read: later clients wait to be
+/// accepted, and are served in order once a tunnel has ended.
+pub fn sixteen_waiting_clients_are_served_when_a_tunnel_ends() {
     for threads in ["1", "4"] {
         let proxy = limited("2", &[&["--threads", threads], &METRICS[..]].concat());
         let page = || proxy.metrics_page();
@@ -265,13 +267,13 @@ pub fn sixteen_who_wait_behind_tunnels_are_served_when_one_ends() {
             .collect();
         a_second_passes();
         let all = || tunnels.iter().chain(&waiting).chain(&more);
-        assert!(!all().any(has_ended), "nobody is turned away");
-        // A tunnel is not held up by those who wait.
+        assert!(!all().any(has_ended), "a waiting client was disconnected");
+        // Waiting clients do not delay a tunnel.
         tunnels[0].send_bytes(&frame(b"on", MASK));
         assert_eq!(tunnels[0].frame().as_deref(), Some(&b"on"[..]));
         tunnels.pop();
         let freed = Instant::now();
-        // In whichever order; each leaves its slot once it has been answered.
+        // In any order; each frees its slot once it has been answered.
         let answered = |mut client: Client| {
             std::thread::spawn(move || assert_eq!(client.response().status(), 200))
         };
@@ -287,9 +289,9 @@ pub fn sixteen_who_wait_behind_tunnels_are_served_when_one_ends() {
     }
 }
 
-/// The slot went to whoever looked for it first, and who had just missed it to the end of the
-/// queue.
-pub fn who_waits_for_a_slot_is_served_in_turn() {
+/// The slot went to the first client that was polled, and a client that had just missed it went
+/// to the end of the queue.
+pub fn waiting_clients_get_slots_in_order() {
     const CLIENTS: usize = 12;
     for threads in ["1", "4"] {
         let (asked, asks) = std::sync::mpsc::channel();
@@ -330,8 +332,8 @@ pub fn who_waits_for_a_slot_is_served_in_turn() {
     }
 }
 
-/// The seventeenth waited for 30 s.
-pub fn silent_readers_of_the_metrics_hold_nobody_up() {
+/// The seventeenth reader waited for 30 s.
+pub fn silent_readers_of_the_metrics_do_not_delay_others() {
     let proxy = limited("2", &METRICS);
     let metrics = proxy.metrics();
     let mut silent: Vec<Client> = (0..16).map(|_| Client::connect(metrics)).collect();
@@ -344,12 +346,12 @@ pub fn silent_readers_of_the_metrics_hold_nobody_up() {
     assert!(asked.elapsed() < SOON / 2, "{:?}", asked.elapsed());
     wait_until("the oldest gives way", || has_ended(&silent[0]));
     for client in &mut silent {
-        assert!(client.is_closed(), "an answer to nothing");
+        assert!(client.is_closed(), "a response without a request");
     }
     assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
 }
 
-pub fn a_limit_that_the_descriptors_cannot_carry_is_lowered() {
+pub fn a_limit_above_the_limit_of_descriptors_is_lowered() {
     let args = [
         "-u",
         "127.0.0.1:9",
@@ -367,7 +369,7 @@ pub fn a_limit_that_the_descriptors_cannot_carry_is_lowered() {
     let limit: usize = warning.rsplit(' ').next().unwrap().parse().unwrap();
     assert!((1..=128).contains(&limit), "{warning}");
     proxy.log.wait_for(&format!("connection limit: {limit}"));
-    // Where there are hardly any, several clients are served all the same.
+    // With very few descriptors, several clients are served all the same.
     let mut command = behind_shell("ulimit -n 40;", &args);
     let proxy = Proxy::spawn(&mut command);
     let warning = proxy.log.wait_for("--max-connections 100000 ");
@@ -385,7 +387,7 @@ pub fn a_limit_that_the_descriptors_cannot_carry_is_lowered() {
     assert!(!proxy.log.text().contains("lowered"));
 }
 
-/// A program that was its own upstream asked itself until every slot was taken.
+/// A program that was its own upstream sent requests to itself until every slot was taken.
 pub fn a_loop_is_refused() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
@@ -408,7 +410,7 @@ pub fn a_loop_is_refused() {
         words.contains("name the server that it stands before"),
         "{words}"
     );
-    // By a name it is seen when it is dialled.
+    // With a name, the loop is found when it is dialled.
     let name = format!("localhost:{port}");
     let mut itself = inheriting(&listener, "", &["-u", &name]);
     let proxy = Proxy::spawn_inheriting(&mut itself);
@@ -456,7 +458,7 @@ pub fn signals_end_the_program_or_are_ignored() {
     proxy.guard.signal("QUIT");
     assert_eq!(proxy.guard.wait().code(), Some(0));
     proxy.log.wait_for("SIGQUIT: no new connections");
-    // Without a terminal it is no end. Whoever runs the tests may ignore it: see nohup(1).
+    // SIGHUP without a terminal is ignored. The parent of the tests may ignore it: see nohup(1).
     let proxy = spawn(&["env", "--default-signal=HUP", "setsid"]);
     proxy.guard.signal("HUP");
     proxy.log.wait_for("SIGHUP: ignored");
@@ -466,7 +468,7 @@ pub fn signals_end_the_program_or_are_ignored() {
     assert_eq!(proxy.terminate().code(), Some(0));
 }
 
-/// script(1) gives the program a terminal, which is gone once it is killed.
+/// script(1) gives the program a terminal, which closes when script is killed.
 pub fn a_terminal_that_is_closed_ends_the_program() {
     let folder = Folder::new("terminal");
     let log = folder.path("log");
@@ -486,12 +488,12 @@ pub fn a_terminal_that_is_closed_ends_the_program() {
     wait_until("it has ended", || says("stopped, 0 connections"));
 }
 
-/// From a client at 127.0.0.1: one proxy serves its neighbour only, the other serves it too.
+/// With a client at 127.0.0.1: one proxy serves only its neighbour, the other serves both.
 pub fn only_clients_that_are_allowed_are_served() {
     let closed = ["--allow", "127.0.0.2", "-v"];
     let proxy = limited("9", &[&closed[..], &METRICS].concat());
     let mut client = proxy.connect();
-    // It may be closed before it has sent anything.
+    // The connection may be closed before the client has sent anything.
     let _ = client.try_send(GET.as_bytes());
     assert!(client.is_closed());
     proxy.log.wait_for("refused: not listed by --allow");

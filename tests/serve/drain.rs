@@ -1,4 +1,4 @@
-//! Ending well: signals, what is open, PID 1, and the limit on clients.
+//! Shutdown: signals, open connections, PID 1, and the limit on clients.
 
 use libtest_mimic::Trial;
 use std::net::TcpListener;
@@ -17,20 +17,20 @@ use crate::support::*;
 /// The tests of this file.
 pub fn trials() -> Vec<Trial> {
     trials![
-        sigterm_finishes_what_is_open,
+        sigterm_finishes_open_exchanges,
         sigterm_ends_idle_connections_and_relays_in_time,
         a_second_signal_ends_at_once,
         more_clients_than_allowed_wait_their_turn,
         a_restart_on_an_inherited_socket_fails_no_request,
-        the_service_manager_is_told,
-        sockets_that_are_none_are_refused,
+        the_service_manager_is_notified,
+        inherited_descriptors_that_do_not_listen_are_refused,
     ]
 }
 
-/// Options of unshare(1) for a command that is PID 1.
+/// Options of unshare(1) for running a command as PID 1.
 pub const NEW_PID_NAMESPACE: [&str; 3] = ["--pid", "--fork", "--kill-child"];
 
-pub fn sigterm_finishes_what_is_open() {
+pub fn sigterm_finishes_open_exchanges() {
     let (go_on, wait) = channel::<()>();
     let wait = Mutex::new(wait);
     let upstream = origin(move |mut client| {
@@ -49,7 +49,7 @@ pub fn sigterm_finishes_what_is_open() {
         assert_eq!(busy.exactly(5), b"first");
         proxy.guard.signal(signal);
         proxy.log.wait_for(&format!("收到 SIG{signal}"));
-        assert!(idle.is_closed(), "an idle connection stays");
+        assert!(idle.is_closed(), "an idle connection stays open");
         let refused = Instant::now() + PATIENCE;
         while std::net::TcpStream::connect(proxy.address).is_ok() {
             assert!(Instant::now() < refused, "still accepting");
@@ -73,7 +73,7 @@ pub fn sigterm_ends_idle_connections_and_relays_in_time() {
     open.upgrade("/");
     proxy.guard.signal("TERM");
     assert!(idle.is_closed());
-    // The relay works until its time is over.
+    // The relay works until the drain timeout.
     if open.try_send(&frame(b"goodbye", MASK)) {
         assert!(matches!(open.frame().as_deref(), Some(b"goodbye") | None));
     }
@@ -95,7 +95,7 @@ pub fn a_second_signal_ends_at_once() {
     assert_eq!(proxy.guard.wait().code(), Some(130));
 }
 
-/// A process without handlers ignores SIGTERM as PID 1.
+/// As PID 1, a process without signal handlers ignores SIGTERM.
 pub fn works_as_pid_1() {
     let upstream = answering(|_| ok("init")).to_string();
     let mut command = Command::new("unshare");
@@ -103,7 +103,7 @@ pub fn works_as_pid_1() {
     command.args(["-b", "127.0.0.1", "-p", "0", "-u", &upstream, "-d"]);
     let mut proxy = Proxy::spawn(&mut command);
     assert_eq!(proxy.get("/").text(), "init");
-    // unshare's only child is the program.
+    // The program is the only child of unshare.
     let parent = proxy.guard.0.id();
     let children = format!("/proc/{parent}/task/{parent}/children");
     let child = std::fs::read_to_string(children).unwrap();
@@ -133,7 +133,7 @@ pub fn more_clients_than_allowed_wait_their_turn() {
     drop(open.pop());
     waiting.socket.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(waiting.response().status(), 200);
-    // Those within the limit are still served.
+    // Clients within the limit are still served.
     open[0].send_bytes(&frame(b"x", MASK));
     assert_eq!(open[0].frame().unwrap(), b"x");
 }
@@ -179,7 +179,7 @@ pub fn a_restart_on_an_inherited_socket_fails_no_request() {
         let old = std::mem::replace(&mut running, next);
         assert_eq!(old.terminate().code(), Some(0));
     }
-    // And with a gap in which nobody serves: clients wait in the backlog.
+    // Also with a gap in which no process accepts: clients wait in the backlog.
     assert_eq!(running.terminate().code(), Some(0));
     thread::sleep(Duration::from_millis(100));
     let _running = start_inherited(&listener, &upstream, &[]);
@@ -190,7 +190,7 @@ pub fn a_restart_on_an_inherited_socket_fails_no_request() {
     }
 }
 
-pub fn the_service_manager_is_told() {
+pub fn the_service_manager_is_notified() {
     let folder = Folder::new("notify");
     let path = folder.path("socket");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -209,14 +209,14 @@ pub fn the_service_manager_is_told() {
     assert_eq!(told(), "READY=1\n");
     assert_eq!(proxy.terminate().code(), Some(0));
     assert_eq!(told(), "STOPPING=1\n");
-    // A manager that is gone is no reason to stop.
+    // The program goes on if the manager is gone.
     let gone = folder.path("gone");
     let proxy = Proxy::start_with(&["-u", "127.0.0.1:9"], &[("NOTIFY_SOCKET", &gone)]);
     proxy.log.wait_for("无法通知服务管理器");
     assert_eq!(proxy.terminate().code(), Some(0));
 }
 
-pub fn sockets_that_are_none_are_refused() {
+pub fn inherited_descriptors_that_do_not_listen_are_refused() {
     let mut command = cleaned(Command::new("sh"));
     let script = "exec 3</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$PROGRAM\" -u a:1";
     let refused = command
@@ -229,7 +229,7 @@ pub fn sockets_that_are_none_are_refused() {
         String::from_utf8_lossy(&refused.stderr),
         "simple-proxy: LISTEN_FDS: descriptor 3 is not a listening TCP or unix socket\n"
     );
-    // Meant for another process: not for us.
+    // Descriptors for another process are ignored.
     let upstream = answering(|_| ok("own socket")).to_string();
     let other = [("LISTEN_PID", "1"), ("LISTEN_FDS", "1")];
     let proxy = Proxy::start_with(&["-u", &upstream], &other);

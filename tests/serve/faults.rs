@@ -1,6 +1,6 @@
-//! Peers that are slow, silent, gone or out of bounds, on either side, and a system that
-//! runs out of descriptors: what is held stays small, what is lost is cut off in time,
-//! and everyone else is served.
+//! Peers that are slow, silent, gone or out of bounds, on either side, and a system that runs
+//! out of descriptors: little memory is held, lost peers are cut off in time, and everyone else
+//! is served.
 
 use libtest_mimic::Trial;
 use std::io::{ErrorKind, Read, Write};
@@ -23,11 +23,11 @@ pub fn trials() -> Vec<Trial> {
         a_stalled_response_body_ends,
         a_slow_body_is_not_a_stalled_one,
         a_client_that_stops_reading_is_cut_off,
-        idle_and_trickling_clients_hold_nobody_up,
+        idle_and_trickling_clients_do_not_delay_others,
         a_client_that_stops_reading_stops_the_upstream,
         an_upstream_that_stops_reading_stops_the_client,
         without_descriptors_clients_wait_and_are_served_later,
-        a_log_that_nobody_reads_stalls_nobody,
+        a_log_that_is_not_read_stalls_no_request,
         a_closed_log_does_no_harm,
         an_upstream_that_resets_before_its_response_is_502,
         an_upstream_that_resets_within_its_body_cuts_the_client,
@@ -35,14 +35,14 @@ pub fn trials() -> Vec<Trial> {
         a_proxy_that_ends_after_any_byte_of_its_answer_is_an_error,
         a_proxys_answer_may_come_byte_by_byte,
         a_client_that_resets_leaves_nothing_behind,
-        a_killed_peer_is_a_closed_one,
+        a_killed_peer_counts_as_closed,
         keepalive_is_set_on_both_legs,
-        a_drain_under_load_cuts_nothing_that_was_begun,
-        many_tls_handshakes_at_once_hold_nobody_up,
+        a_drain_under_load_truncates_no_response,
+        many_tls_handshakes_at_once_do_not_delay_others,
     ]
 }
 
-/// A place for scripts to report what they saw.
+/// A channel through which scripts report what they saw.
 fn reports<T: Send>() -> (Mutex<Sender<T>>, Receiver<T>) {
     let (sender, receiver) = channel();
     (Mutex::new(sender), receiver)
@@ -70,12 +70,12 @@ fn resident_kib(proxy: &Proxy) -> u64 {
 fn processor_ticks(proxy: &Proxy) -> u64 {
     let path = format!("/proc/{}/stat", proxy.guard.0.id());
     let stat = std::fs::read_to_string(path).unwrap();
-    let behind_name = stat.rsplit_once(") ").unwrap().1;
-    let fields: Vec<&str> = behind_name.split(' ').collect();
+    let after_name = stat.rsplit_once(") ").unwrap().1;
+    let fields: Vec<&str> = after_name.split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// An answer after which the connection is closed, so that none is pooled.
+/// A response after which the connection is closed, so that it is not kept.
 fn ok_and_close(body: &str) -> String {
     ok(body).replacen("\r\n", "\r\nConnection: close\r\n", 1)
 }
@@ -84,8 +84,8 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 // Time
 
-/// Sends a byte of an endless head now and then until the other side has answered or
-/// closed, and gives what it answered.
+/// Sends an endless head byte by byte until the other side has answered or closed, and returns
+/// its response.
 fn trickle_head(client: &mut Client, start: &str) -> Vec<u8> {
     client.send(start);
     let mut sender = client.socket.try_clone().unwrap();
@@ -124,10 +124,10 @@ pub fn a_trickle_does_not_stretch_the_head_timeout() {
         client.end_sending();
         client.rest_or_reset();
     }
-    // Nothing was asked, so nothing is answered.
+    // Without a request there is no response.
     let mut silent = proxy.connect();
     assert_eq!(silent.rest(), b"");
-    // Bytes that stop are no better than none.
+    // An incomplete head is no better than none.
     let mut half = proxy.connect();
     half.send("GET / HTTP/1.1\r\nHo");
     assert_eq!(half.response().status(), 408);
@@ -203,7 +203,7 @@ pub fn a_stalled_response_body_ends() {
     }
 }
 
-/// What moves, however slowly, is not stalled.
+/// A body that moves, however slowly, is not stalled.
 pub fn a_slow_body_is_not_a_stalled_one() {
     let upstream = origin(|mut client| {
         client.head();
@@ -250,7 +250,7 @@ pub fn a_client_that_stops_reading_is_cut_off() {
 
 // Many slow clients
 
-pub fn idle_and_trickling_clients_hold_nobody_up() {
+pub fn idle_and_trickling_clients_do_not_delay_others() {
     const IDLE: usize = 2000;
     const TRICKLING: usize = 200;
     const BOUND_KIB: u64 = 48 * 1024;
@@ -269,7 +269,7 @@ pub fn idle_and_trickling_clients_hold_nobody_up() {
         stream.write_all(b"GET /slow HTTP/1.1\r\nX: ").unwrap();
         stream.set_nonblocking(true).unwrap();
     }
-    // All of them together, unless this machine takes longer than their timeout.
+    // All of them at once, unless this machine takes longer than their timeout.
     wait_until("all are held", || {
         sockets(&proxy) >= before + IDLE + TRICKLING || since.elapsed().as_secs() >= 8
     });
@@ -278,7 +278,7 @@ pub fn idle_and_trickling_clients_hold_nobody_up() {
     }
     let most = resident_kib(&proxy);
     assert!(most < BOUND_KIB, "{most} KiB");
-    // A trickle goes on until its answer is there. What follows the answer is an end.
+    // A trickle goes on until it is answered. What follows the response is the end.
     let mut answers = vec![Vec::new(); TRICKLING];
     let mut ended = [false; TRICKLING];
     wait_until("every trickle is answered and ended", || {
@@ -288,10 +288,10 @@ pub fn idle_and_trickling_clients_hold_nobody_up() {
                 Ok(0) => ended[n] = true,
                 Ok(read) => answers[n].extend_from_slice(&bytes[..read]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    // Refused only where the answer has just crossed it.
+                    // This fails only if the response has just crossed it.
                     let _ = stream.write(b"x");
                 }
-                // Its time to take leave is over as well, on a machine that is so slow.
+                // On a very slow machine the time for lingering is over as well.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => ended[n] = true,
                 Err(error) => panic!("trickle {n}: {error}"),
             }
@@ -306,7 +306,7 @@ pub fn idle_and_trickling_clients_hold_nobody_up() {
         assert_eq!(
             read_some(&mut stream, &mut [0; 16]).unwrap(),
             0,
-            "an answer to nothing"
+            "a response without a request"
         );
     }
     // The clients have not closed; the proxy has.
@@ -317,14 +317,14 @@ pub fn idle_and_trickling_clients_hold_nobody_up() {
 
 // Backpressure
 
-/// How much is sent in all, and how much of it may be on its way while nobody reads: the
-/// kernel's buffers on both legs, and little more.
+/// How much is sent in total, and how much of it may be in flight while the receiver does not
+/// read: the kernel's buffers on both legs, and little more.
 const SENT: usize = 96 << 20;
-const ON_ITS_WAY: usize = 48 << 20;
+const IN_FLIGHT: usize = 48 << 20;
 const PIECE: usize = 64 << 10;
 
-/// Sends the noise of `seed`, as chunks or as it is, and tells once how much was taken
-/// before the first write that had to wait for a second.
+/// Sends the noise of `seed`, chunked or not, and reports once how much was taken before the
+/// first write that blocked for a second.
 fn send_noise(client: &mut Client, seed: u64, chunked: bool, stuck: &Mutex<Sender<usize>>) {
     let mut noise = Noise::new(seed);
     let mut told = false;
@@ -388,8 +388,8 @@ fn expect_noise(client: &mut Client, seed: u64, chunked: bool) {
     assert_eq!(arrived, SENT);
 }
 
-fn assert_little_is_held(proxy: &Proxy, on_its_way: usize, what: &str) {
-    assert!(on_its_way < ON_ITS_WAY, "{what}: {on_its_way} bytes taken");
+fn assert_little_is_held(proxy: &Proxy, in_flight: usize, what: &str) {
+    assert!(in_flight < IN_FLIGHT, "{what}: {in_flight} bytes taken");
     let resident = resident_kib(proxy);
     assert!(resident < 32 * 1024, "{what}: {resident} KiB");
 }
@@ -481,7 +481,7 @@ pub fn an_upstream_that_stops_reading_stops_the_client() {
 pub fn without_descriptors_clients_wait_and_are_served_later() {
     let upstream = answering(|_| ok_and_close("fine")).to_string();
     let mut proxy = Proxy::start(&["-u", &upstream, "--log-lang", "en"]);
-    // Only then: at its start it would have lowered its limit of connections.
+    // Not earlier: at its start the program would have lowered its limit of connections.
     proxy.limit_descriptors(40);
     let before = sockets(&proxy);
     for _ in 0..2 {
@@ -494,18 +494,18 @@ pub fn without_descriptors_clients_wait_and_are_served_later() {
             .log
             .wait_for_count("accepting paused: too many open files", paused + 1);
         wait_until("no descriptor is left", || descriptors(&proxy).len() >= 40);
-        // No spinning: a second of pause costs next to nothing.
+        // No busy loop: a second of pause costs hardly any processor time.
         let used = processor_ticks(&proxy);
         let since = Instant::now();
         thread::sleep(Duration::from_secs(1));
         let used = processor_ticks(&proxy) - used;
         let allowed = 30 * since.elapsed().as_secs().max(1);
         assert!(used < allowed, "{used} ticks in a second");
-        // Those who were accepted are answered, though nothing can be dialled for them.
+        // Clients that were accepted are answered, although nothing can be dialled for them.
         early.send(GET);
         assert_eq!(early.response().status(), 502);
         proxy.log.wait_for("[connect]");
-        // Those who were not wait, and are served as soon as others leave.
+        // The others wait, and are served as soon as some leave.
         let mut last = clients.pop().unwrap();
         drop((clients, early));
         sockets_return_to(&proxy, before + 1);
@@ -521,7 +521,7 @@ pub fn without_descriptors_clients_wait_and_are_served_later() {
 
 // The log
 
-/// The lines of a stream that is only read when asked.
+/// The lines of a stream that is read only on demand.
 struct Unread {
     stream: ChildStderr,
     bytes: Vec<u8>,
@@ -545,7 +545,7 @@ impl Unread {
     }
 }
 
-/// Starts the program with a log that nobody reads behind its first lines.
+/// Starts the program with a log that is not read after its first lines.
 fn start_unread(upstream: SocketAddr, args: &[&str]) -> (Guard, SocketAddr, Unread) {
     let mut command = program();
     command.args(["-b", "127.0.0.1", "-p", "0", "--log-lang", "en"]);
@@ -564,7 +564,7 @@ fn start_unread(upstream: SocketAddr, args: &[&str]) -> (Guard, SocketAddr, Unre
     (guard, address, log)
 }
 
-pub fn a_log_that_nobody_reads_stalls_nobody() {
+pub fn a_log_that_is_not_read_stalls_no_request() {
     const CLIENTS: usize = 8;
     const EACH: usize = 1000;
     let upstream = answering(|_| ok("fine"));
@@ -574,7 +574,7 @@ pub fn a_log_that_nobody_reads_stalls_nobody() {
         client.send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert_eq!(client.response().text(), "fine");
     };
-    // Two lines for each: far more than the pipe and what is held back for it.
+    // Two lines for each request: far more than the pipe and the buffer before it hold.
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let get = get.clone();
@@ -592,7 +592,7 @@ pub fn a_log_that_nobody_reads_stalls_nobody() {
     let mut requests = CLIENTS * EACH;
     let Unread { stream, bytes } = log;
     let lines = Lines::collect(stream);
-    // A thread says what was dropped with the next line that it writes.
+    // A thread logs how many lines were dropped with the next line that it writes.
     let dropped = |text: &str| -> usize {
         let counts = text.lines().filter_map(|line| {
             let (_, rest) = line.split_once("the log was not read: ")?;
@@ -621,7 +621,7 @@ pub fn a_log_that_nobody_reads_stalls_nobody() {
     guard.signal("TERM");
     assert_eq!(guard.wait().code(), Some(0));
     lines.wait_for("stopped, 0 connections cut off");
-    // Every line is whole: a time, then one of those that there are.
+    // Every line is complete: a time, then one of the known lines.
     let text = String::from_utf8(bytes).unwrap() + &lines.text();
     for line in text.lines() {
         let (time, words) = line.split_at_checked(25).expect(line);
@@ -656,7 +656,7 @@ pub fn a_closed_log_does_no_harm() {
         client.send(GET);
         assert_eq!(client.response().text(), "fine");
     }
-    // What would have been the log is no socket.
+    // The descriptor of the log was not reused for a socket.
     let second = format!("/proc/{}/fd/2", guard.0.id());
     let second = std::fs::read_link(second).unwrap();
     assert_eq!(second.to_str(), Some("/dev/null"));
@@ -723,7 +723,7 @@ pub fn an_upstream_that_resets_within_its_body_cuts_the_client() {
             }
             _ => "HTTP/1.1 200 OK\r\n\r\nhalf",
         });
-        // Not before the client has it: a reset overtakes what is still on its way.
+        // Not before the client has it: a reset overtakes bytes in flight.
         go_on.lock().unwrap().recv_timeout(PATIENCE).unwrap();
         client.reset();
     };
@@ -749,7 +749,7 @@ pub fn an_upstream_that_resets_within_its_body_cuts_the_client() {
                 let mut rest = Vec::new();
                 let end = client.stream.read_to_end(&mut rest);
                 assert!(!rest.ends_with(b"0\r\n\r\n"), "{path}: {rest:?}");
-                // Without a length or chunks only a reset can tell.
+                // Without a length or chunks only a reset shows that it is incomplete.
                 if !chunked && field(&head, "content-length").is_none() {
                     assert!(end.is_err(), "{path} {version}: a clean end");
                 }
@@ -782,7 +782,7 @@ pub fn an_upstream_that_resets_during_an_upload_ends_it() {
             let piece = [7; 100_000];
             (0..1000).all(|_| sender.write_all(&piece).is_ok())
         });
-        // The answer arrives although the client sends on: nothing resets it.
+        // The response arrives although the client goes on sending: no reset destroys it.
         assert_eq!(client.response().status(), 502);
         drop(client);
         sending.join().unwrap();
@@ -797,8 +797,8 @@ enum Ends {
     Silence,
 }
 
-/// A proxy on the way: how it is set, and the length of each of the messages that it
-/// gets, 0 for a message head, with its answer.
+/// A proxy on the route: its flag, and the length of each message that it gets (0 for a message
+/// head) with its answer.
 struct Hop {
     flag: &'static str,
     login: &'static str,
@@ -817,7 +817,7 @@ const HOPS: [Hop; 3] = [
         answers: &[
             (4, b"\x05\x02"),
             (11, b"\x01\x00"),
-            // A name as the bound address, as dante gives it.
+            // A name as the bound address, as from dante.
             (10, b"\x05\x00\x00\x03\x04here\x04\x38"),
         ],
     },
@@ -834,7 +834,7 @@ const HOPS: [Hop; 3] = [
 const SOCKS_GRANTED: &[u8] = b"\x05\x00\x00\x01\x7f\x00\x00\x01\x04\x38";
 
 impl Hop {
-    /// Says the answers byte by byte, for as long as `say` gives true.
+    /// Sends the answers byte by byte, for as long as `say` returns true.
     fn play(&self, client: &mut Client, mut say: impl FnMut(&mut Client, u8) -> bool) {
         for (expected, answer) in self.answers {
             match expected {
@@ -876,12 +876,12 @@ pub fn a_proxy_that_ends_after_any_byte_of_its_answer_is_an_error() {
             });
             let url = hop.url(address);
             let times = ["--connect-timeout", "1", "--response-timeout", "1"];
-            // Where time does not end it, it must not be time that does.
+            // Where the proxy ends the connection, no timeout may do so.
             let times: &[&str] = if ends == Ends::Silence { &times } else { &[] };
             let proxy = Proxy::start(&[&["-u", "127.0.0.1:9", hop.flag, &url][..], times].concat());
-            // One for each length, the whole answer included. Silence takes time, so that all
-            // wait together. An end among other dials would be taken for one under load, and
-            // asked about again.
+            // One request for each length, including the whole answer. Silence takes time, so
+            // those wait together. A connection that ends while others are dialled would be
+            // taken for a refusal under load, and dialled again.
             let (expected, together) = match ends {
                 Ends::Silence => (504, length + 1),
                 Ends::Reset | Ends::Close => (502, 1),
@@ -907,7 +907,7 @@ pub fn a_proxys_answer_may_come_byte_by_byte() {
         let address = origin(move |mut client| {
             hop.play(&mut client, |client, byte| {
                 client.send_bytes(&[byte]);
-                // Apart on the wire, most likely.
+                // Most likely in separate segments.
                 thread::sleep(Duration::from_millis(2));
                 true
             });
@@ -925,7 +925,7 @@ pub fn a_proxys_answer_may_come_byte_by_byte() {
 
 // Clients that leave
 
-/// An origin for clients that leave: tells when a request has arrived and when its own
+/// An origin for clients that leave: reports when a request has arrived and when its own
 /// connection has ended.
 fn left_alone() -> (SocketAddr, Receiver<()>, Receiver<()>) {
     let (arrived, arrivals) = reports();
@@ -953,7 +953,7 @@ fn left_alone() -> (SocketAddr, Receiver<()>, Receiver<()>) {
 
 pub fn a_client_that_resets_leaves_nothing_behind() {
     let (upstream, arrivals, ends) = left_alone();
-    // Short, because nobody looks for a client that only waits for its response.
+    // Short, so that an exchange whose reset is not noticed ends as well.
     let proxy = Proxy::before(upstream, &["--response-timeout", "2"]);
     let before = sockets(&proxy);
     let upload = "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\nstart";
@@ -974,7 +974,7 @@ pub fn a_client_that_resets_leaves_nothing_behind() {
                 client
             })
             .collect();
-        // The request of one that is gone would not be sent.
+        // The request of a client that is gone would not be sent.
         for _ in &clients {
             seen(&arrivals);
         }
@@ -994,9 +994,9 @@ pub fn a_client_that_resets_leaves_nothing_behind() {
 
 // Whole processes that die
 
-/// Another simple-proxy is a peer that can be killed. Killed as the upstream of the one
-/// under test, then as its client.
-pub fn a_killed_peer_is_a_closed_one() {
+/// Another simple-proxy is the peer that is killed: first as the upstream of the one under test,
+/// then as its client.
+pub fn a_killed_peer_counts_as_closed() {
     let (arrived, arrivals) = reports();
     let upstream = origin(move |mut client| {
         let head = client.head();
@@ -1057,7 +1057,7 @@ pub fn a_killed_peer_is_a_closed_one() {
     sockets_return_to(&proxy, before);
 }
 
-/// The socket behind a descriptor of another process (pidfd_getfd(2)).
+/// The socket of a descriptor in another process (pidfd_getfd(2)).
 fn borrow_socket(of: &Proxy, descriptor: i32) -> std::io::Result<socket2::Socket> {
     use rustix::process::{pidfd_getfd, pidfd_open, Pid, PidfdFlags, PidfdGetfdFlags};
     let pid = Pid::from_child(&of.guard.0);
@@ -1066,8 +1066,8 @@ fn borrow_socket(of: &Proxy, descriptor: i32) -> std::io::Result<socket2::Socket
     Ok(socket.into())
 }
 
-/// A peer that vanished without a word is found by keepalive alone: 60 s of silence, then
-/// six probes 10 s apart. No test can wait for that; the kernel is asked instead.
+/// A peer that has vanished silently is found only by keepalive: 60 s of silence, then six
+/// probes 10 s apart. No test can wait for that; the kernel is asked instead.
 pub fn keepalive_is_set_on_both_legs() {
     let (report, upstreams) = reports();
     let upstream = origin(move |mut client| {
@@ -1080,7 +1080,7 @@ pub fn keepalive_is_set_on_both_legs() {
         client.rest_or_reset();
     });
     let proxy = Proxy::before(upstream, &["--threads", "1"]);
-    // The program listens before its thread begins; this is about a thread that has.
+    // The program listens before its thread begins; by now the thread has begun.
     assert_eq!(proxy.get("/").text(), "begun");
     let mut client = proxy.connect();
     client.upgrade("/");
@@ -1123,7 +1123,7 @@ pub fn keepalive_is_set_on_both_legs() {
 
 // The end
 
-pub fn a_drain_under_load_cuts_nothing_that_was_begun() {
+pub fn a_drain_under_load_truncates_no_response() {
     const CLIENTS: usize = 50;
     const RELAYS: usize = 20;
     let body = Arc::new(Noise::new(5).bytes(300_000));
@@ -1143,7 +1143,7 @@ pub fn a_drain_under_load_cuts_nothing_that_was_begun() {
                 served.len()
             );
             client.try_send(head.as_bytes());
-            // In pieces, so that a response is under way at any time.
+            // In pieces, so that a response is being sent at any time.
             for piece in served.chunks(50_000) {
                 client.try_send(piece);
             }
@@ -1160,7 +1160,7 @@ pub fn a_drain_under_load_cuts_nothing_that_was_begun() {
                 (served_so_far.clone(), told_to_close.clone(), ending.clone());
             thread::spawn(move || loop {
                 let sent = client.try_send(GET.as_bytes());
-                // An end between two answers is no loss; one within an answer is.
+                // An end between two responses loses nothing; one within a response does.
                 let mut start = [0; 1];
                 match read_some(&mut client.stream, &mut start) {
                     Ok(1..) if sent => assert_eq!(&start, b"H"),
@@ -1236,7 +1236,7 @@ pub fn a_drain_under_load_cuts_nothing_that_was_begun() {
 
 // TLS
 
-pub fn many_tls_handshakes_at_once_hold_nobody_up() {
+pub fn many_tls_handshakes_at_once_do_not_delay_others() {
     const AT_ONCE: usize = 64;
     let upstream = tls_origin("origin.test", |mut client| {
         while client.try_head().is_some() && client.try_send(ok("secure").as_bytes()) {}

@@ -1,5 +1,5 @@
-//! HTTP forwarding: what the upstream saw, what the client got, and how the connections
-//! go on.
+//! HTTP forwarding: what the upstream received, what the client received, and whether the
+//! connections stay open.
 
 use libtest_mimic::Trial;
 use std::net::SocketAddr;
@@ -26,15 +26,15 @@ pub fn trials() -> Vec<Trial> {
         server_sent_events_arrive_one_by_one,
         the_pool_reuses_and_retries,
         a_post_is_never_sent_twice,
-        a_race_with_the_upstreams_end_is_told_by_silence,
-        surplus_bytes_reach_nobody,
-        a_response_cut_short_is_seen_as_such,
+        a_race_with_the_upstreams_end_closes_without_a_response,
+        surplus_bytes_reach_no_client,
+        a_truncated_response_is_recognizable,
         a_close_delimited_body_in_tls_is_cut_or_whole,
         a_request_head_may_be_as_long_as_max_head_says,
         a_gigabyte_each_way_in_constant_memory,
         bad_requests_are_answered_and_not_forwarded,
         errors_keep_the_connection_where_they_can,
-        three_vhosts_on_one_tls_address,
+        three_virtual_hosts_on_one_tls_address,
     ]
 }
 
@@ -294,7 +294,7 @@ pub fn expect_and_interim_responses() {
     assert_eq!(refused.status(), 417);
     assert_eq!(refused.field("connection"), Some("close"));
 
-    // Interim responses without end are no answer.
+    // Endless interim responses are not an answer.
     let upstream = origin(|mut client| {
         client.head();
         while client.try_send(b"HTTP/1.1 102 Processing\r\n\r\n") {}
@@ -422,7 +422,7 @@ fn counting(
 }
 
 pub fn the_pool_reuses_and_retries() {
-    // The first connection serves three requests and then closes; nobody notices.
+    // The first connection serves three requests and then closes unnoticed.
     let (upstream, connections) = counting(|mut client, number| {
         for _ in 0..if number == 0 { 3 } else { 100 } {
             if client.try_head().is_none() {
@@ -439,11 +439,11 @@ pub fn the_pool_reuses_and_retries() {
         answers += &client.response().text();
     }
     assert_eq!(answers, "00011111");
-    // Another client's request takes the connection over.
+    // Another client's request uses the same connection.
     assert_eq!(proxy.get("/").text(), "1");
     assert_eq!(connections.load(Ordering::SeqCst), 2);
 
-    // The upstream takes the second request and closes without a byte: sent once more.
+    // The upstream reads the second request and closes without a byte: it is sent once more.
     let (upstream, connections) = counting(|mut client, number| {
         client.head();
         client.send(&ok("fine"));
@@ -462,7 +462,7 @@ pub fn the_pool_reuses_and_retries() {
 
 pub fn a_post_is_never_sent_twice() {
     let with_body = "POST /pay HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
-    // A POST without a body is as little to be repeated.
+    // A POST without a body must not be repeated either.
     for post in [with_body, "POST /pay HTTP/1.1\r\nHost: a\r\n\r\n"] {
         let (sender, seen) = channel();
         let sender = Mutex::new(sender);
@@ -487,7 +487,7 @@ pub fn a_post_is_never_sent_twice() {
         assert!(head.starts_with("POST /pay "));
         assert!(seen.try_recv().is_err());
     }
-    // An idle connection that is already closed is not even tried, so a POST gets through.
+    // A kept connection that is already closed is not tried, so a POST succeeds.
     let (closed, has_closed) = channel();
     let closed = Mutex::new(closed);
     let (upstream, _) = counting(move |mut client, _| {
@@ -503,11 +503,12 @@ pub fn a_post_is_never_sent_twice() {
     }
 }
 
-/// A kept connection that ends under a request that must not be sent twice. Where that was a
-/// race, a client that has had an answer before may repeat; work must not be repeated.
-pub fn a_race_with_the_upstreams_end_is_told_by_silence() {
-    // How long an answer takes, which makes a round trip, and how long the last request is
-    // worked at before the connection ends.
+/// A kept connection ends during a request that must not be sent twice. If that was a race, a
+/// client that has had a response before may repeat the request; if the request was being
+/// processed, it must not be repeated.
+pub fn a_race_with_the_upstreams_end_closes_without_a_response() {
+    // How long a response takes, which is taken for the round trip, and for how long the last
+    // request is processed before the connection ends.
     for (answers_in, works_for, silent) in [(1, 0, true), (0, 3, false)] {
         let [answers_in, works_for] = [answers_in, works_for].map(Duration::from_secs);
         let upstream = origin(move |mut client| {
@@ -518,7 +519,7 @@ pub fn a_race_with_the_upstreams_end_is_told_by_silence() {
                     return;
                 }
                 std::thread::sleep(answers_in);
-                // However long the test takes between two requests.
+                // Long enough however slowly the test runs.
                 let promise = "Keep-Alive: timeout=600\r\nContent-Length";
                 client.send(&ok("fine").replace("Content-Length", promise));
             }
@@ -536,7 +537,7 @@ pub fn a_race_with_the_upstreams_end_is_told_by_silence() {
             true => assert!(client.is_closed()),
             false => {
                 let response = client.response();
-                // Its connection goes on.
+                // The connection stays open.
                 assert_eq!(
                     (response.status(), response.field("connection")),
                     (502, None)
@@ -555,7 +556,7 @@ pub fn a_race_with_the_upstreams_end_is_told_by_silence() {
     }
 }
 
-pub fn surplus_bytes_reach_nobody() {
+pub fn surplus_bytes_reach_no_client() {
     for late in [false, true] {
         let (sent, is_sent) = channel();
         let sent = Mutex::new(sent);
@@ -587,7 +588,7 @@ pub fn surplus_bytes_reach_nobody() {
     }
 }
 
-pub fn a_response_cut_short_is_seen_as_such() {
+pub fn a_truncated_response_is_recognizable() {
     let upstream = origin(|mut client| {
         let head = client.head();
         match head.split(' ').nth(1).unwrap() {
@@ -613,9 +614,9 @@ pub fn a_response_cut_short_is_seen_as_such() {
         assert!(!body.ends_with(b"0\r\n\r\n"), "{path}: {body:?}");
         proxy.log.wait_for(&format!("请求中断: GET {path}: "));
     }
-    // Seen in time, it is an error with a status.
+    // If it is found in time, it is an error with a status.
     assert_eq!(proxy.get("/garbage").status(), 502);
-    // For HTTP/1.0 only a reset can tell.
+    // For HTTP/1.0 only a reset shows it.
     let mut client = proxy.connect();
     client.send("GET /chunks HTTP/1.0\r\n\r\n");
     client.head();
@@ -712,7 +713,7 @@ pub fn a_request_head_may_be_as_long_as_max_head_says() {
         let args: Vec<&str> = flag.iter().flat_map(|&n| ["--max-head", n]).collect();
         let proxy = Proxy::before(upstream, &args);
         assert_eq!(proxy.fetch(&of_length(longest)).text(), longest.to_string());
-        // A byte at a time it would take too long; in pieces of any size it is the same.
+        // The same in pieces; one byte at a time would take too long.
         let mut client = proxy.connect();
         for piece in of_length(longest).as_bytes().chunks(4099) {
             client.send_bytes(piece);
@@ -816,7 +817,7 @@ pub fn bad_requests_are_answered_and_not_forwarded() {
     // Empty lines before a request are skipped; what follows is served.
     let served = proxy.fetch("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(served.status(), 200);
-    // A body that breaks on its way ends the exchange on both sides.
+    // A body that is malformed ends the exchange on both sides.
     let mut client = proxy.connect();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX");
     assert_eq!(client.response().status(), 400);
@@ -841,7 +842,7 @@ pub fn errors_keep_the_connection_where_they_can() {
     assert!(client.is_closed());
 }
 
-pub fn three_vhosts_on_one_tls_address() {
+pub fn three_virtual_hosts_on_one_tls_address() {
     use openssl::ssl::{NameType, SniError, SslAcceptor, SslMethod};
     let names = ["one.test", "two.test", "three.test"];
     let contexts = names.map(|name| Certificate::new(name).acceptor().into_context());
@@ -883,6 +884,6 @@ pub fn three_vhosts_on_one_tls_address() {
             assert_eq!(client.response().text(), format!("{name} {name}"));
         }
     }
-    // Pooled, and each only for its own name.
+    // The connections are kept, each for its own name only.
     assert_eq!(connections.load(Ordering::SeqCst), 3);
 }

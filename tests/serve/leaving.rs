@@ -1,4 +1,5 @@
-//! Clients that leave: their end is passed on, and nobody is served who has gone.
+//! Clients that leave: their end is passed on to the upstream, and nothing is done for a client
+//! that is gone.
 
 use libtest_mimic::Trial;
 use std::io::{ErrorKind, Read};
@@ -15,17 +16,17 @@ pub fn trials() -> Vec<Trial> {
     trials![
         the_clients_end_is_passed_on,
         a_prompt_answer_comes_before_the_end,
-        a_pipelined_request_is_no_end,
-        what_is_left_behind_is_let_go,
+        an_end_after_a_pipelined_request_does_not_end_the_first,
+        an_upstream_that_ignores_the_end_is_closed,
         a_download_to_a_client_that_has_ended_its_side_is_whole,
-        who_leaves_during_the_dial_holds_nothing,
-        an_upgrade_is_not_dialled_for_who_has_left,
-        a_reset_that_a_write_meets_ends_a_relay,
+        a_client_that_leaves_during_the_dial_frees_its_sockets,
+        the_dial_of_an_upgrade_ends_when_the_client_leaves,
+        a_reset_found_by_a_write_ends_a_relay,
         urgent_data_does_not_stall_a_stream,
     ]
 }
 
-/// Nothing ends by a timeout of the program's.
+/// Timeouts so long that none of them ends anything.
 const PATIENT: [&str; 6] = [
     "--response-timeout",
     "3600",
@@ -41,7 +42,7 @@ const POST: &str = "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 3\r\n\
 
 const EVENT: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nevent\r\n";
 
-/// A channel whose sender is used by the threads of an origin.
+/// A channel whose sender is shared by the threads of an origin.
 fn reports<T: Send>() -> (Mutex<Sender<T>>, Receiver<T>) {
     let (report, seen) = channel();
     (Mutex::new(report), seen)
@@ -51,8 +52,8 @@ fn seen<T>(reports: &Receiver<T>) -> T {
     reports.recv_timeout(PATIENCE).unwrap()
 }
 
-/// Reads a request, begins an answer, waits for the end of the proxy's side and then gives
-/// the rest of the answer.
+/// Reads a request, begins a response, waits for the proxy's FIN and then sends the rest of the
+/// response.
 fn late(client: &mut Client, told: &Mutex<Sender<&'static str>>) {
     let head = client.head();
     let length = field(&head, "content-length").map_or(0, |length| length.parse().unwrap());
@@ -62,7 +63,7 @@ fn late(client: &mut Client, told: &Mutex<Sender<&'static str>>) {
         client.send(EVENT);
     }
     told.lock().unwrap().send("asked").unwrap();
-    // A clean end, and nothing before it.
+    // A FIN, and nothing before it.
     assert_eq!(client.rest(), b"");
     told.lock().unwrap().send("ended").unwrap();
     let rest = match begins {
@@ -72,7 +73,7 @@ fn late(client: &mut Client, told: &Mutex<Sender<&'static str>>) {
     client.try_send(rest.as_bytes());
 }
 
-/// What each route leads to: an origin that runs `late`, and how the program gets there.
+/// Origins that run `late`, each with the arguments of a route to it.
 fn routes(
     told: &'static Mutex<Sender<&'static str>>,
 ) -> Vec<(&'static str, SocketAddr, Vec<String>)> {
@@ -97,7 +98,7 @@ fn routes(
     ]
 }
 
-/// Takes a SOCKS5 request for an IPv4 address and grants it.
+/// Reads a SOCKS5 request for an IPv4 address and grants it.
 fn socks_handshake(client: &mut Client) {
     client.exactly(3);
     client.send_bytes(&[5, 0]);
@@ -124,7 +125,7 @@ pub fn the_clients_end_is_passed_on() {
             "GET / HTTP/1.0\r\n\r\n",
         ];
         for request in requests {
-            // One that still reads gets what the upstream makes of its end.
+            // A client that still reads gets the upstream's response to the end.
             let mut client = proxy.connect();
             client.send(request);
             assert_eq!(seen(&tells), "asked", "{name}: {request}");
@@ -133,7 +134,7 @@ pub fn the_clients_end_is_passed_on() {
             let response = client.response();
             assert!(response.text().ends_with("late"), "{name}: {response:?}");
             assert!(client.is_closed());
-            // One that is gone.
+            // A client that is gone.
             let mut client = proxy.connect();
             client.send(request);
             assert_eq!(seen(&tells), "asked", "{name}: {request}");
@@ -148,7 +149,7 @@ pub fn the_clients_end_is_passed_on() {
     }
 }
 
-/// Half of all servers drop an answer once they see the client's end.
+/// Half of all servers drop a response once they see the client's FIN.
 pub fn a_prompt_answer_comes_before_the_end() {
     let upstream = origin(|mut client| {
         while let Some(head) = client.try_head() {
@@ -164,8 +165,8 @@ pub fn a_prompt_answer_comes_before_the_end() {
     assert!(client.is_closed());
 }
 
-/// The end behind a second request is not the first one's.
-pub fn a_pipelined_request_is_no_end() {
+/// The FIN after a second request does not concern the first.
+pub fn an_end_after_a_pipelined_request_does_not_end_the_first() {
     let (told, tells) = reports();
     let upstream = origin(move |mut client| {
         client.head();
@@ -190,8 +191,8 @@ pub fn a_pipelined_request_is_no_end() {
     assert_eq!(client.response().text(), "fine");
 }
 
-/// An upstream that works on although it was told is let go.
-pub fn what_is_left_behind_is_let_go() {
+/// An upstream that goes on working after the FIN is closed.
+pub fn an_upstream_that_ignores_the_end_is_closed() {
     let (told, tells) = reports();
     let (go_on, wait) = reports::<()>();
     let wait = Mutex::new(wait);
@@ -199,7 +200,7 @@ pub fn what_is_left_behind_is_let_go() {
         client.head();
         assert_eq!(client.rest(), b"");
         told.lock().unwrap().send(()).unwrap();
-        // Works, and looks at nothing.
+        // Works without reading.
         let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
     });
     let proxy = Proxy::before(
@@ -218,7 +219,7 @@ pub fn what_is_left_behind_is_let_go() {
     go_on.lock().unwrap().send(()).unwrap();
 }
 
-/// A slow reader that has ended its side is not left: the upstream waits for it.
+/// A slow reader that has sent a FIN has not left: the upstream waits for it.
 pub fn a_download_to_a_client_that_has_ended_its_side_is_whole() {
     const LENGTH: usize = 64 << 20;
     let upstream = origin(move |mut client| {
@@ -230,7 +231,7 @@ pub fn a_download_to_a_client_that_has_ended_its_side_is_whole() {
         for _ in 0..LENGTH / piece.len() {
             client.send_bytes(&piece);
         }
-        // Its end comes with the connection's, not before.
+        // Its end comes only with the close of the connection.
         client.rest_or_reset();
     });
     let proxy = Proxy::before(upstream, &PATIENT);
@@ -239,13 +240,13 @@ pub fn a_download_to_a_client_that_has_ended_its_side_is_whole() {
     client.end_sending();
     client.head();
     client.skip(LENGTH / 2);
-    // The upstream is not read meanwhile.
+    // Meanwhile the upstream is not read.
     thread::sleep(Duration::from_secs(2));
     client.skip(LENGTH / 2);
     assert!(client.is_closed());
 }
 
-/// Tells of each connection, and of its end; answers nothing.
+/// An origin that reports each connection and its end, and answers nothing.
 fn silent() -> (SocketAddr, Receiver<()>, Receiver<()>) {
     let (came, comes) = reports();
     let (went, goes) = reports();
@@ -258,7 +259,7 @@ fn silent() -> (SocketAddr, Receiver<()>, Receiver<()>) {
     (address, comes, goes)
 }
 
-pub fn who_leaves_during_the_dial_holds_nothing() {
+pub fn a_client_that_leaves_during_the_dial_frees_its_sockets() {
     const CLIENTS: usize = 20;
     let (socks, comes, goes) = silent();
     let socks = socks.to_string();
@@ -291,8 +292,8 @@ pub fn who_leaves_during_the_dial_holds_nothing() {
     assert!(!proxy.log.text().contains("请求失败"));
 }
 
-/// The upgrade's frames behind its head make no difference.
-pub fn an_upgrade_is_not_dialled_for_who_has_left() {
+/// Frames after the head of the upgrade make no difference.
+pub fn the_dial_of_an_upgrade_ends_when_the_client_leaves() {
     let (socks, comes, goes) = silent();
     let socks = socks.to_string();
     let mut args = vec!["-u", "192.0.2.1:80", "-s", &socks];
@@ -307,9 +308,9 @@ pub fn an_upgrade_is_not_dialled_for_who_has_left() {
     assert!(client.is_closed());
 }
 
-/// A frame every moment; a write to the client met the reset first, and the upstream was
-/// read on for more than a minute.
-pub fn a_reset_that_a_write_meets_ends_a_relay() {
+/// The upstream sends frames without pause. A write found the client's reset first, and the
+/// upstream was read for more than another minute.
+pub fn a_reset_found_by_a_write_ends_a_relay() {
     let (ended, ends) = reports();
     let upstream = origin(move |mut client| {
         client.head();
@@ -332,7 +333,7 @@ pub fn a_reset_that_a_write_meets_ends_a_relay() {
     }
 }
 
-/// A read ends before urgent data, however much is behind it.
+/// A read returns only the bytes before urgent data, however many follow.
 pub fn urgent_data_does_not_stall_a_stream() {
     let (told, tells) = reports();
     let upstream = origin(move |mut client| {
@@ -347,7 +348,7 @@ pub fn urgent_data_does_not_stall_a_stream() {
     let proxy = Proxy::before(upstream, &["-d"]);
     let mut client = proxy.connect();
     client.upgrade("/ws");
-    // So that all is there when it is read.
+    // So that all bytes have arrived before they are read.
     proxy.guard.signal("STOP");
     let socket = socket2::SockRef::from(&client.socket);
     for _ in 0..3 {
@@ -357,6 +358,6 @@ pub fn urgent_data_does_not_stall_a_stream() {
     socket.send(b"behind!").unwrap();
     proxy.guard.signal("CONT");
     let got = String::from_utf8(seen(&tells)).unwrap();
-    // Earlier urgent bytes are data once there is a later one.
+    // Earlier urgent bytes become normal data once there is a later one.
     assert_eq!(got.replace('u', ""), "before before before behind!");
 }

@@ -1,4 +1,4 @@
-//! Clients: who is served, how an exchange and a relay go on, and how they end.
+//! Clients: which are served, how exchanges and relays proceed, and how they end.
 
 pub mod bound;
 pub mod door;

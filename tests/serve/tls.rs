@@ -1,5 +1,5 @@
-//! Clients that speak TLS to us: the handshake, what follows it, how it ends, and a
-//! certificate that changes.
+//! Clients that use TLS: the handshake, what follows it, how it ends, and a certificate that
+//! changes.
 
 use libtest_mimic::Trial;
 use std::io::{Read, Write};
@@ -19,12 +19,12 @@ pub fn trials() -> Vec<Trial> {
         a_request_without_tls_is_answered_in_plain_text,
         the_origin_of_clients_is_https,
         one_port_does_not_bind_the_whole_host_to_tls,
-        what_is_whole_ends_with_close_notify_and_what_is_not_without,
+        complete_responses_end_with_close_notify_and_truncated_ones_without,
         a_renewed_certificate_is_shown_to_new_connections,
-        handshakes_let_others_be_served_between_their_steps,
-        half_handshakes_end_in_time_and_give_way,
+        other_clients_are_served_between_the_steps_of_handshakes,
+        incomplete_handshakes_end_in_time_and_give_way,
         a_client_that_leaves_is_noticed,
-        an_upgrade_with_bytes_behind_it_is_closed_by_401,
+        an_upgrade_followed_by_bytes_is_closed_by_401,
         the_certificate_is_checked_at_the_start_and_shown,
     ]
 }
@@ -33,7 +33,7 @@ const NAME: &str = "proxy.test";
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: proxy.test\r\n\r\n";
 
-/// A program that speaks TLS, and the certificate that it shows.
+/// A program that serves TLS, and its certificate.
 struct Secured {
     proxy: Proxy,
     certificate: Certificate,
@@ -48,7 +48,8 @@ impl Secured {
             folder.write("cert.pem", &certificate.pem()),
             folder.write("key.pem", &certificate.key_pem()),
         ];
-        // SIGHUP is ignored without a terminal only; whoever runs the tests may ignore it.
+        // With a terminal SIGHUP would end the program, and the parent of the tests may ignore
+        // it.
         let mut command = cleaned(std::process::Command::new("env"));
         command.args(["--default-signal=HUP", "setsid", PROGRAM]);
         command.args(["-d", "-b", "127.0.0.1", "-p", "0", "-u"]);
@@ -74,7 +75,7 @@ impl Secured {
 
 fn upto(version: SslVersion) -> impl FnOnce(&mut SslConnectorBuilder) {
     move |builder| {
-        // OpenSSL 3 refuses the older ones by itself otherwise.
+        // OpenSSL 3 would refuse the older versions itself.
         builder.set_cipher_list("ALL:@SECLEVEL=0").unwrap();
         builder.set_min_proto_version(None).unwrap();
         builder.set_max_proto_version(Some(version)).unwrap();
@@ -90,10 +91,10 @@ fn requests_and_websockets_are_carried_over_both_versions() {
             let response = client.response();
             assert_eq!(response.text(), "path=/ host=proxy.test\n");
         }
-        // The first frame is there with the request already.
+        // The first frame is sent together with the request.
         client.upgrade_with("/chat", &frame(b"early", Some(*b"mask")));
         assert_eq!(client.frame().as_deref(), Some(&b"early"[..]));
-        // More than any buffer on the way holds, and many records.
+        // More than the buffers on the path hold, and many records.
         let large = vec![0x5a; 3_000_000];
         let sent = frame(&large, Some(*b"mask"));
         client.send_bytes(&sent);
@@ -136,7 +137,8 @@ fn a_request_without_tls_is_answered_in_plain_text() {
         assert!(client.is_closed());
     }
     secured.proxy.log.wait_for("without TLS");
-    // What is neither is closed, and others are served all the same.
+    // Bytes that are neither TLS nor a request close the connection, and others are served all
+    // the same.
     let mut client = secured.proxy.connect();
     client.send_bytes(b"\x00\xffnonsense");
     client.rest_or_reset();
@@ -172,7 +174,7 @@ fn the_origin_of_clients_is_https() {
     assert_eq!(response.field("set-cookie"), Some("a=b; Secure"));
 }
 
-/// Strict-Transport-Security holds for every port of a host, Alt-Svc for the origin alone.
+/// Strict-Transport-Security applies to every port of a host, Alt-Svc only to the origin.
 fn one_port_does_not_bind_the_whole_host_to_tls() {
     let upstream = tls_origin(NAME, |mut client| {
         while client.try_head().is_some() {
@@ -190,7 +192,7 @@ fn one_port_does_not_bind_the_whole_host_to_tls() {
     assert_eq!(response.field("alt-svc"), Some("clear"));
 }
 
-fn what_is_whole_ends_with_close_notify_and_what_is_not_without() {
+fn complete_responses_end_with_close_notify_and_truncated_ones_without() {
     let upstream = origin(|mut client| {
         while let Some(head) = client.try_head() {
             match head.split(' ').nth(1) {
@@ -209,14 +211,14 @@ fn what_is_whole_ends_with_close_notify_and_what_is_not_without() {
     });
     let args = ["--keepalive-timeout", "1"];
     let secured = Secured::before(upstream, "tls-ends", &args);
-    // HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
+    // HTTP/1.0 has no chunks: the end of the connection is the end of the body.
     let mut client = secured.connect();
     client.send("GET /whole HTTP/1.0\r\n\r\n");
     assert!(client.rest().ends_with(b"until the end"));
     let mut client = secured.connect();
     client.send("GET /fine HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert!(client.rest().ends_with(b"fine"));
-    // One that is idle for too long.
+    // A client that is idle for too long.
     let mut client = secured.connect();
     client.send(GET);
     assert!(client.rest().ends_with(b"fine"));
@@ -228,7 +230,7 @@ fn what_is_whole_ends_with_close_notify_and_what_is_not_without() {
     let mut more = [0; 1];
     let end = client.stream.read(&mut more);
     assert!(end.is_err(), "{end:?} is a clean end");
-    // An idle one at the end of the program.
+    // An idle client when the program ends.
     let mut client = secured.connect();
     client.send(GET);
     assert_eq!(client.response().status(), 200);
@@ -255,22 +257,22 @@ fn a_renewed_certificate_is_shown_to_new_connections() {
     secured.proxy.guard.signal("HUP");
     let log = &secured.proxy.log;
     log.wait_for("the server certificate has not changed");
-    // A bad pair is told, and changes nothing.
+    // A pair that does not match is logged, and changes nothing.
     let other = Certificate::new(NAME);
     secured.folder.write("cert.pem", &other.pem());
     log.wait_for("cannot renew the server certificate, the old one stays in use");
     secured.connect();
-    // By itself, once the key is there as well.
+    // Reloaded without a signal, once the key has changed as well.
     secured.folder.write("key.pem", &other.key_pem());
     log.wait_for_count("server certificate renewed: ", 2);
     secured.certificate = other;
     secured.connect();
-    // What was open goes on.
+    // Open connections go on.
     old.send_bytes(&frame(b"still here", Some(*b"mask")));
     assert_eq!(old.frame().as_deref(), Some(&b"still here"[..]));
 }
 
-/// The first bytes that a client sends.
+/// A ClientHello.
 fn client_hello(certificate: &Certificate) -> Vec<u8> {
     /// Takes what is written, and has nothing to read.
     struct Sink(Vec<u8>);
@@ -294,8 +296,9 @@ fn client_hello(certificate: &Certificate) -> Vec<u8> {
     std::mem::take(&mut stream.get_mut().0)
 }
 
-/// A thread that made the steps of all handshakes in one turn would serve nobody between.
-fn handshakes_let_others_be_served_between_their_steps() {
+/// A thread that performed the steps of all handshakes in one turn would serve no other client
+/// in between.
+fn other_clients_are_served_between_the_steps_of_handshakes() {
     const HANDSHAKES: usize = 128;
     // A key so long that a signature takes milliseconds.
     let certificate = Certificate::new_rsa(NAME, 4096);
@@ -338,7 +341,7 @@ fn handshakes_let_others_be_served_between_their_steps() {
     );
 }
 
-fn half_handshakes_end_in_time_and_give_way() {
+fn incomplete_handshakes_end_in_time_and_give_way() {
     let limited = ["--max-connections", "4", "--head-timeout", "60"];
     let secured = Secured::before(origin(echo), "tls-half", &limited);
     let hello = client_hello(&secured.certificate);
@@ -347,7 +350,7 @@ fn half_handshakes_end_in_time_and_give_way() {
         client.send_bytes(&hello[..most]);
         client
     };
-    // None of these will ever go on; their slots are needed.
+    // None of these will continue; their slots are needed.
     let stalled: Vec<Client> = [0, 1, 5, hello.len() / 2, hello.len() - 1, hello.len()]
         .into_iter()
         .cycle()
@@ -378,7 +381,7 @@ fn a_client_that_leaves_is_noticed() {
         client.head();
         let told = told.lock().unwrap().clone();
         let _ = told.send(());
-        // It never answers; our side ends behind the client.
+        // It never answers; the proxy ends this connection after the client's.
         client.rest_or_reset();
         let _ = told.send(());
     });
@@ -403,9 +406,9 @@ fn a_client_that_leaves_is_noticed() {
     }
 }
 
-/// To find the client's end, what it sends is read in TLS. It was then taken for the next
+/// In TLS, what the client sends is read to find its end. It was then taken for the next
 /// request.
-fn an_upgrade_with_bytes_behind_it_is_closed_by_401() {
+fn an_upgrade_followed_by_bytes_is_closed_by_401() {
     let (told, arrived) = std::sync::mpsc::channel();
     let (go, sent) = std::sync::mpsc::channel::<()>();
     let both = std::sync::Mutex::new((told, sent));
@@ -414,7 +417,7 @@ fn an_upgrade_with_bytes_behind_it_is_closed_by_401() {
             let (told, sent) = &*both.lock().unwrap();
             told.send(head).unwrap();
             sent.recv_timeout(PATIENCE).unwrap();
-            // Not needed to pass: what has not been read by then counts as well.
+            // Not needed to pass: bytes that have not been read by then count as well.
             std::thread::sleep(Duration::from_millis(100));
             client.send(
                 "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: NTLM\r\n\
@@ -422,7 +425,7 @@ fn an_upgrade_with_bytes_behind_it_is_closed_by_401() {
             );
         }
     });
-    let secured = Secured::before(upstream, "tls-behind-an-upgrade", &[]);
+    let secured = Secured::before(upstream, "tls-after-an-upgrade", &[]);
     let mut client = secured.connect();
     client.send(&upgrade_request("/ws"));
     let head = arrived.recv_timeout(PATIENCE).expect("a request");

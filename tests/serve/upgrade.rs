@@ -1,4 +1,4 @@
-//! Upgrades and the relay: what is logged, what is held back, and that nothing is lost.
+//! Upgrades and the relay: what is logged, what is sent when, and that no byte is lost.
 
 use libtest_mimic::Trial;
 use std::net::{Shutdown, SocketAddr};
@@ -16,9 +16,9 @@ pub fn trials() -> Vec<Trial> {
         english_lines,
         nothing_goes_upstream_before_the_101,
         first_frames_in_the_segment_of_the_handshake_arrive,
-        two_hundred_at_once_byte_exact,
+        two_hundred_relays_at_once_are_byte_exact,
         a_64_mib_message_survives,
-        little_waits_unsent_behind_bulk,
+        little_is_buffered_unsent_during_bulk_transfers,
         what_the_upstream_sent_before_closing_arrives,
         what_the_client_sent_before_closing_arrives,
         a_client_that_goes_on_sending_loses_nothing,
@@ -29,11 +29,11 @@ pub fn trials() -> Vec<Trial> {
         docker_exec_is_a_post_with_a_body,
         kubectl_exec_is_a_post_without_a_body,
         a_switch_before_the_whole_request_is_502,
-        of_several_protocols_one_goes_on_and_the_rest_is_told,
+        of_several_protocols_one_is_forwarded_and_the_others_are_logged,
         a_reset_ends_both_sides,
         what_was_sent_before_a_reset_arrives,
-        an_idle_relay_is_closed_when_asked,
-        a_relay_of_which_one_side_has_ended_rests_for_ten_seconds,
+        an_idle_relay_is_closed_after_the_tunnel_timeout,
+        a_half_closed_relay_may_be_idle_for_ten_seconds,
     ]
 }
 
@@ -100,7 +100,7 @@ pub fn nothing_goes_upstream_before_the_101() {
     let upstream = origin(move |mut client| {
         let head = client.head();
         assert_eq!(field(&head, "sec-websocket-version"), Some("13"));
-        // Long enough for bytes that should not come.
+        // Long enough to notice bytes that should not come.
         client
             .socket
             .set_read_timeout(Some(Duration::from_millis(300)))
@@ -146,7 +146,7 @@ pub fn first_frames_in_the_segment_of_the_handshake_arrive() {
     assert_eq!(client.frame().unwrap(), b"first");
 }
 
-pub fn two_hundred_at_once_byte_exact() {
+pub fn two_hundred_relays_at_once_are_byte_exact() {
     let plain = Proxy::before(origin(echo), &[]);
     let secure = Proxy::before(tls_origin("origin.test", echo), &["--tls", "on"]);
     let addresses = [plain.address, secure.address];
@@ -160,7 +160,7 @@ pub fn two_hundred_at_once_byte_exact() {
                 start.wait();
                 let mut noise = Noise::new(n);
                 for _ in 0..5 {
-                    // Small ones mostly, up to 1 MiB, empty ones too.
+                    // Mostly small messages, some up to 1 MiB, some empty.
                     let size = noise.next() as usize % (1 << (noise.next() % 21));
                     let message = noise.bytes(size);
                     client.send_bytes(&frame(&message, MASK));
@@ -190,12 +190,12 @@ pub fn a_64_mib_message_survives() {
     }
 }
 
-/// A message of 64 bytes waits for what is in front of it: on a slow way that was all the
-/// kernel takes, some megabytes. Both sides are held to 128 KiB, besides what is on its way
-/// and the last write.
-pub fn little_waits_unsent_behind_bulk() {
+/// A short message waits for the bytes that were buffered before it: on a slow path these were
+/// all that the kernel takes, some megabytes. Both sides are limited to 128 KiB, besides what is
+/// in flight and the last write.
+pub fn little_is_buffered_unsent_during_bulk_transfers() {
     const BOUND: usize = 512 * 1024;
-    // Small, so that hardly anything is on its way to who does not read.
+    // Small, so that little is in flight to a peer that does not read.
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
     let listener = listener.unwrap();
     listener.set_recv_buffer_size(16 * 1024).unwrap();
@@ -213,7 +213,7 @@ pub fn little_waits_unsent_behind_bulk() {
             client.send(SWITCHING);
             let port = client.socket.peer_addr().unwrap().port();
             report.send(port).unwrap();
-            // Sends without end to one that does not read, and reads nothing itself.
+            // Sends without end to a peer that does not read, and reads nothing itself.
             let mut sender = client.socket.try_clone().unwrap();
             let flood = thread::spawn(move || {
                 while std::io::Write::write_all(&mut sender, &[0; 64 * 1024]).is_ok() {}
@@ -239,10 +239,10 @@ pub fn little_waits_unsent_behind_bulk() {
     let port = client.socket.local_addr().unwrap().port();
     let to_client = (proxy.address.port(), port);
     for (from, to) in [to_upstream, to_client] {
-        // It is full once it takes nothing more.
+        // The path is full once it takes no more bytes.
         let (mut held, mut since) = (0, Instant::now());
-        wait_until("the way is full", || {
-            let now = in_kernel(from, to).expect("it is open").unacknowledged;
+        wait_until("the path is full", || {
+            let now = in_kernel(from, to).expect("open").unacknowledged;
             if now != held {
                 (held, since) = (now, Instant::now());
             }
@@ -275,8 +275,8 @@ pub fn what_the_upstream_sent_before_closing_arrives() {
     }
 }
 
-/// What a client still sends to an upstream that has closed must not turn into a reset
-/// that destroys the tail on its way to the client.
+/// Bytes that a client still sends to an upstream that has closed must not cause a reset that
+/// destroys the bytes in flight to the client.
 pub fn a_client_that_goes_on_sending_loses_nothing() {
     const TAIL: usize = 4 << 20;
     let (report, closed) = channel();
@@ -293,7 +293,7 @@ pub fn a_client_that_goes_on_sending_loses_nothing() {
     for _ in 0..5 {
         let mut client = proxy.connect();
         client.upgrade("/");
-        // About as much is left then as fits into the buffers on the way.
+        // About as much is left then as fits into the buffers on the path.
         let mut tail = client.exactly(TAIL - (1 << 20));
         tail.extend(client.slowly_until(&closed, 1 << 20));
         thread::sleep(Duration::from_millis(100));
@@ -331,7 +331,7 @@ pub fn a_client_that_ends_its_side_still_gets_everything() {
     assert!(client.rest() == Noise::new(11).bytes(TAIL));
 }
 
-/// The client closes while its tail is on its way to a slow upstream, which goes on
+/// The client closes while its last bytes are in flight to a slow upstream, which goes on
 /// sending to it.
 pub fn what_the_client_sent_before_closing_arrives() {
     const TAIL: usize = 3 << 20;
@@ -366,8 +366,9 @@ pub fn what_the_client_sent_before_closing_arrives() {
     }
 }
 
-/// A write to the side that has reset can meet that before what it had sent is read. The close
-/// frame of an upstream that closed without reading on was lost in two of three cases.
+/// A write to the side that has reset may fail before the bytes that it had sent are read. The
+/// close frame of an upstream that closed without reading further was lost in two of three
+/// cases.
 pub fn what_was_sent_before_a_reset_arrives() {
     const CLOSE: &[u8] = b"\x88\x02\x03\xf1";
     for (start, tls) in [
@@ -397,7 +398,7 @@ pub fn what_was_sent_before_a_reset_arrives() {
             for path in ["/resets", "/stays"] {
                 let mut client = proxy.connect();
                 client.upgrade(path);
-                // So that all of it is there when the proxy looks.
+                // So that all bytes have arrived when the proxy continues.
                 proxy.guard.signal("STOP");
                 tell.send(()).unwrap();
                 seen.recv_timeout(PATIENCE).unwrap();
@@ -427,7 +428,7 @@ pub fn a_refused_upgrade_is_an_ordinary_response() {
     });
     let proxy = Proxy::before(upstream, &[]);
     let mut client = proxy.connect();
-    // What follows the head is no tunnel, and no request either.
+    // What follows the head belongs to no tunnel, and is not a request either.
     client.send(&(upgrade_request("/") + "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"));
     let response = client.response();
     assert_eq!(response.text(), "no websocket here");
@@ -528,12 +529,12 @@ pub fn a_reset_ends_both_sides() {
     assert!(!proxy.log.text().contains("中断"), "{}", proxy.log.text());
 }
 
-pub fn an_idle_relay_is_closed_when_asked() {
+pub fn an_idle_relay_is_closed_after_the_tunnel_timeout() {
     let upstream = origin(echo);
     let proxy = Proxy::before(upstream, &["--tunnel-timeout", "5"]);
     let mut client = proxy.connect();
     client.upgrade("/");
-    // Longer than the timeout in all, but never at rest for that long.
+    // Longer than the timeout in total, but never idle for that long.
     for _ in 0..8 {
         client.send_bytes(&frame(b"still here", MASK));
         assert_eq!(client.frame().unwrap(), b"still here");
@@ -543,12 +544,12 @@ pub fn an_idle_relay_is_closed_when_asked() {
     proxy.log.wait_for("WebSocket 连接关闭");
 }
 
-pub fn a_relay_of_which_one_side_has_ended_rests_for_ten_seconds() {
+pub fn a_half_closed_relay_may_be_idle_for_ten_seconds() {
     let upstream = origin(|mut client| {
         client.head();
         client.send(SWITCHING);
         client.rest_or_reset();
-        // Says nothing more, and does not close.
+        // Sends nothing more, and does not close.
         thread::park_timeout(PATIENCE);
     });
     let proxy = Proxy::before(upstream, &["--log-lang", "en"]);
@@ -562,7 +563,7 @@ pub fn a_relay_of_which_one_side_has_ended_rests_for_ten_seconds() {
     proxy.log.wait_for("WebSocket connection closed");
 }
 
-/// Plays one request that is answered by a switch, and then what both sides say.
+/// Performs a request that is answered by 101, and then an exchange in both directions.
 fn exec(upgrade: &str, request: &str, switch: &'static str) {
     let whole = request.to_owned();
     let sent = request
@@ -578,7 +579,7 @@ fn exec(upgrade: &str, request: &str, switch: &'static str) {
     let expected = format!("{head}\r\n{upgrade_line}Connection: Upgrade\r\n\r\n{body}");
     let length = expected.len();
     let upstream = origin(move |mut client| {
-        // The whole request, and not one byte of what is behind it.
+        // The whole request, and not a byte of what follows it.
         let seen = String::from_utf8(client.exactly(length)).unwrap();
         assert_eq!(seen, expected);
         client.send(switch);
@@ -660,7 +661,7 @@ pub fn a_switch_before_the_whole_request_is_502() {
     proxy.log.wait_for("101 before the whole request");
 }
 
-pub fn of_several_protocols_one_goes_on_and_the_rest_is_told() {
+pub fn of_several_protocols_one_is_forwarded_and_the_others_are_logged() {
     let upstream = origin(|mut client| {
         let head = client.head();
         assert_eq!(head.to_lowercase().matches("upgrade:").count(), 1, "{head}");
