@@ -1,6 +1,6 @@
-//! The demo that `make demo` runs: an upstream with a page and a WebSocket echo, a SOCKS5
-//! proxy, and the program itself in front of them, all on 127.0.0.1. Every answer is
-//! checked. On a terminal it then stays for a browser until Ctrl-C.
+//! The demo that `make demo` runs: an upstream with a page and a WebSocket echo, a SOCKS5 proxy,
+//! and the program itself in front of them, all on 127.0.0.1. Every response is checked. On a
+//! terminal it then keeps running for a browser until Ctrl-C.
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -48,23 +48,23 @@ const PAGE: &str = r#"<!DOCTYPE html>
 </html>
 "#;
 
-/// The first byte of a whole text message, and of a close frame (RFC 6455 §5.2).
+/// The first byte of a text message in one frame, and of a close frame (RFC 6455 §5.2).
 const TEXT: u8 = 0x81;
 const CLOSE: u8 = 0x88;
 
-/// Connections that the SOCKS5 proxy has joined.
+/// The number of connections that the SOCKS5 proxy has made.
 static JOINED: AtomicUsize = AtomicUsize::new(0);
 
-/// What a step gives, or why the demo ends there.
+/// The result of a step, or why the demo fails.
 type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// The language of the person who looks on, as help and `--check` choose it.
+/// The words in the user's language, which is chosen as for help and `--check`.
 fn say(words: Words) -> String {
     let language = Manner::of(&[], |name| std::env::var_os(name)).language;
     words.say(language).to_owned()
 }
 
-/// Writes a line on standard output. Nobody may be listening.
+/// Writes a line on standard output. A closed output is ignored.
 macro_rules! say {
     ($($text:tt)*) => { writeln!(stdout(), $($text)*).unwrap_or_default() };
 }
@@ -108,7 +108,7 @@ async fn demo(program: &OsStr) -> Outcome {
     chain.end().await
 }
 
-/// Shows and checks both routes; gives the proxy of the first, still running.
+/// Shows and checks both routes; returns the program on the first route, still running.
 async fn checks(program: &OsStr) -> Outcome<Proxy> {
     let acceptor = TlsAcceptor::new(&identity()?[..], "").await?;
     let secure = listen(move |stream| {
@@ -142,7 +142,7 @@ async fn checks(program: &OsStr) -> Outcome<Proxy> {
     direct.websocket().await?;
     direct.end().await?;
     let joined = JOINED.load(Ordering::Relaxed);
-    // The WebSocket takes the connection that the page has left.
+    // The WebSocket may use the connection that the page has left.
     expect(
         "the first route goes through the SOCKS5 proxy",
         joined > 0,
@@ -169,7 +169,8 @@ impl Proxy {
         let options = format!("-b 127.0.0.1 -p 0 {options}");
         say!("$ simple-proxy {options}");
         let mut command = std::process::Command::new(program);
-        // In a group of its own, Ctrl-C does not reach it: the demo ends it in order.
+        // In a separate process group Ctrl-C does not reach it, and the demo shuts it down
+        // gracefully.
         command.args(options.split(' ')).process_group(0);
         let mut command = Command::from(command);
         command.stdin(Stdio::null()).stderr(Stdio::piped());
@@ -184,7 +185,7 @@ impl Proxy {
             log,
             address: address.map_err(|_| "its first line has no address")?,
         };
-        // The other lines of its start come at once and belong above the next heading.
+        // Its other startup lines come at once and belong above the next heading.
         let settled = async {
             Timer::after(Duration::from_millis(100)).await;
         };
@@ -192,19 +193,19 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Passes a line of its log on.
+    /// Prints one line of its log.
     async fn log_line(&mut self) -> Outcome<String> {
         let line = self.log.next().await.ok_or("simple-proxy has ended")??;
         say!("    {line}");
         Ok(line)
     }
 
-    /// Passes its log on until it ends.
+    /// Prints its log until it ends.
     async fn pass_on(&mut self) {
         while self.log_line().await.is_ok() {}
     }
 
-    /// Passes its log on until lines that begin so have come, each behind its time.
+    /// Prints its log until lines with these beginnings, each after a timestamp, have come.
     async fn logged(&mut self, documented: &[&str]) -> Outcome {
         for wanted in documented {
             let is_wanted = |line: String| {
@@ -216,7 +217,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Sends a request on a connection of its own; gives that and the head of the answer.
+    /// Sends a request on a new connection; returns that and the head of the response.
     async fn request(&self, path: &str, fields: &str) -> Outcome<(BufReader<TcpStream>, String)> {
         let mut client = BufReader::new(TcpStream::connect(self.address).await?);
         let request = format!("GET {path} HTTP/1.1\r\nHost: demo.example\r\n{fields}\r\n");
@@ -248,7 +249,7 @@ impl Proxy {
     /// Opens a WebSocket, exchanges a message and closes it.
     async fn websocket(&mut self) -> Outcome {
         say!("-- {}", say(Words::new("A WebSocket", "一个 WebSocket")));
-        // The key and its answer are those of RFC 6455 §1.3.
+        // The key and the accepted key are those of RFC 6455 §1.3.
         let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         let (mut client, head) = self.request("/ws/echo", fields).await?;
@@ -278,7 +279,7 @@ impl Proxy {
         self.logged(&["WebSocket 连接关闭"]).await
     }
 
-    /// Asks it to end and waits until it has.
+    /// Terminates it gracefully and waits until it has ended.
     async fn end(mut self) -> Outcome {
         if self.child.try_status()?.is_none() {
             let pid = Pid::from_raw(self.child.id().try_into()?).ok_or("no process")?;
@@ -290,7 +291,7 @@ impl Proxy {
     }
 }
 
-/// Compares what came with what was wanted.
+/// Compares what was found with what was expected.
 fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Outcome {
     if found != wanted {
         return Err(format!("{what}: {wanted:?} was wanted, {found:?} came").into());
@@ -298,7 +299,7 @@ fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Ou
     Ok(())
 }
 
-/// Listens on a free port. Each connection is a task of its own and fails alone.
+/// Listens on a free port. Each connection is a separate task, whose failure affects no other.
 async fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Outcome<SocketAddr>
 where
     F: Future<Output = Outcome> + Send + 'static,
@@ -353,13 +354,13 @@ async fn socks5_proxy(mut client: TcpStream) -> Outcome {
     Ok(())
 }
 
-/// Carries one direction to its end.
+/// Copies one direction to its end.
 async fn pump(from: TcpStream, mut to: TcpStream) -> Outcome {
     copy(from, &mut to).await?;
     Ok(to.close().await?)
 }
 
-/// The upstream: a WebSocket echo for whoever asks for one, the page for everyone else.
+/// The upstream: a WebSocket echo for upgrades, the page for all other requests.
 async fn upstream(stream: impl AsyncRead + AsyncWrite + Unpin) -> Outcome {
     let mut stream = BufReader::new(stream);
     loop {
@@ -373,7 +374,7 @@ async fn upstream(stream: impl AsyncRead + AsyncWrite + Unpin) -> Outcome {
             stream.write_all(answer.as_bytes()).await?;
             return echo(stream).await;
         }
-        // Host is the client's text: nothing of it may become markup.
+        // The Host comes from the client and must not become markup.
         let page = PAGE.replace("{host}", &field(&head, "Host").replace(['<', '&'], "?"));
         let answer = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{page}",
@@ -405,7 +406,7 @@ async fn read_head(stream: &mut (impl AsyncBufRead + Unpin)) -> Outcome<String> 
     Ok(String::from_utf8(head)?)
 }
 
-/// The value of a field in a head, empty when it is not there.
+/// The value of a field in a head; empty if it is missing.
 fn field<'h>(head: &'h str, name: &str) -> &'h str {
     let mut fields = head.lines().filter_map(|line| line.split_once(": "));
     let found = fields.find(|field| field.0.eq_ignore_ascii_case(name));
@@ -418,7 +419,7 @@ fn accept(key: &str) -> String {
     BASE64.encode(sha1(text.as_bytes()))
 }
 
-/// Reads so many bytes.
+/// Reads `N` bytes.
 async fn read<const N: usize>(stream: &mut (impl AsyncRead + Unpin)) -> Outcome<[u8; N]> {
     let mut bytes = [0; N];
     stream.read_exact(&mut bytes).await?;

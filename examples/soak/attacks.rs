@@ -1,6 +1,7 @@
-//! Attacks beside the mixed load, each on a program of its own and one round after the other:
-//! idle clients flood one with a limit, one is its own upstream, the proxy of one has few slots,
-//! and that of one says nothing. What they may cost others is checked within each round.
+//! Attacks during the mixed load, each on a separate program, one round after the other: idle
+//! clients flood a program with a limit, a program is its own upstream, the proxy of a program
+//! has few slots, and the proxy of another never answers. Each round checks the effect on other
+//! clients.
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -20,30 +21,30 @@ use crate::tally::Tally;
 use crate::upstream::upstream;
 use crate::PATIENCE;
 
-/// The limit of connections that is flooded.
+/// The limit of connections of the flooded program.
 const LIMIT: usize = 16;
 
 /// Idle clients that are kept open: more than the limit and the places beyond it.
 const IDLE: usize = 48;
 
-/// A round of the flood ends when so many idle clients have given way.
+/// A round of the flood ends when this many idle clients have given way.
 const SHED: u64 = 24;
 
-/// A client that is idle for so long may be closed; a second is promised, measured by a clock
-/// that starts later.
+/// A client that has been idle for this long may be closed. The program allows a second,
+/// measured by a clock that starts later.
 const MAY_BE_CLOSED: Duration = Duration::from_millis(950);
 
-/// Slots of the proxy that has few.
+/// The slots of the proxy with few of them.
 const SLOTS: usize = 4;
 
-/// Clients at once where slots are few, and requests of each in a round.
+/// The clients at once for that proxy, and the requests of each in a round.
 const CROWD: u64 = 12;
 const REQUESTS: u64 = 5;
 
-/// Clients that reset at once while their request's connection is dialled.
+/// How many clients reset at once while connections are dialled for them.
 const DIALS: u64 = 8;
 
-/// Between two rounds: the mixed load is to have its share of the machine.
+/// The pause between two rounds, which leaves the machine to the mixed load.
 const PAUSE: Duration = Duration::from_millis(300);
 
 enum Attack {
@@ -53,12 +54,12 @@ enum Attack {
     SilentProxy(&'static Silent),
 }
 
-/// One attack, and the program that it is made on.
+/// One attack, and the program under attack.
 pub struct Siege {
     pub route: Arc<Route>,
     attack: Attack,
     pub rounds: AtomicU64,
-    /// What an attack counts in words: clients that gave way, requests answered.
+    /// The count that `effect` describes: clients that gave way, requests answered.
     pub effects: AtomicU64,
 }
 
@@ -69,7 +70,7 @@ pub fn sieges(program: &str, tally: &'static Tally) -> io::Result<Vec<Siege>> {
     let nothing = format!("socks5://{silent_address}");
     let own = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let (port, itself) = (own.to_string(), format!("localhost:{own}"));
-    // Nothing but what is attacked may end a wait.
+    // No timeout may end a wait.
     let waits = ["--connect-timeout", "600"];
     let limit = LIMIT.to_string();
     let limit = ["--max-connections", &limit, "--health-path", "/healthz"];
@@ -99,7 +100,7 @@ pub fn sieges(program: &str, tally: &'static Tally) -> io::Result<Vec<Siege>> {
 }
 
 impl Siege {
-    /// Attacks until told to stop, at least once.
+    /// Attacks at least once, until `stop` is set.
     pub fn run(&self, seed: u64, stop: &AtomicBool, tally: &Tally) {
         let mut noise = Noise::new(seed);
         loop {
@@ -111,7 +112,7 @@ impl Siege {
         }
     }
 
-    /// One round, which fails as a whole.
+    /// Performs one round, which fails as a whole.
     pub fn round(&self, noise: &mut Noise, tally: &Tally) {
         let outcome = match self.attack {
             Attack::Flood => self.flood(),
@@ -125,7 +126,7 @@ impl Siege {
         }
     }
 
-    /// What the effects of this attack are.
+    /// Describes the effects of this attack.
     pub fn effect(&self) -> &'static str {
         match self.attack {
             Attack::Flood => "idle clients gave way, with every busy or new client served",
@@ -135,8 +136,8 @@ impl Siege {
         }
     }
 
-    /// Idle clients take every slot and place that there is, while busy clients go on and new
-    /// ones come.
+    /// Idle clients take every slot and every place beyond the limit, while busy clients go on
+    /// and new ones come.
     fn flood(&self) -> Done {
         let over = &AtomicBool::new(false);
         thread::scope(|scope| {
@@ -167,7 +168,7 @@ impl Siege {
                     1 => b"GET / HTTP/1.1\r\nHost: soak.test\r\nX: ",
                     _ => SMALL,
                 };
-                // It may have given way by now.
+                // It may already have given way.
                 let _ = wire.send(sent);
                 wire.socket.set_nonblocking(true)?;
                 idle.push(wire.socket);
@@ -183,11 +184,11 @@ impl Siege {
         Ok(shed)
     }
 
-    /// One client that is busy, on one connection as long as it may keep it, or on a new one
-    /// each time.
+    /// A busy client, on one connection for as long as it may keep it, or on a new one each
+    /// time.
     fn be_served(&self, keeps: bool, over: &AtomicBool) -> Done {
         let mut kept = None;
-        // Never later than what the program counts from.
+        // Never later than the start of the program's own measurement.
         let mut idle_since = Instant::now();
         while !over.load(Relaxed) {
             let mut wire = match kept.take() {
@@ -202,7 +203,7 @@ impl Siege {
             let was_prompt = idle_since.elapsed() < MAY_BE_CLOSED;
             idle_since = asked;
             let head = match sent.and_then(|()| wire.head()) {
-                // On a machine that is this busy it was idle in the eyes of the program.
+                // On a machine this busy, the program saw an idle client.
                 Err(Cut(_)) if !was_prompt => continue,
                 Err(Cut(words)) => return Err(Wrong(format!("a busy client: {words}"))),
                 head => head?,
@@ -218,8 +219,8 @@ impl Siege {
         Ok(())
     }
 
-    /// Whether every slot that a client has had is free again: as many clients as there are
-    /// slots are served, and none of them has to give way. Nothing where there is no limit.
+    /// Whether all slots are free again: as many clients as there are slots are served, and none
+    /// of them has to give way. `None` where there is no limit.
     pub fn has_all_slots(&self) -> Option<bool> {
         let has_all = || -> Done<bool> {
             let mut clients = Vec::new();
@@ -233,19 +234,19 @@ impl Siege {
                 wire.body(&head)?;
                 clients.push(wire);
             }
-            // An idle one gives way after a second.
+            // An idle client may give way after a second.
             thread::sleep(MAY_BE_CLOSED);
             for wire in &clients {
                 wire.socket.set_nonblocking(true)?;
             }
             Ok(!clients.iter().any(|wire| has_ended(&wire.socket)))
         };
-        // Those of the last round may not all have been let go.
+        // Some clients of the last round may still hold their slots.
         let tries = || (0..10).any(|_| has_all().unwrap_or(false));
         matches!(self.attack, Attack::Flood).then(tries)
     }
 
-    /// The program is asked for what it would ask itself for.
+    /// Sends requests that the program would send to itself.
     fn ask_itself(&self) -> Done {
         let mut wires = Vec::new();
         for _ in 0..8 {
@@ -265,7 +266,7 @@ impl Siege {
         Ok(())
     }
 
-    /// More clients than the proxy has slots; each of them is answered.
+    /// Runs more clients than the proxy has slots; each of them is served.
     fn storm(&self, noise: &mut Noise, tally: &Tally) -> Done {
         thread::scope(|scope| {
             let clients: Vec<_> = (0..CROWD)
@@ -290,8 +291,8 @@ impl Siege {
         })
     }
 
-    /// Clients reset while the program dials for them, which ends the dials; no request goes
-    /// out on them.
+    /// Clients reset while the program dials for them, which ends the dials, and no request is
+    /// sent on them.
     fn leave_dials(&self, proxy: &Silent, noise: &mut Noise, tally: &Tally) -> Done {
         let before = proxy.accepted.load(Relaxed);
         let mut clients = Vec::new();
@@ -318,7 +319,7 @@ const SMALL: &[u8] = b"GET /body/length/1/100 HTTP/1.1\r\nHost: soak.test\r\n\r\
 const POST: &[u8] =
     b"POST /abandoned HTTP/1.1\r\nHost: soak.test\r\nContent-Length: 100\r\n\r\nhalf";
 
-/// Whether a socket that does not block has ended, whatever it still brings.
+/// Whether a non-blocking socket has ended, after reading what has arrived.
 fn has_ended(mut socket: &TcpStream) -> bool {
     let mut room = [0; 4096];
     loop {
@@ -330,7 +331,7 @@ fn has_ended(mut socket: &TcpStream) -> bool {
     }
 }
 
-/// Waits until something holds, with patience.
+/// Waits until a condition holds, for at most `PATIENCE`.
 pub fn until(what: &str, holds: impl Fn() -> bool) -> Done {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {

@@ -1,4 +1,4 @@
-//! What must hold afterwards.
+//! The checks after the soak.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::connection::Wire;
 use crate::program::Route;
 use crate::tally::{Tally, ACTIVITIES, STAGES};
 
-/// How much a program's memory may have grown since it was warm, in KiB: what a few more
-/// connections at the same moment cost.
+/// How much a program's memory may have grown since it was warm, in KiB: the cost of a few more
+/// connections at the same moment.
 const MEMORY_SLACK: u64 = 6 * 1024;
 
-/// Idle upstream connections are closed after 15 s; what is left longer is a leak.
+/// Idle upstream connections are closed after 15 s; any that are open for longer have leaked.
 const POOL_EXPIRY: Duration = Duration::from_secs(40);
 
 #[derive(Default)]
@@ -35,7 +35,7 @@ impl Checks {
         println!("{} {what}", if holds { "ok    " } else { "FAILED" });
     }
 
-    /// A soak that did not do something has not tested it.
+    /// An activity that did not happen was not tested.
     pub fn activities(&mut self, tally: &Tally) {
         for (name, count) in ACTIVITIES.iter().zip(&tally.activities) {
             let count = count.load(Relaxed);
@@ -88,7 +88,7 @@ impl Checks {
         }
     }
 
-    /// Sockets and threads, which are to be as few as they were before.
+    /// Checks that there are no more sockets and threads than before.
     pub fn leftovers(&mut self, routes: &[Arc<Route>], before: &[(usize, usize)]) {
         let deadline = Instant::now() + POOL_EXPIRY;
         let are_back = || {
@@ -111,7 +111,7 @@ impl Checks {
                 );
                 self.check(now <= before, &what);
             }
-            // Pipes for bulk are kept for reuse: two ends of at most 16 in each thread.
+            // Pipes for splicing are kept for reuse: two ends of at most 16 in each thread.
             let pipes = route.program.pipes();
             let what = format!("{}: {pipes} pipe ends kept (at most 70)", route.name);
             self.check(pipes <= 70, &what);
@@ -128,7 +128,7 @@ impl Checks {
         }
     }
 
-    /// Each program is told to end while clients are in the middle of something, who then
+    /// Terminates each program while clients are in the middle of exchanges, which they then
     /// reset.
     pub fn exits(&mut self, routes: &[Arc<Route>], seed: u64, tally: &Tally) {
         for route in routes {

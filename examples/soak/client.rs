@@ -1,4 +1,4 @@
-//! The clients: what they do, and what they must get.
+//! The clients: what they do, and which responses they must get.
 
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use crate::shared::{field, frame, read_some};
 use crate::tally::{Tally, ACTIVITIES};
 use crate::upstream::FAULTS;
 
-/// One client: does this and that over all routes until told to stop.
+/// One client: performs random activities on all routes until told to stop.
 pub fn client(number: u64, seed: u64, routes: &[Arc<Route>], stop: &AtomicBool, tally: &Tally) {
     let mut noise = Noise::new(seed.wrapping_mul(1000) ^ number);
     let mut lines: Vec<Option<Wire>> = routes.iter().map(|_| None).collect();
@@ -50,7 +50,7 @@ pub fn client(number: u64, seed: u64, routes: &[Arc<Route>], stop: &AtomicBool, 
     }
 }
 
-/// Connections in the middle of this and that.
+/// Connections at several stages of an exchange.
 pub fn in_the_middle(route: &Route, seed: u64, tally: &Tally) -> Vec<Wire> {
     let mut noise = Noise::new(seed);
     let mut begun = |stage| {
@@ -62,7 +62,8 @@ pub fn in_the_middle(route: &Route, seed: u64, tally: &Tally) -> Vec<Wire> {
     stages.into_iter().filter_map(&mut begun).collect()
 }
 
-/// A hop counts what it broke only once both directions have ended: give it a moment.
+/// A hop counts a connection that it broke only once both directions have ended, so this waits
+/// for a moment.
 fn may_yet_be_counted(route: &Route) -> bool {
     let deadline = Instant::now() + Duration::from_secs(5);
     while Instant::now() < deadline {
@@ -74,7 +75,7 @@ fn may_yet_be_counted(route: &Route) -> bool {
     false
 }
 
-/// An activity's place in the list, the ordinary ones more often.
+/// A random index into the activities; ordinary ones are more frequent.
 fn pick(noise: &mut Noise) -> usize {
     const WEIGHTS: [u64; ACTIVITIES.len()] = [30, 6, 6, 15, 4, 8, 6, 2, 8, 6, 6, 6];
     let mut left = noise.below(WEIGHTS.iter().sum());
@@ -97,7 +98,7 @@ pub struct Visit<'a> {
 }
 
 impl<'a> Visit<'a> {
-    /// One of a client that has no connection yet.
+    /// A visit of a client that has no connection yet.
     pub fn new(route: &'a Route, noise: &'a mut Noise, tally: &'a Tally) -> Visit<'a> {
         Visit {
             route,
@@ -137,8 +138,8 @@ impl<'a> Visit<'a> {
     }
 
     fn target(&mut self) -> Target {
-        // Over TLS that is not verified, a body that ends with the upstream's connection ends
-        // the client's as well: what follows in a pipeline has no answer.
+        // Over unverified TLS, a body that ends with the upstream's connection also ends the
+        // client's, so later requests of a pipeline get no response.
         let kinds = if self.route.name.ends_with("TLS") {
             2
         } else {
@@ -152,8 +153,8 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// Counts one answer, which must be a 200 or the word that the upstream is out of
-    /// reach.
+    /// Counts one response, which must be a 200, or a 502 because the upstream cannot be
+    /// reached.
     fn expect_200(&self, head: &str) -> Done {
         self.tally.requests.fetch_add(1, Relaxed);
         match head.get(..12) {
@@ -163,8 +164,8 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// Takes the answer to a GET or HEAD and compares it. A 502 that leaves the
-    /// connection usable is reported all the same.
+    /// Reads the response to a GET or HEAD and compares it. A 502 is reported even if it leaves
+    /// the connection usable.
     fn expect_body(&self, wire: &mut Wire, target: &Target, is_head: bool) -> Done<bool> {
         let head = wire.head()?;
         self.expect_200(&head)?;
@@ -208,7 +209,7 @@ impl<'a> Visit<'a> {
         wire.send(request.as_bytes())?;
         let head = wire.head()?;
         self.expect_200(&head)?;
-        // The end of the connection is the end of the body, where there is no length.
+        // Without a length, the end of the connection is the end of the body.
         let body = wire.rest()?;
         if field(&head, "content-length").is_some_and(|length| length != body.len().to_string()) {
             return Err(Cut(format!("{} bytes", body.len())));
@@ -272,7 +273,7 @@ impl<'a> Visit<'a> {
             })
             .collect();
         let mask = Some((self.noise.next() as u32).to_ne_bytes());
-        // The first one may be in the segment of the handshake.
+        // The first message may be in the segment of the handshake.
         let eager = self.noise.below(2) == 0;
         if eager {
             request.extend(frame(&messages[0], mask));
@@ -316,7 +317,7 @@ impl<'a> Visit<'a> {
         let mut wire = self.take_line()?;
         wire.send(requests.as_bytes())?;
         for target in &targets {
-            // Where one breaks, those behind it may be left without an answer.
+            // If one fails, those after it may get no response.
             if !self.expect_body(&mut wire, target, false)? {
                 return Err(Cut("closed within a pipeline".to_owned()));
             }
@@ -345,7 +346,7 @@ impl<'a> Visit<'a> {
         self.expect_body(&mut wire, &target, false).map(drop)
     }
 
-    /// Leaves in the middle of something.
+    /// Leaves in the middle of an exchange.
     fn abort(&mut self) -> Done {
         self.tally.aborts.fetch_add(1, Relaxed);
         let stages = [
@@ -356,7 +357,7 @@ impl<'a> Visit<'a> {
         let reached = self.begin(&mut wire, stage);
         if self.noise.below(2) == 0 {
             wire.reset();
-            // A hop that has died on the way ended it first.
+            // Otherwise a hop has already broken the connection.
             if reached.is_ok() {
                 self.tally.reset_at(stage, 1);
             }
@@ -364,7 +365,7 @@ impl<'a> Visit<'a> {
         Ok(())
     }
 
-    /// Gets into the middle of this, to leave there.
+    /// Advances an exchange to this stage, to leave there.
     fn begin(&mut self, wire: &mut Wire, stage: &str) -> Done {
         let target = self.target();
         let head_alone = target.request("GET").into_bytes();
@@ -381,8 +382,8 @@ impl<'a> Visit<'a> {
             }
             request
         };
-        // Whether anything fails from here on does not matter to one who leaves, nor does
-        // an answer that is shorter than the wanted part of one.
+        // A client that leaves ignores failures from here on, also a response shorter than the
+        // part that it waits for.
         let _ = wire.socket.set_read_timeout(Some(Duration::from_secs(1)));
         let message = frame(&[7; 50_000], Some([1, 2, 3, 4]));
         match stage {
@@ -390,7 +391,7 @@ impl<'a> Visit<'a> {
             "request" => wire.send(&head_alone),
             "silence" => {
                 wire.send(b"GET /silent HTTP/1.1\r\nHost: soak.test\r\n\r\n")?;
-                // The upstream may have it by then.
+                // The upstream may have received it by then.
                 thread::sleep(Duration::from_millis(self.noise.below(20)));
                 Ok(())
             }
@@ -405,7 +406,7 @@ impl<'a> Visit<'a> {
                 upgrade.extend(&message[..self.noise.split(message.len())]);
                 wire.send(&upgrade)
             }
-            // Messages on their way in both directions.
+            // Messages in flight in both directions.
             _ => {
                 wire.send(UPGRADE.as_bytes())?;
                 wire.head()?;
@@ -417,7 +418,7 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// The upstream resets a relay behind half a message.
+    /// The upstream resets a relay after half a message.
     fn broken_relay(&mut self) -> Done {
         let mut wire = self.connect()?;
         wire.send(UPGRADE.replacen("/ws", "/ws/reset", 1).as_bytes())?;
@@ -455,7 +456,7 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// Logs in as NTLM does, which makes the upstream connection that of one user, while
+    /// Logs in as with NTLM, which authenticates the upstream connection as one user, while
     /// others use the same program without a login.
     fn login(&mut self) -> Done {
         let user = format!("user-{}", self.noise.below(1 << 40));
@@ -467,12 +468,12 @@ impl<'a> Visit<'a> {
         self.ask_who(&mut wire, None, Some(&user))
     }
 
-    /// Asks as whom it is served: as `expected`, or as nobody by a 401.
-    fn ask_who(&self, wire: &mut Wire, says: Option<&str>, expected: Option<&str>) -> Done {
-        let login = says.map_or(String::new(), |word| {
+    /// Checks as which user it is served: as `expected`, or with a 401 as none.
+    fn ask_who(&self, wire: &mut Wire, login: Option<&str>, expected: Option<&str>) -> Done {
+        let credentials = login.map_or(String::new(), |word| {
             format!("Authorization: NTLM {word}\r\n")
         });
-        wire.send(format!("GET /who HTTP/1.1\r\nHost: soak.test\r\n{login}\r\n").as_bytes())?;
+        wire.send(format!("GET /who HTTP/1.1\r\nHost: soak.test\r\n{credentials}\r\n").as_bytes())?;
         let head = wire.head()?;
         let body = wire.body(&head)?;
         let served = String::from_utf8_lossy(&body);
@@ -501,7 +502,8 @@ impl<'a> Visit<'a> {
             head => head?,
         };
         match head.get(9..12) {
-            // A hop may have died as well, and a reset destroys what was on its way.
+            // A hop may have broken the connection as well, and a reset destroys bytes in
+            // flight.
             Some("502") => {
                 wire.body(&head)?;
                 if field(&head, "connection") != Some("close") {
@@ -519,7 +521,7 @@ impl<'a> Visit<'a> {
     }
 }
 
-/// What a GET asks for.
+/// The response that a GET requests.
 struct Target {
     framing: &'static str,
     seed: u64,
@@ -540,8 +542,8 @@ impl Target {
 pub const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: soak.test\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c29hayBzb2FrIHNvYWsh\r\n\r\n";
 
-/// Requests that go no further, and the status that says so. The upstream knows none of
-/// these paths.
+/// Requests that are not forwarded, and the status of each. The upstream knows none of these
+/// paths.
 const BAD: [(&str, &str); 12] = [
     ("GET /bad HTTP/1.1\r\n\r\n", "400"),
     ("GET /bad HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "400"),

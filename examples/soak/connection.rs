@@ -1,4 +1,4 @@
-//! One end of a connection: heads, bodies and frames, read and sent.
+//! One end of a connection: reads and sends heads, bodies and frames.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,10 +11,10 @@ use crate::shared::{field, read_some, Patient};
 use crate::PATIENCE;
 use Trouble::{Cut, Wrong};
 
-/// Why an exchange did not come to its end.
+/// Why an exchange was not completed.
 pub enum Trouble {
-    /// The connection ended, or the program says that the upstream could not be reached:
-    /// what a broken hop or upstream leads to.
+    /// The connection ended, or the program answered that the upstream could not be reached, as
+    /// after a fault of a hop or of the upstream.
     Cut(String),
     /// Anything else: wrong bytes, a wrong status, silence.
     Wrong(String),
@@ -56,7 +56,7 @@ impl Bytes for SslStream<Patient> {
     }
 }
 
-/// One end of a connection, with what was read too far.
+/// One end of a connection, with the bytes that were read ahead.
 pub struct Wire {
     pub stream: Box<dyn Bytes>,
     pub socket: TcpStream,
@@ -97,7 +97,7 @@ impl Wire {
         }
     }
 
-    /// Up to and with `end`.
+    /// Reads up to and including `end`.
     fn until(&mut self, end: &[u8]) -> Done<String> {
         loop {
             let found = self.ahead.windows(end.len()).position(|bytes| bytes == end);

@@ -1,19 +1,20 @@
-//! The soak of connections that threads hand to each other: `soak PROGRAM hand-over REQUESTS`.
-//! Eight threads, clients with a connection for a few requests each, some of which leave
-//! before they are answered or within an answer, and an upstream that closes at random and
-//! sends responses too many, over TCP and over TLS. Every request has a number; each must arrive
-//! once and be answered once, with its own number, and nothing may follow the last answer on a
-//! connection. A client that has logged in by NTLM is the only one to be served as that user.
-//! Then POSTs, and an upstream that keeps connections but ends one now and then with a POST
-//! at work, which is a 502 and arrives once. Afterwards the program has no more sockets and
-//! threads than before.
+//! The soak of connections that are handed over between threads: `soak PROGRAM hand-over
+//! REQUESTS`. The program has eight threads. Clients use a connection for a few requests each,
+//! and some leave before or during a response. The upstream, over TCP and over TLS, closes at
+//! random and sends unrequested responses. Every request has a number; each must arrive once and
+//! be answered once, with its own number, and nothing may follow the last response on a
+//! connection. Only the client that has logged in by NTLM may be served as that user. Then come
+//! POSTs, to an upstream that keeps connections but sometimes closes one while it processes a
+//! POST, which must be answered 502 and arrive once. At the end the program must have no more
+//! sockets and threads than before.
 //!
-//! It was tried on programs that were broken on purpose, each in one way, and with 100,000
-//! requests it reported each: a connection that is kept with a part of a body still to come, or
-//! with bytes behind its response, which were dropped or left for the next request; one with a
-//! login that is kept for others; a POST that is repeated on a fresh connection; a request that
-//! is sent twice; a byte of a body that is doubled or left out; one kept connection in 50 that
-//! its new thread does not watch, or that is never closed; 2 KiB lost with each request.
+//! To test the soak itself, it was run on programs that were broken on purpose, each in one way.
+//! With 100,000 requests it reported each of these faults: a connection that is kept with a part
+//! of a body still to come, or with bytes after its response, which were dropped or left for the
+//! next request; an authenticated connection that is kept for other clients; a POST that is
+//! repeated on a new connection; a request that is sent twice; a byte of a body that is
+//! duplicated or omitted; one kept connection in 50 that its new thread does not watch, or that
+//! is never closed; 2 KiB leaked with each request.
 
 use std::fmt::Write as _;
 use std::io;
@@ -37,82 +38,82 @@ use crate::{PATIENCE, REPORT_EVERY};
 /// Client threads for each of the two programs.
 const CLIENTS: u64 = 16;
 
-/// A client connection is for up to so many requests.
+/// The largest number of requests on a client connection.
 const MOST_REQUESTS: u64 = 4;
 
-/// So many of them at most are sent before the first of them is answered.
+/// How many of them at most are sent before the first is answered.
 const MOST_AHEAD: u64 = 2;
 
-/// One client in so many leaves without waiting for its answers.
+/// One in this many clients leaves without waiting for its responses.
 const LEAVES: u64 = 64;
 
-/// The upstream closes behind one response in so many, half of the times unannounced.
+/// The upstream closes after one in this many responses, half of the time without an
+/// announcement.
 const CLOSES: u64 = 16;
 
-/// One response in so many of those that are short is followed by another at once, which
-/// nobody has asked for.
+/// One in this many short responses is followed at once by another one that was not requested.
 const SPILLS: u64 = 32;
 
-/// One body in so many is a long one, below so many bytes, in two pieces.
+/// One in this many bodies is long, less than `LONGEST` bytes, in two pieces.
 const LONG: u64 = 16;
 const LONGEST: u64 = 100_000;
 
-/// So long an upstream pauses between the two pieces at most.
+/// The longest pause between the two pieces.
 const PAUSE_MICROS: u64 = 2_000;
 
-/// One client in so many logs in with its last request.
+/// One in this many clients logs in with its last request.
 const LOGINS: u64 = 16;
 
-/// The upstream ends one POST in so many without an answer, having worked on it for so long:
-/// more than an end may take that was on its way when the POST was sent.
+/// The upstream closes without a response on one in this many POSTs, after processing it for
+/// this long: longer than a FIN may take that was sent before the POST arrived.
 const DROPS: u64 = 128;
 const WORK: Duration = Duration::from_millis(150);
 
-/// Once so many connections of clients have failed, the rest of the numbers is not sent.
+/// After this many failed client connections the remaining requests are not sent.
 const ENOUGH: u64 = 10;
 
-/// Set in a request's count of arrivals where its client has left: it need not arrive.
+/// Set in a request's count of arrivals if its client has left: it need not arrive.
 const LEFT: u8 = 0x80;
 
-/// The same where the upstream has ended its connection: there is no answer.
+/// The same if the upstream has closed its connection: there is no response.
 const DROPPED: u8 = 0x40;
 
-/// What is done to the requests of one program.
+/// How the upstream of one program treats requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Manner {
-    /// They are GETs, and the upstream closes at random.
+    /// All requests are GETs, and the upstream closes at random.
     Closes,
-    /// Half of them are POSTs, which go on kept connections only if the upstream keeps them;
-    /// it ends some within a POST.
+    /// Half of them are POSTs, which use kept connections only if the upstream keeps them; it
+    /// closes during some POSTs.
     Drops,
 }
 
-/// What has happened to the requests.
+/// Counts of what has happened to the requests.
 struct Tally {
     manner: Manner,
     /// How often each request has arrived.
     arrived: Box<[AtomicU8]>,
     /// How many were answered with their own number.
     answered: AtomicU64,
-    /// How many were answered with anything else, more than once, or as a user that they are
-    /// not; or arrived with anything else than their own body.
+    /// How many were answered with anything else, more than once, or as the wrong user; or
+    /// arrived with a body that is not their own.
     crossed: AtomicU64,
-    /// How many were sent on a connection on which a response too many had come before.
+    /// How many were sent on a connection on which an unrequested response had come before.
     misled: AtomicU64,
-    /// How many were left by their client.
+    /// How many were abandoned by their client.
     left: AtomicU64,
-    /// How many were answered 502, as the upstream made it.
+    /// How many were answered 502 because the upstream had closed.
     refused: AtomicU64,
-    /// Connections of clients that have failed.
+    /// Failed client connections.
     failed: AtomicU64,
-    /// What the upstream has done: responses too many, logins, POSTs that it has dropped and
-    /// those that came on a connection that was used before.
+    /// Actions of the upstream: unrequested responses, logins, POSTs on which it closed, and
+    /// POSTs on connections that had been used before.
     spilt: AtomicU64,
     logins: AtomicU64,
     dropped: AtomicU64,
     reused: AtomicU64,
-    /// Upstream connections so far, those that the upstream has closed, those that are open,
-    /// and the most that were open at once.
+    /// Upstream connections so far, those that the upstream has closed, those that are open, and
+    /// the most that were open at once.
     opened: AtomicU64,
     closed: AtomicU64,
     open: AtomicU64,
@@ -141,7 +142,7 @@ impl Tally {
         }
     }
 
-    /// How many requests have arrived so often.
+    /// How many requests have a count of arrivals that fits.
     fn arrived(&self, fits: impl Fn(u8) -> bool) -> u64 {
         let counts = self.arrived.iter().map(|count| count.load(Relaxed));
         counts.filter(|count| fits(*count)).count() as u64
@@ -157,7 +158,7 @@ impl Tally {
         self.manner == Manner::Drops && number % 2 == 1
     }
 
-    /// What was to happen and has not. A soak that did not do something has not tested it.
+    /// What should have happened and has not: it was not tested.
     fn untested(&self) -> Vec<&'static str> {
         let wanted = match self.manner {
             Manner::Closes => [
@@ -176,7 +177,7 @@ impl Tally {
     }
 }
 
-/// What a request is answered with, or a POST's own body.
+/// The body of the response to a request, or of a POST.
 fn body_of(number: u64, most: u64) -> Vec<u8> {
     let mut noise = Noise::new(number ^ most);
     let mut body = format!("/{number}\n").into_bytes();
@@ -187,7 +188,7 @@ fn body_of(number: u64, most: u64) -> Vec<u8> {
     body
 }
 
-/// A POST's body, which may be none.
+/// The body of a POST, which may be empty.
 fn posted(number: u64) -> Vec<u8> {
     match number % 3 {
         0 => Vec::new(),
@@ -195,7 +196,7 @@ fn posted(number: u64) -> Vec<u8> {
     }
 }
 
-/// Runs it and gives the number of requests and checks that went wrong.
+/// Runs the soak and returns the number of failed requests and checks.
 pub fn hand_over(program: &str, requests: u64, seed: u64) -> io::Result<u64> {
     println!("seed {seed}, {requests} requests");
     let mut wrong = 0;
@@ -204,14 +205,14 @@ pub fn hand_over(program: &str, requests: u64, seed: u64) -> io::Result<u64> {
         ("TLS", Some(acceptor()?), Manner::Closes),
         ("POSTs", None, Manner::Drops),
     ] {
-        // A client's numbers are its own.
+        // Each client has its own range of numbers.
         let each = (requests / 3).div_ceil(CLIENTS);
         wrong += run(program, name, tls, manner, each, seed)?;
     }
     Ok(wrong)
 }
 
-/// Sends so many requests from each client through one program.
+/// Sends `each` requests from each client through one program.
 fn run(
     program: &str,
     name: &'static str,
@@ -225,7 +226,7 @@ fn run(
     let mode = if tls.is_some() { "on" } else { "off" };
     let upstream = upstream(tls, tally.clone(), seed)?.to_string();
     let args = ["-d", "-u", &upstream, "--tls", mode, "--threads", "8"];
-    // Those that are left over are to be seen soon.
+    // Leaked connections are to be noticed soon.
     let args = [&args[..], &["--upstream-idle", "2"]].concat();
     let route = Arc::new(Route::unbroken(name, Program::start(program, &args)?));
     let program = &route.program;
@@ -306,8 +307,7 @@ fn ask(program: SocketAddr, mut numbers: Range<u64>, mut noise: Noise, tally: &T
     }
 }
 
-/// Sends some requests over a connection of their own. What is left of the numbers has not
-/// been sent.
+/// Sends some requests over a new connection. What remains of `numbers` has not been sent.
 fn visit(program: SocketAddr, numbers: &mut Range<u64>, noise: &mut Noise, tally: &Tally) -> Done {
     let mut wire = Wire::connect(program)?;
     let logs_in = tally.manner == Manner::Closes && noise.below(LOGINS) == 0;
@@ -343,7 +343,7 @@ fn visit(program: SocketAddr, numbers: &mut Range<u64>, noise: &mut Noise, tally
             tally.left.fetch_add(sent.end - sent.start, Relaxed);
             wire.send(&requests)?;
             if noise.below(2) == 0 {
-                // Within an answer.
+                // In the middle of a response.
                 let _ = wire.exactly(1);
             }
             if noise.below(2) == 0 {
@@ -368,7 +368,7 @@ fn visit(program: SocketAddr, numbers: &mut Range<u64>, noise: &mut Noise, tally
     Ok(())
 }
 
-/// Takes the answer to one request, which may be the one of a user.
+/// Reads the response to one request, which may be that of an authenticated user.
 fn answered(wire: &mut Wire, number: u64, user: Option<u64>, tally: &Tally) -> Done {
     let head = wire.head()?;
     let body = wire.body(&head)?;
@@ -392,7 +392,7 @@ fn answered(wire: &mut Wire, number: u64, user: Option<u64>, tally: &Tally) -> D
     Ok(())
 }
 
-/// Answers with what belongs to a number, counts the numbers, and closes at random.
+/// The upstream: answers each number with its body, counts the arrivals, and closes at random.
 fn upstream(tls: Option<SslAcceptor>, tally: Arc<Tally>, seed: u64) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
@@ -404,7 +404,7 @@ fn upstream(tls: Option<SslAcceptor>, tally: Arc<Tally>, seed: u64) -> io::Resul
                 tally.opened.fetch_add(1, Relaxed);
                 let open = tally.open.fetch_add(1, Relaxed) + 1;
                 tally.most_open.fetch_max(open, Relaxed);
-                // Whatever ends it, the clients see.
+                // The clients notice however it ends.
                 let _ = connection(socket, tls, noise, &tally);
                 tally.open.fetch_sub(1, Relaxed);
             });
@@ -425,7 +425,7 @@ fn connection(
         let stream = tls.accept(stream).map_err(io::Error::other)?;
         wire.stream = Box::new(stream);
     }
-    // Who has logged in, and whether a response too many was sent.
+    // The authenticated user, and whether an unrequested response was sent.
     let mut user: Option<String> = None;
     let mut has_spilt = false;
     let mut is_used = false;
@@ -474,7 +474,7 @@ fn connection(
             thread::sleep(Duration::from_micros(noise.below(PAUSE_MICROS)));
             wire.send(&answer[cut..])?;
         } else {
-            // In the same segment, so that it is there when the answer is.
+            // In the same segment, so that it arrives together with the response.
             if tally.manner == Manner::Closes && noise.below(SPILLS) == 0 {
                 answer.extend(STRAY);
                 has_spilt = true;
@@ -489,5 +489,5 @@ fn connection(
     }
 }
 
-/// Nobody has asked for this.
+/// An unrequested response.
 const STRAY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray";

@@ -1,5 +1,5 @@
-//! SOCKS5 and CONNECT proxies in one, which break connections now and then; one that has few
-//! slots, and one that says nothing.
+//! Proxies for both SOCKS5 and CONNECT: one that sometimes breaks connections, one with few
+//! slots, and one that never answers.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,11 +13,11 @@ use crate::noise::Noise;
 use crate::shared::read_some;
 use crate::tally::Tally;
 
-/// One hop connection in so many dies during its handshake, and one of the rest later.
+/// One in this many connections is broken during the handshake, and as many of the others later.
 const HOP_DIES: u64 = 25;
 
-/// Starts a SOCKS5 and CONNECT proxy in one that breaks connections now and then, each
-/// counted in `injected`; gives its address.
+/// Starts a SOCKS5 and CONNECT proxy that sometimes breaks connections, each counted in
+/// `injected`; returns its address.
 pub fn hop(seed: u64, injected: &'static AtomicU64) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
@@ -26,7 +26,7 @@ pub fn hop(seed: u64, injected: &'static AtomicU64) -> io::Result<SocketAddr> {
             let noise = Noise::new(seed ^ (number as u64) << 8);
             thread::spawn(move || {
                 if let Ok(wire) = Wire::new(socket) {
-                    // Whatever ends it here, its peers have to see.
+                    // The peers have to notice however it ends.
                     let _ = hop_connection(wire, noise, injected);
                 }
             });
@@ -49,7 +49,7 @@ fn hop_connection(mut wire: Wire, mut noise: Noise, injected: &AtomicU64) -> Don
         return Ok(());
     }
     let upstream = Wire::connect(destination)?;
-    // Behind so many bytes, either way.
+    // The number of bytes, in both directions, after which it is broken.
     let dies_after = match noise.below(HOP_DIES) {
         0 => Some(noise.mostly_small(21) as u64),
         _ => None,
@@ -60,8 +60,8 @@ fn hop_connection(mut wire: Wire, mut noise: Noise, injected: &AtomicU64) -> Don
     tunnel(wire, upstream, dies_after, injected)
 }
 
-/// Starts a proxy that allows so many connections at once and refuses the rest: by closing
-/// them, or in words. Gives its address.
+/// Starts a proxy that allows `slots` connections at once and refuses the others: by closing
+/// them, or with a reply. Returns its address.
 pub fn few_slots(slots: usize) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
@@ -99,14 +99,14 @@ fn slot_connection(mut wire: Wire, has_slot: bool) -> Done {
     tunnel(wire, upstream, None, &AtomicU64::new(0))
 }
 
-/// The connections of a proxy that says nothing.
+/// The connections of a proxy that never answers.
 #[derive(Default)]
 pub struct Silent {
     pub accepted: AtomicU64,
     pub ended: AtomicU64,
 }
 
-/// Starts a proxy that says nothing; gives its address and counts.
+/// Starts a proxy that never answers; returns its address and counts.
 pub fn silent(tally: &'static Tally) -> io::Result<(SocketAddr, &'static Silent)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
@@ -131,7 +131,7 @@ pub fn silent(tally: &'static Tally) -> io::Result<(SocketAddr, &'static Silent)
     Ok((address, counts))
 }
 
-/// Where a client wants to go, and the whole answer that takes it there.
+/// The destination of a client, and the answer that grants it.
 fn destination(wire: &mut Wire) -> Done<(SocketAddr, Vec<u8>)> {
     let bad = || Wrong("this is no request to a proxy".to_owned());
     let first = wire.exactly(1)?;
@@ -152,12 +152,12 @@ fn destination(wire: &mut Wire) -> Done<(SocketAddr, Vec<u8>)> {
     ))
 }
 
-/// Two joined connections, and how they come to their end.
+/// Two joined connections, and how they end.
 struct Tunnel {
-    /// How many bytes are left before it dies, if it is to.
+    /// How many bytes are left before it is broken, if it is to be.
     left: Mutex<Option<u64>>,
     died: AtomicBool,
-    /// It died, or one of its ends was reset.
+    /// It was broken here, or one of its ends was reset.
     broken: AtomicBool,
 }
 
@@ -174,8 +174,8 @@ fn tunnel(a: Wire, b: Wire, dies_after: Option<u64>, injected: &AtomicU64) -> Do
     if tunnel.died.load(Relaxed) {
         injected.fetch_add(1, Relaxed);
     }
-    // What was a reset stays one: a mere end would be the good end of a body that is as
-    // long as its connection.
+    // A reset is passed on as a reset: a FIN would be the valid end of a body that is delimited
+    // by the close of the connection.
     if tunnel.broken.load(Relaxed) {
         b.reset();
         a.reset();
@@ -184,9 +184,9 @@ fn tunnel(a: Wire, b: Wire, dies_after: Option<u64>, injected: &AtomicU64) -> Do
 }
 
 impl Tunnel {
-    /// Carries one direction.
+    /// Copies one direction.
     fn carry(&self, mut from: &TcpStream, mut to: &TcpStream, ahead: &[u8]) {
-        // Short, to see what became of the other direction.
+        // Short, to notice the end of the other direction.
         let _ = from.set_read_timeout(Some(Duration::from_millis(100)));
         let mut piece = vec![0; 32 * 1024];
         let mut sent = to.write_all(ahead);
@@ -210,9 +210,9 @@ impl Tunnel {
         self.broken.store(true, Relaxed);
     }
 
-    /// How many of `n` bytes are still carried.
+    /// How many of `n` bytes are still passed on.
     fn take(&self, n: usize) -> usize {
-        let mut left = self.left.lock().expect("no panic holds it");
+        let mut left = self.left.lock().expect("not poisoned");
         let lasts = left.map_or(n, |left| n.min(left as usize));
         *left = left.map(|left| left - lasts as u64);
         lasts

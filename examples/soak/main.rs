@@ -1,21 +1,22 @@
-//! The soak that `make soak` runs: `soak PROGRAM [MINUTES]`. The real program stands
-//! between clients and an upstream, both in here, by four routes: directly, with TLS, and
-//! through SOCKS5 and CONNECT hops that die now and then. Clients fetch, upload, upgrade,
-//! pipeline, dawdle, leave and talk nonsense, bounded in number; every answer is checked
-//! byte for byte. Only what was made to fail may fail. Beside them, programs of their own are
-//! attacked: a flood of idle clients at the limit, a loop, a proxy with few slots, one that says
-//! nothing, a name server that says nothing (for which namespaces are needed, or it is skipped).
-//! Afterwards nothing may be left behind: no socket, no thread, no memory, no connection cut off
-//! at the end.
+//! The soak that `make soak` runs: `soak PROGRAM [MINUTES]`. The real program stands between
+//! clients and an upstream, both in this process, on four routes: directly, with TLS, and
+//! through SOCKS5 and CONNECT hops that sometimes break connections. A bounded number of clients
+//! fetch, upload, upgrade, pipeline, read slowly, leave and send garbage; every response is
+//! checked byte for byte. Only exchanges in which a fault was injected may fail. At the same
+//! time, separate programs are attacked: by a flood of idle clients at the limit, a loop, a
+//! proxy with few slots, a proxy that never answers, and a name server that never answers (which
+//! needs namespaces, and is skipped without them). At the end nothing may be left: no socket, no
+//! thread, no memory, no connection that is cut off at shutdown.
 //!
-//! It was tried on programs that were broken on purpose, each in one way, and within 15 s it
-//! reported each: a login that is kept for others; one kept connection in 50 that is never
-//! closed; threads of lookups that do not end; one slot in 50 clients that is not given back; an
-//! upload that is repeated on a fresh connection; half a body that ends like a whole one; a
-//! client's leaving that is not passed on; a piece of a WebSocket that is left out. What is lost
-//! or mixed up only now and then between threads `handover.rs` reports, not this.
+//! To test the soak itself, it was run on programs that were broken on purpose, each in one way.
+//! Within 15 s it reported each of these faults: an authenticated connection that is kept for
+//! other clients; one kept connection in 50 that is never closed; lookup threads that do not
+//! end; the slot of one client in 50 that is not freed; an upload that is repeated on a new
+//! connection; a truncated body that ends like a complete one; the leaving of a client that is
+//! not passed on; a part of a WebSocket stream that is lost. Bytes that are only rarely lost or
+//! mixed up between threads are found by `handover.rs`, not by this.
 //!
-//! It prints its seed; SEED in the environment repeats it.
+//! It prints its seed; SEED in the environment repeats a run.
 
 mod attacks;
 mod checks;
@@ -45,10 +46,10 @@ use noise::Noise;
 use program::{routes, Route};
 use tally::Tally;
 
-/// Longer than anything takes on a slow machine; only a hang reaches it.
+/// Longer than anything takes on a slow machine; only a hang lasts longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The threads of lookups have ended once nobody has asked for half of this.
+/// Lookup threads end within half of this time after the last lookup.
 const LOOKUPS_END: Duration = Duration::from_secs(1);
 
 /// Client threads.
@@ -83,7 +84,7 @@ fn main() -> ExitCode {
     verdict(soak(&program, minutes, seed()).map(|failed| failed as u64))
 }
 
-/// That of the environment, or of the clock.
+/// The seed of the environment, or one from the clock.
 fn seed() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
     let clock = since_epoch.map_or(1, |time| time.as_nanos() as u64 % 1_000_000_000);
@@ -91,7 +92,7 @@ fn seed() -> u64 {
     seed.and_then(|seed| seed.parse().ok()).unwrap_or(clock)
 }
 
-/// Success where nothing has failed.
+/// The exit code: success if nothing has failed.
 fn verdict(outcome: io::Result<u64>) -> ExitCode {
     match outcome {
         Ok(0) => ExitCode::SUCCESS,
@@ -103,7 +104,7 @@ fn verdict(outcome: io::Result<u64>) -> ExitCode {
     }
 }
 
-/// Runs everything and gives the number of checks that failed.
+/// Runs the soak and returns the number of failed checks.
 fn soak(program: &str, minutes: f64, seed: u64) -> io::Result<usize> {
     let duration = Duration::from_secs_f64(minutes * 60.0);
     println!("seed {seed}, {minutes} minutes, {CLIENTS} clients");
@@ -167,8 +168,8 @@ fn soak(program: &str, minutes: f64, seed: u64) -> io::Result<usize> {
     Ok(failed)
 }
 
-/// Prints how things stand until the time is over; gives each program's memory when it
-/// was warm and at the end, in KiB.
+/// Prints the state until the time is over; returns each program's memory when it was warm and
+/// at the end, in KiB.
 fn watch(duration: Duration, routes: &[Arc<Route>], tally: &Tally) -> Vec<(u64, u64)> {
     let start = Instant::now();
     let mut next_report = start + REPORT_EVERY;
@@ -183,8 +184,8 @@ fn watch(duration: Duration, routes: &[Arc<Route>], tally: &Tally) -> Vec<(u64, 
             println!("{}", tally.line(routes));
         }
     }
-    // A fifth of the time is for warming up. The highest of a fifth, not an average: a
-    // moment with few connections is no measure.
+    // The first fifth of the time is for warming up. The highest value of a fifth is used, not
+    // an average: a moment with few connections says nothing.
     let highest = |part: &[u64]| part.iter().copied().max().unwrap_or(0);
     let fifths = samples.iter().map(|samples| {
         let fifth = samples.len() / 5;

@@ -1,7 +1,7 @@
-//! A name server that says nothing, beside the mixed load: the program asks it by way of the
-//! system's resolver, whose configuration knows no other port than 53. So all of it stands in
-//! namespaces of its own (network, mounts; users too, where the caller is not root), and is
-//! skipped where none can be made.
+//! A name server that never answers, during the mixed load. The program asks it through the
+//! system's resolver, whose configuration allows no other port than 53. Therefore all of this
+//! runs in separate namespaces (network and mount, also user when not root), and is skipped
+//! where they cannot be created.
 
 use std::io::{self, Write};
 use std::net::UdpSocket;
@@ -23,23 +23,23 @@ use crate::LOOKUPS_END;
 /// Clients at once while the name server is silent.
 const CLIENTS: usize = 60;
 
-/// Threads that lookups may take: one for each family, and one more of each while a lookup that
-/// nobody waits for any more ends.
+/// How many threads lookups may use: one for each family, and one more of each while an
+/// abandoned lookup ends.
 const LOOKUP_THREADS: usize = 4;
 
-/// Brings the loopback interface up and puts the resolver's configuration in place.
+/// Brings the loopback interface up and mounts the resolver's configuration.
 const PREPARE: &str = "ip link set lo up && mount --bind \"$1\" /etc/resolv.conf && \
                        mount --bind \"$2\" /etc/nsswitch.conf && shift 2 && exec \"$@\"";
 
-/// The soak of names in its namespaces, or why there is none.
+/// The process that runs in the namespaces, or why there is none.
 pub type Running = Result<Child, String>;
 
-/// Where the resolver's configuration is written.
+/// The folder of the resolver's configuration.
 fn folder() -> PathBuf {
     std::env::temp_dir().join(format!("simple-proxy-soak-{}", std::process::id()))
 }
 
-/// Starts it for so many minutes: this program once more.
+/// Starts this program again, in the namespaces, for this many minutes.
 pub fn start(program: &str, minutes: f64) -> io::Result<Running> {
     let folder = folder();
     std::fs::create_dir_all(&folder)?;
@@ -71,13 +71,13 @@ pub fn start(program: &str, minutes: f64) -> io::Result<Running> {
     Ok(Err(reason))
 }
 
-/// What the name server says to all questions.
+/// How the name server answers all queries.
 const NOTHING: u8 = 0;
 const NO_SUCH_NAME: u8 = 1;
 const HERE: u8 = 2;
 
-/// In the namespaces: clients ask while the name server is silent, for so many minutes; gives
-/// the number of checks that failed.
+/// In the namespaces: clients send requests while the name server is silent, for this many
+/// minutes. Returns the number of failed checks.
 pub fn dead_names(program: &str, minutes: f64) -> io::Result<u64> {
     let end = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
     let says = Arc::new(AtomicU8::new(NO_SUCH_NAME));
@@ -88,7 +88,7 @@ pub fn dead_names(program: &str, minutes: f64) -> io::Result<u64> {
     let route = Arc::new(Route::unbroken("dead names", program));
     let round = |what, expected: &[&str], clients| -> Done<usize> {
         says.store(what, Relaxed);
-        // What has been asked before may be answered first.
+        // Answers to earlier queries may come first.
         until("an answer that fits", || ask(&route, expected, 1).is_ok())?;
         ask(&route, expected, clients)
     };
@@ -97,7 +97,8 @@ pub fn dead_names(program: &str, minutes: f64) -> io::Result<u64> {
     let mut before = Vec::new();
     let mut memory = (0, 0);
     while rounds < 2 || Instant::now() < end {
-        // An answer that was good is used for an hour, unless the name is said to be gone.
+        // A good answer is used for an hour, unless the name server answers that there is no
+        // such name.
         let done = round(HERE, &["200"], CLIENTS).and_then(|_| round(NO_SUCH_NAME, &["502"], 1));
         if rounds == 0 {
             thread::sleep(LOOKUPS_END);
@@ -127,8 +128,8 @@ pub fn dead_names(program: &str, minutes: f64) -> io::Result<u64> {
     Ok(checks.failed as u64)
 }
 
-/// Asks as so many clients at once, who must each get one of these statuses; gives the most
-/// threads of the program that were seen.
+/// Sends requests from this many clients at once, each of which must get one of these statuses;
+/// returns the largest number of threads of the program.
 fn ask(route: &Route, expected: &[&str], clients: usize) -> Done<usize> {
     let mut wires = Vec::new();
     for _ in 0..clients {
@@ -156,7 +157,7 @@ fn name_server(says: Arc<AtomicU8>) -> io::Result<()> {
         let mut room = [0; 512];
         while let Ok((n, from)) = socket.recv_from(&mut room) {
             let says = says.load(Relaxed);
-            // A header and a question at least (RFC 1035 §4.1); what else was sent is left out.
+            // At least a header and a question (RFC 1035 §4.1); anything after them is dropped.
             let name = room[..n]
                 .get(12..)
                 .and_then(|name| name.iter().position(|&b| b == 0));
@@ -180,7 +181,8 @@ fn name_server(says: Arc<AtomicU8>) -> io::Result<()> {
 }
 
 impl Checks {
-    /// Adds those made in the namespaces, which are over soon, or says that they are skipped.
+    /// Adds the checks made in the namespaces, which will end soon, or reports that they are
+    /// skipped.
     pub fn dead_names(&mut self, running: Running) {
         let output = running.map(Child::wait_with_output);
         let _ = std::fs::remove_dir_all(folder());

@@ -1,4 +1,4 @@
-//! The program under test, and the ways through it.
+//! The program under test, and the routes through it.
 
 use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
@@ -22,12 +22,12 @@ pub struct Program {
     id: u32,
     pub address: SocketAddr,
     pub internal_errors: Arc<AtomicU64>,
-    /// Reads the log to its end and gives its last line.
+    /// Reads the log to its end and returns its last line.
     log: Mutex<Option<JoinHandle<String>>>,
 }
 
 impl Program {
-    /// Starts it with these arguments, which come behind those of all.
+    /// Starts it with these arguments, after those that all programs get.
     pub fn start(program: &str, args: &[&str]) -> io::Result<Program> {
         let mut command = cleaned(Command::new(program));
         command.args([
@@ -39,7 +39,7 @@ impl Program {
             "en",
             "--threads",
             "2",
-            // Soon enough for the end, where none may be left.
+            // So short that none is left for the check at the end.
             "--upstream-idle",
             "15",
         ]);
@@ -87,11 +87,11 @@ impl Program {
         })
     }
 
-    /// What its descriptors stand for.
+    /// The targets of its open descriptors.
     pub fn descriptors(&self) -> Vec<String> {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", self.id));
         let targets = entries.into_iter().flatten().flatten();
-        // One may be closed between the two looks.
+        // A descriptor may be closed between the two calls.
         let targets = targets.filter_map(|entry| std::fs::read_link(entry.path()).ok());
         let targets = targets.map(|target| target.to_string_lossy().into_owned());
         targets.collect()
@@ -122,16 +122,17 @@ impl Program {
         number.and_then(|number| number.parse().ok()).unwrap_or(0)
     }
 
-    /// The last line of its log, once it has ended.
+    /// The last line of its log, after it has ended.
     pub fn last_line(&self) -> String {
-        let log = self.log.lock().expect("no panic holds it").take();
+        let log = self.log.lock().expect("not poisoned").take();
         log.and_then(|log| log.join().ok()).unwrap_or_default()
     }
 
-    /// Its exit status behind SIGTERM, in words. What is to be done while it drains is done.
+    /// Sends SIGTERM and returns a description of the exit status. `draining` is called while it
+    /// drains.
     pub fn terminate(&self, draining: impl FnOnce()) -> String {
         use rustix::process::{kill_process, Pid, Signal};
-        let mut child = self.child.lock().expect("no panic holds it");
+        let mut child = self.child.lock().expect("not poisoned");
         if let Err(error) = kill_process(Pid::from_child(&child), Signal::TERM) {
             return error.to_string();
         }
@@ -161,18 +162,18 @@ impl Drop for Program {
     }
 }
 
-/// One way from the clients to the upstream.
+/// One route from the clients to the upstream.
 pub struct Route {
     pub name: &'static str,
     pub program: Program,
-    /// Connections that the hop on this way has broken.
+    /// Connections that the hop on this route has broken.
     pub injected: &'static AtomicU64,
-    /// Exchanges that failed as a broken hop makes them fail.
+    /// Exchanges that failed in the way that a broken connection makes them fail.
     pub failed: AtomicU64,
 }
 
 impl Route {
-    /// One on which no hop breaks anything.
+    /// A route on which no hop breaks connections.
     pub fn unbroken(name: &'static str, program: Program) -> Route {
         Route {
             name,
@@ -183,11 +184,11 @@ impl Route {
     }
 
     pub fn connect(&self) -> Done<Wire> {
-        // Not reaching the program itself is never what a hop does.
+        // A hop never causes a failure to reach the program itself.
         Wire::connect(self.program.address).map_err(|error| Wrong(format!("connect: {error}")))
     }
 
-    /// One request, so that what is opened once is open.
+    /// Sends a request, so that what the program opens once is open.
     pub fn warm_up(&self) -> io::Result<()> {
         let mut wire = Wire::connect(self.program.address)?;
         for _ in 0..20 {
@@ -197,7 +198,7 @@ impl Route {
             if head.starts_with("HTTP/1.1 200 ") {
                 return Ok(());
             }
-            // The hop may have died.
+            // The hop may have broken the connection.
             wire = Wire::connect(self.program.address)?;
         }
         Err(io::Error::other(format!(
@@ -206,7 +207,7 @@ impl Route {
         )))
     }
 
-    /// How many sockets and threads there are once the first requests are over.
+    /// The smallest numbers of sockets and threads after the first requests.
     pub fn fewest(&self) -> (usize, usize) {
         let looks = (0..10).map(|_| {
             thread::sleep(Duration::from_millis(20));

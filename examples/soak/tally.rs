@@ -1,11 +1,11 @@
-//! What has happened, counted.
+//! Counts of what has happened.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use crate::program::{Program, Route};
 
-/// What the clients do, each counted.
+/// The activities of the clients, each counted.
 pub const ACTIVITIES: [&str; 12] = [
     "get",
     "http/1.0",
@@ -21,7 +21,8 @@ pub const ACTIVITIES: [&str; 12] = [
     "upstream fault",
 ];
 
-/// Where a connection is reset, each counted: by its client, where nothing else is said.
+/// The stages at which a connection is reset, each counted; by the client, unless stated
+/// otherwise.
 pub const STAGES: [&str; 10] = [
     "head",
     "dial",
@@ -44,14 +45,14 @@ pub struct Tally {
     pub upstream_faults: AtomicU64,
     pub aborts: AtomicU64,
     pub unexpected: AtomicU64,
-    /// The first of them in words.
+    /// Descriptions of the first ones.
     examples: Mutex<Vec<String>>,
 }
 
 impl Tally {
     pub fn unexpected(&self, what: String) {
         self.unexpected.fetch_add(1, Relaxed);
-        let mut examples = self.examples.lock().expect("no panic holds it");
+        let mut examples = self.examples.lock().expect("not poisoned");
         if examples.len() < 20 {
             println!("UNEXPECTED {what}");
             examples.push(what);

@@ -1,4 +1,4 @@
-//! The upstream, and what it can do wrong.
+//! The upstream, and its faults.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
@@ -29,7 +29,7 @@ pub fn acceptor() -> io::Result<SslAcceptor> {
     Ok(acceptor.build())
 }
 
-/// Starts an upstream; gives its address.
+/// Starts an upstream; returns its address.
 pub fn upstream(tls: Option<SslAcceptor>, tally: &'static Tally) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
@@ -44,14 +44,15 @@ pub fn upstream(tls: Option<SslAcceptor>, tally: &'static Tally) -> io::Result<S
                     let Ok(socket) = wire.socket.try_clone() else {
                         return;
                     };
-                    // A hop that dies leaves half a handshake.
+                    // A hop may break the connection during the handshake.
                     let Ok(stream) = tls.accept(Patient(socket)) else {
                         return;
                     };
                     wire.stream = Box::new(stream);
                 }
                 match serve(wire, tally) {
-                    // Its peer is gone: the program has told its client, or the client left.
+                    // The peer is gone: the program has reported that to its client, or the
+                    // client has left.
                     Ok(()) | Err(Cut(_)) => {}
                     Err(Wrong(words)) => tally.unexpected(format!("upstream: {words}")),
                 }
@@ -61,16 +62,16 @@ pub fn upstream(tls: Option<SslAcceptor>, tally: &'static Tally) -> io::Result<S
     Ok(address)
 }
 
-/// A client that leaves is passed on after half a second; a busy machine takes longer.
-const TOLD_WITHIN: Duration = Duration::from_secs(15);
+/// How long the end of a client may take to arrive: half a second, or longer on a busy machine.
+const END_ARRIVES_WITHIN: Duration = Duration::from_secs(15);
 
 /// Serves one connection for as long as it lasts.
 fn serve(mut wire: Wire, tally: &Tally) -> Done {
-    // Who has logged in on this connection.
+    // The user that has logged in on this connection.
     let mut user: Option<String> = None;
     loop {
         let head = match wire.head() {
-            // Idle for longer than the pool keeps it: a leak.
+            // It was idle for longer than the pool keeps a connection: a leak.
             Err(Wrong(words)) => return Err(Wrong(format!("waiting for a request: {words}"))),
             head => head?,
         };
@@ -125,14 +126,14 @@ fn serve(mut wire: Wire, tally: &Tally) -> Done {
                 wire.reset();
                 return Ok(());
             }
-            // A client that leaves within its upload must never look like one that is done.
+            // An upload that a client has abandoned must never look complete.
             ["abandoned"] => {
                 wire.body(&head)?;
                 return Err(Wrong("half an upload came as a whole one".to_owned()));
             }
-            // Nothing is said until the client leaves, which is passed on.
+            // This does not answer; the end of the client must be passed on.
             ["silent"] => {
-                wire.socket.set_read_timeout(Some(TOLD_WITHIN))?;
+                wire.socket.set_read_timeout(Some(END_ARRIVES_WITHIN))?;
                 return match wire.rest() {
                     Err(Wrong(_)) => Err(Wrong("a client has left, and this was not told".into())),
                     _ => Ok(()),
@@ -162,7 +163,7 @@ fn answer(wire: &mut Wire, head: &str, framing: &str, seed: u64, size: usize) ->
         "chunked" => out.extend(chunks(&body, &mut Noise::new(seed ^ 7))),
         _ => out.extend(body),
     }
-    // In one piece or in two, the cut anywhere, the head included.
+    // In two pieces, split anywhere, also within the head.
     let cut = Noise::new(seed ^ 9).split(out.len());
     wire.send(&out[..cut])?;
     wire.send(&out[cut..])
@@ -188,8 +189,8 @@ fn echo(wire: &mut Wire, head: &str) -> Done {
     }
 }
 
-/// What an upstream can do wrong, and whether the client is told so by a status, rather
-/// than by the end of its connection.
+/// The faults of an upstream, and whether the client sees a status rather than the end of its
+/// connection.
 pub const FAULTS: [(&str, bool); 9] = [
     ("reset", true),
     ("close", true),
@@ -232,7 +233,7 @@ fn fail(mut wire: Wire, head: &str, fault: &str) -> Done {
         wire.rest()?;
         return Ok(());
     }
-    // A close alone ends this one well.
+    // A plain close would end this one cleanly.
     if fault == "reset" || fault == "endless" || head.len() % 2 == 0 {
         wire.reset();
     }
