@@ -42,7 +42,7 @@ pub enum Answer {
         /// Whether the client's connection stays open.
         downstream_persistent: bool,
     },
-    /// The upstream switches protocols, and the client was told.
+    /// The upstream switches protocols, and the client was sent the 101.
     Switched,
 }
 
@@ -135,7 +135,7 @@ impl Answering<'_> {
                     }
                     if !out.is_empty() {
                         self.deliver(out).await?;
-                        // A final response of our own may still follow.
+                        // A final response of the proxy itself may still follow.
                         self.progress.delivered.set(false);
                     }
                     budget.draw(extent.length);

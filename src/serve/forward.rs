@@ -43,8 +43,8 @@ pub enum Outcome {
         /// Whether the whole request was read, so that no more of it is coming.
         request_read: bool,
     },
-    /// The upstream switched protocols, the client has been told, and this connection
-    /// carries the new one.
+    /// The upstream switched protocols, the client has been sent the 101, and this connection
+    /// carries the new protocol.
     Switched(Connection),
 }
 
