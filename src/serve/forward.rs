@@ -70,7 +70,7 @@ pub enum Failure {
 /// the request arrived.
 const RACE: Duration = Duration::from_millis(50);
 
-/// One request on its way.
+/// One request and its response.
 pub struct Exchange<'a> {
     /// The state that the connections of this thread share.
     pub worker: &'a Worker,
