@@ -522,7 +522,7 @@ mod tests {
     /// Readiness for reads and writes reaches the thread that took the connection, and its slab
     /// key on the thread that gave it is free again.
     #[test]
-    fn another_thread_takes_a_connection_whole() {
+    fn a_connection_is_handed_over_to_another_thread() {
         let mut pools = pools(2, 8);
         let (taker, giver) = (pools.remove(1), pools.remove(0));
         let (connected, peers) = std::sync::mpsc::channel();

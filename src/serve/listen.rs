@@ -50,8 +50,8 @@ impl Listeners {
     }
 }
 
-/// The address of a listener: `ADDRESS:PORT` or `unix:PATH`; `unix:@NAME` where a service manager
-/// has bound one that is no file (unix(7)).
+/// The address of a listener: `ADDRESS:PORT` or `unix:PATH`; `unix:@NAME` for a socket in the
+/// abstract namespace (unix(7)), which a service manager has bound.
 fn shown(listener: &TcpListener) -> Option<String> {
     let address = SockRef::from(listener).local_addr().ok()?;
     if let Some(address) = address.as_socket() {

@@ -17,7 +17,7 @@ pub fn trials() -> Vec<Trial> {
         a_socks_proxy_on_a_unix_socket,
         clients_on_a_unix_socket,
         an_inherited_unix_socket,
-        an_inherited_socket_that_is_no_file,
+        an_inherited_abstract_unix_socket,
     ]
 }
 
@@ -272,7 +272,7 @@ pub fn an_inherited_unix_socket() {
 }
 
 /// `ListenStream=@NAME` of systemd: the log did not show the name. Only Linux has such sockets.
-pub fn an_inherited_socket_that_is_no_file() {
+pub fn an_inherited_abstract_unix_socket() {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixStream};
     let name = format!("simple-proxy-{}-inherited", std::process::id());

@@ -468,7 +468,7 @@ fn the_certificate_is_checked_at_the_start_and_shown() {
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.contains(problem), "{text}");
     }
-    // One that OpenSSL refuses.
+    // A certificate that OpenSSL refuses.
     let weak = Certificate::new_rsa(NAME, 512);
     let mut command = program();
     command.args(["-d", "-u", "127.0.0.1:9", "-b", "127.0.0.1", "-p", "0"]);
@@ -483,7 +483,7 @@ fn the_certificate_is_checked_at_the_start_and_shown() {
     let text = String::from_utf8(command.output().unwrap().stderr).unwrap();
     let refused = "simple-proxy: SIMPLE_PROXY_LISTEN_CERT: OpenSSL refuses it: ee key too small\n";
     assert_eq!(text, refused);
-    // The older forms of a key.
+    // Older formats of a key.
     let rsa = Certificate::new_rsa(NAME, 2048);
     let older = rsa.key.rsa().unwrap().private_key_to_pem().unwrap();
     let older = String::from_utf8(older).unwrap();
