@@ -21,12 +21,11 @@ PKG_CONFIG ?= pkg-config
 CARGO ?= cargo
 CARGOFLAGS ?= --locked
 
-# STATIC=1 builds a program that needs no library of the system, with musl, and so with OpenSSL
-# from source.
+# STATIC=1 builds a static program with musl, and so with OpenSSL from source.
 ifeq ($(STATIC),1)
 VENDORED = 1
 host = $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
-# Where the system's own library is musl, the toolchain makes static programs as it is.
+# On a system whose C library is musl, the host's target is used.
 CARGO_BUILD_TARGET = $(or $(filter %-musl,$(host)),$(firstword $(subst -, ,$(host)))-unknown-linux-musl)
 export CARGO_BUILD_TARGET
 static = , \"-Ctarget-feature=+crt-static\"
@@ -37,7 +36,7 @@ ifeq ($(VENDORED),1)
 features = --features vendored
 endif
 
-# Where cargo builds, and what it builds there.
+# The directory in which cargo builds, and the files that it builds.
 target = $(or $(CARGO_TARGET_DIR),target)
 release = $(target)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release
 program = $(release)/simple-proxy
@@ -48,10 +47,10 @@ version = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 rust = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 tarball = $(target)/simple-proxy-$(version).tar.gz
 
-# Messages of panics name source files. Without the directories of this machine in them, the
-# program is the same wherever it is built, but for OpenSSL from source, which notes when and
-# where. RUSTFLAGS, and a target's own flags, come before this setting: who sets them sees to
-# it. The shell fills in $$, so that any name will do.
+# Panic messages contain the paths of source files. With the directories of this machine remapped,
+# the program is the same wherever it is built, except for OpenSSL from source, which records the
+# time and place. RUSTFLAGS and flags for a target override this setting. The shell expands $$, so
+# that a path may contain any character.
 remap = --config "build.rustflags=[\"--remap-path-prefix=$$(pwd -P)=.\", \
   \"--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo\"$(static)]"
 optimized = --release $(CARGOFLAGS) $(features) $(remap)
@@ -68,34 +67,34 @@ test: prerequisites
 
 check: test
 
-# Mixed load, injected faults and attacks for MINUTES, then a look at what is left behind.
+# Runs mixed load, injected faults and attacks for MINUTES, then checks for leaks.
 MINUTES ?= 10
 soak: prerequisites
 	@$(CARGO) build $(optimized) --bin simple-proxy --example soak
 	@"$(release)/examples/soak" "$(program)" "$(MINUTES)"
 
-# Threads hand connections to each other, and every request of REQUESTS is counted.
+# Sends REQUESTS while threads hand connections to each other, and checks that none is lost.
 REQUESTS ?= 10000000
 soak-hand-over: prerequisites
 	@$(CARGO) build $(optimized) --bin simple-proxy --example soak
 	@"$(release)/examples/soak" "$(program)" hand-over "$(REQUESTS)"
 
-# Compares with nginx, HAProxy and Caddy where they are installed: benches/README.md.
+# Compares the program with nginx, HAProxy and Caddy if they are installed: benches/README.md.
 bench: prerequisites
 	@$(CARGO) bench $(CARGOFLAGS) $(features) $(remap) --bench compare -- $(if $(QUICK),--quick) $(BENCH)
 
-# Round trips over an emulated long way, as root. LONG may hold --rtt MILLISECONDS, --rest
-# SECONDS, --rate MBIT, --loss PER_MILLION, --only WORDS and --counts.
+# Counts round trips over an emulated long-distance link, as root. LONG may contain --rtt
+# MILLISECONDS, --rest SECONDS, --rate MBIT, --loss PER_MILLION, --only WORDS and --counts.
 bench-long: prerequisites
 	@$(CARGO) bench $(CARGOFLAGS) $(features) $(remap) --bench long -- $(LONG)
 
-# Attacks, measured on this program, BEFORE (another build of it), nginx, HAProxy and Caddy: the
+# Measures attacks on this program, BEFORE (another build of it), nginx, HAProxy and Caddy, for the
 # table in SECURITY.md.
 attacks: prerequisites
 	@$(CARGO) build $(optimized) --bin simple-proxy
 	@benches/attacks.py "$(program)" $(if $(BEFORE),--old "$(BEFORE)")
 
-# Other people's test suites, directly and through the program: tests/suites/run.py.
+# Runs third-party test suites directly and through the program: tests/suites/run.py.
 suites: prerequisites
 	@$(CARGO) build $(optimized) --bin simple-proxy
 	@python3 tests/suites/run.py "$(program)" "$(target)/suites" $(SUITES)
@@ -104,12 +103,12 @@ suites: prerequisites
 fuzz: prerequisites
 	@fuzz/run
 
-# The README's pictures, made anew: docs/pictures/make.mjs says what that needs.
+# Generates the pictures of the README: docs/pictures/make.mjs lists what that needs.
 pictures: prerequisites
 	@$(CARGO) build $(optimized) --bin simple-proxy --example demo
 	@node docs/pictures/make.mjs "$(program)" "$(release)/examples/demo"
 
-# Writes what tests/cli/completions.rs makes of the table of flags.
+# Writes the completions, which tests/cli/completions.rs generates from the table of flags.
 completions: prerequisites
 	@SIMPLE_PROXY_WRITE_COMPLETIONS=1 $(CARGO) test $(CARGOFLAGS) $(features) -q \
 	  --test end_to_end -- cli::completions::match_the_flags --exact
@@ -119,7 +118,7 @@ installdirs:
 	  "$(DESTDIR)$(bashcompletiondir)" "$(DESTDIR)$(zshcompletiondir)" \
 	  "$(DESTDIR)$(fishcompletiondir)" $(if $(units),"$(DESTDIR)$(unitdir)")
 
-# After `make`, `sudo make install` runs no compiler.
+# Builds only if the program is missing: after `make`, `sudo make install` runs no compiler.
 install: installdirs
 	@test -x "$(program)" || $(MAKE) --no-print-directory all
 	$(INSTALL_PROGRAM) "$(program)" "$(DESTDIR)$(bindir)/simple-proxy"
@@ -135,7 +134,7 @@ install: installdirs
 install-strip:
 	@$(MAKE) --no-print-directory install INSTALL_PROGRAM='$(INSTALL_PROGRAM) -s'
 
-# Takes the same variables. Directories that others use stay.
+# Accepts the same variables as install. Keeps directories that other packages use.
 uninstall:
 	rm -f "$(DESTDIR)$(bindir)/simple-proxy" "$(DESTDIR)$(man1dir)/simple-proxy.1" \
 	  "$(DESTDIR)$(bashcompletiondir)/simple-proxy" \
@@ -146,7 +145,7 @@ uninstall:
 	  $(foreach file,$(notdir $(units)),"$(DESTDIR)$(unitdir)/$(file)")
 	@rmdir "$(DESTDIR)$(docdir)/docs" "$(DESTDIR)$(docdir)" 2>/dev/null || true
 
-# The same commit always gives the same file.
+# Makes the source tarball, which is the same file for the same commit.
 dist:
 	@test -e .git || { echo 'make dist needs the git repository' >&2; exit 1; }
 	@mkdir -p "$(target)"
@@ -157,10 +156,10 @@ dist:
 clean:
 	@$(CARGO) clean
 
-# What the crate cc calls for such a target.
+# The compiler that the crate cc runs for a target with musl.
 musl_cc = $(or $(CC_$(subst -,_,$(CARGO_BUILD_TARGET))),$(if $(filter %-musl,$(host)),cc,musl-gcc))
 
-# Names what is missing and the packages that bring it.
+# Reports what is missing, and the packages that provide it.
 prerequisites:
 	@ok=true; \
 	missing() { ok=false; printf '%s\n' "$$@" >&2; }; \
