@@ -1,4 +1,4 @@
-//! Message syntax at byte level, and what is translated in heads.
+//! Message syntax at byte level, and the translation of origins in heads.
 
 pub mod origin;
 pub mod strict;

@@ -1,5 +1,5 @@
-//! Under another name: what is translated between the client's origin and the upstream's,
-//! fields of one's own, and whose requests are served with them.
+//! The translation of fields between the client's origin and the upstream's, configured fields,
+//! and which requests are served with them.
 
 use libtest_mimic::Trial;
 use std::net::SocketAddr;
@@ -12,27 +12,27 @@ use crate::support::*;
 /// The tests of this file.
 pub fn trials() -> Vec<Trial> {
     trials![
-        a_plain_upstream_gets_and_sends_every_field_as_it_is,
-        what_names_one_origin_names_the_other,
-        a_websocket_passes_the_check_of_its_origin,
+        fields_are_unchanged_if_both_origins_are_the_same,
+        fields_that_name_an_origin_are_translated,
+        the_origin_of_a_websocket_is_translated,
         a_rebound_name_is_not_translated_and_the_log_says_so,
         nothing_is_translated_with_map_off,
-        fields_of_ones_own,
+        configured_fields_are_set_and_removed,
         fields_that_cannot_be_set_are_refused_without_their_value,
-        a_credential_serves_no_foreign_page,
-        a_client_certificate_serves_no_foreign_page,
-        only_hosts_that_are_listed_are_served,
-        origins_that_are_listed_are_served,
-        forwarded_goes_on_from_a_trusted_front,
+        foreign_pages_are_refused_with_a_credential,
+        foreign_pages_are_refused_with_a_client_certificate,
+        only_listed_hosts_are_served,
+        pages_of_listed_origins_are_served,
+        forwarded_fields_of_a_trusted_front_are_extended,
         a_front_that_terminates_tls,
     ]
 }
 
-/// Without it one would be added.
+/// A Date of the upstream, so that the proxy adds none.
 const DATE: &str = "Date: Wed, 25 Nov 2026 20:00:00 GMT\r\n";
 
-/// An origin, over TLS if wanted, that records each head and answers 200 with those fields.
-/// It accepts every WebSocket.
+/// An origin server, optionally with TLS, that records each head and answers 200 with these
+/// fields. It accepts every WebSocket.
 fn recording(with_tls: bool, fields: &'static str) -> (SocketAddr, Receiver<String>) {
     let (sender, receiver) = channel();
     let sender = Mutex::new(sender);
@@ -62,13 +62,13 @@ fn recording(with_tls: bool, fields: &'static str) -> (SocketAddr, Receiver<Stri
     (address, receiver)
 }
 
-/// The fields of a head behind the first line.
-fn behind_the_first_line(head: &str) -> &str {
+/// The fields of a head, after the first line.
+fn after_the_first_line(head: &str) -> &str {
     head.split_once("\r\n").unwrap().1
 }
 
-/// What each field becomes, or nothing, where the client knows us as `http://localhost:8080`
-/// and the upstream itself as `https://app.example.com`.
+/// Fields of a response from `https://app.example.com` to a client of `http://localhost:8080`:
+/// each that is translated or removed, and one that is not.
 const RESPONSE: &str = "Location: https://app.example.com/x\r\n\
     Content-Location: //app.example.com/y\r\n\
     Refresh: 0; url=https://APP.example.com:443/\r\n\
@@ -84,21 +84,21 @@ const REQUEST: &str = "Host: localhost:8080\r\nOrigin: http://localhost:8080\r\n
     Referer: http://localhost:8080/a?b\r\nDestination: http://localhost:8080/c\r\n\
     X-Other: http://localhost:8080\r\n";
 
-pub fn a_plain_upstream_gets_and_sends_every_field_as_it_is() {
+pub fn fields_are_unchanged_if_both_origins_are_the_same() {
     let (upstream, heads) = recording(false, RESPONSE);
     for flags in [&[][..], &["--map", "auto"]] {
         let proxy = Proxy::before(upstream, flags);
         for more in ["", "X-Forwarded-Proto: https\r\n"] {
             let response = proxy.fetch(&format!("GET / HTTP/1.1\r\n{REQUEST}{more}\r\n"));
             let sent = heads.recv_timeout(PATIENCE).unwrap();
-            assert_eq!(behind_the_first_line(&sent), format!("{REQUEST}{more}\r\n"));
-            let fields = behind_the_first_line(&response.head);
+            assert_eq!(after_the_first_line(&sent), format!("{REQUEST}{more}\r\n"));
+            let fields = after_the_first_line(&response.head);
             assert_eq!(fields, format!("{DATE}Content-Length: 2\r\n{RESPONSE}\r\n"));
         }
     }
 }
 
-pub fn what_names_one_origin_names_the_other() {
+pub fn fields_that_name_an_origin_are_translated() {
     let (upstream, heads) = recording(true, RESPONSE);
     let flags = ["--tls", "on", "--host-header", "app.example.com"];
     let proxy = Proxy::before(upstream, &flags);
@@ -107,13 +107,13 @@ pub fn what_names_one_origin_names_the_other() {
         client.send(&format!("GET / HTTP/1.1\r\n{REQUEST}\r\n"));
         let response = client.response();
         assert_eq!(
-            behind_the_first_line(&heads.recv_timeout(PATIENCE).unwrap()),
+            after_the_first_line(&heads.recv_timeout(PATIENCE).unwrap()),
             "Host: app.example.com\r\nOrigin: https://app.example.com\r\n\
              Referer: https://app.example.com/a?b\r\nDestination: https://app.example.com/c\r\n\
              X-Other: http://localhost:8080\r\n\r\n"
         );
         assert_eq!(
-            behind_the_first_line(&response.head),
+            after_the_first_line(&response.head),
             "Date: Wed, 25 Nov 2026 20:00:00 GMT\r\nContent-Length: 2\r\n\
              Location: http://localhost:8080/x\r\n\
              Content-Location: //localhost:8080/y\r\nRefresh: 0; url=http://localhost:8080/\r\n\
@@ -123,13 +123,13 @@ pub fn what_names_one_origin_names_the_other() {
              X-Other: https://app.example.com/\r\n\r\n"
         );
     }
-    // The next request of the connection may have another name.
+    // The next request on the connection may have another Host.
     client.send("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://127.0.0.1:80\r\n\r\n");
     let response = client.response();
     assert_eq!(response.field("location"), Some("http://127.0.0.1/x"));
     let head = heads.recv_timeout(PATIENCE).unwrap();
     assert_eq!(field(&head, "origin"), Some("https://app.example.com"));
-    // One without a name has no origin.
+    // A request without Host has no origin.
     client.send("GET / HTTP/1.0\r\n\r\n");
     let response = client.response();
     assert_eq!(
@@ -138,7 +138,7 @@ pub fn what_names_one_origin_names_the_other() {
     );
 }
 
-pub fn a_websocket_passes_the_check_of_its_origin() {
+pub fn the_origin_of_a_websocket_is_translated() {
     let (upstream, heads) = recording(true, "Set-Cookie: s=1; Secure\r\n");
     let flags = ["--tls", "on", "--host-header", "app.example.com"];
     let proxy = Proxy::before(upstream, &flags);
@@ -161,7 +161,7 @@ pub fn a_rebound_name_is_not_translated_and_the_log_says_so() {
     let request = "GET / HTTP/1.1\r\nHost: rebound.example:8080\r\n\
                    Origin: http://rebound.example:8080\r\n\r\n";
     for _ in 0..3 {
-        // What the upstream answers is translated all the same.
+        // The response is translated nevertheless.
         let response = proxy.fetch(request);
         assert_eq!(
             response.field("location"),
@@ -184,12 +184,12 @@ pub fn nothing_is_translated_with_map_off() {
     let response = proxy.fetch(&format!("GET / HTTP/1.1\r\n{REQUEST}\r\n"));
     let sent = heads.recv_timeout(PATIENCE).unwrap();
     let expected = REQUEST.replacen("localhost:8080", "app.example.com", 1);
-    assert_eq!(behind_the_first_line(&sent), format!("{expected}\r\n"));
-    let fields = behind_the_first_line(&response.head);
+    assert_eq!(after_the_first_line(&sent), format!("{expected}\r\n"));
+    let fields = after_the_first_line(&response.head);
     assert_eq!(fields, format!("{DATE}Content-Length: 2\r\n{RESPONSE}\r\n"));
 }
 
-pub fn fields_of_ones_own() {
+pub fn configured_fields_are_set_and_removed() {
     let (upstream, heads) = recording(false, "Server: x\r\nVary: a\r\nX-Frame-Options: DENY\r\n");
     let folder = Folder::new("fields");
     let file = folder.write(
@@ -216,21 +216,21 @@ pub fn fields_of_ones_own() {
          cookie: a=1\r\nUser-Agent: x\r\nAccept: */*\r\n\r\n",
     );
     assert_eq!(
-        behind_the_first_line(&heads.recv_timeout(PATIENCE).unwrap()),
+        after_the_first_line(&heads.recv_timeout(PATIENCE).unwrap()),
         format!("Host: localhost\r\nAccept: */*\r\n{own}\r\n")
     );
     assert_eq!(
-        behind_the_first_line(&response.head),
+        after_the_first_line(&response.head),
         "Date: Wed, 25 Nov 2026 20:00:00 GMT\r\nContent-Length: 2\r\nVary: a\r\nVary: b\r\nX-Frame-Options: SAMEORIGIN\r\n\r\n"
     );
-    // Trailer fields of such names go, too.
+    // Trailer fields with such names are removed as well.
     proxy.fetch(
         "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\
          X-Remote_User: root\r\nX-Other: 1\r\n\r\n",
     );
     heads.recv_timeout(PATIENCE).unwrap();
     assert_eq!(heads.recv_timeout(PATIENCE).unwrap(), "X-Other: 1");
-    // Every WebSocket has them.
+    // WebSocket requests have the configured fields, too.
     let mut client = proxy.connect();
     client.send(&upgrade_request("/ws").replace("Host: chat.example", "Host: localhost"));
     let head = client.head();
@@ -250,7 +250,7 @@ pub fn fields_of_ones_own() {
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(shown.contains("Authorization: ***, X-Empty;, Cookie:, X-Remote-User: ***"));
     assert!(!shown.contains("s3cret"), "{shown}");
-    // It sends them as a request would.
+    // --check sends them, too.
     assert!(heads.recv_timeout(PATIENCE).unwrap().contains(own));
 }
 
@@ -297,7 +297,7 @@ pub fn fields_that_cannot_be_set_are_refused_without_their_value() {
             assert!(!said.contains("s3cret"), "{said}");
         }
     }
-    // A line that was not quoted.
+    // The shell splits a field that is not quoted into two arguments.
     let mut command = program();
     command.args(["-u", "a:1", "--header", "X-A:", "s3cret"]);
     let output = command.output().unwrap();
@@ -305,11 +305,11 @@ pub fn fields_that_cannot_be_set_are_refused_without_their_value() {
     assert!(!String::from_utf8(output.stderr).unwrap().contains("s3cret"));
 }
 
-pub fn a_credential_serves_no_foreign_page() {
+pub fn foreign_pages_are_refused_with_a_credential() {
     let (upstream, _heads) = recording(false, "");
     let flags = ["--header", "X-Token: s3cret", "--health-path", "/health"];
     let proxy = Proxy::before(upstream, &flags);
-    // One connection, which goes on behind each refusal.
+    // One connection, which persists after each refusal.
     let mut client = proxy.connect();
     let port = proxy.address.port();
     for (request, status, words) in [
@@ -367,13 +367,13 @@ pub fn a_credential_serves_no_foreign_page() {
     let response = proxy.fetch(&format!("{page}Content-Length: 0\r\n\r\n"));
     assert_eq!(response.status(), 200);
 
-    // Removing and emptying give nobody a credential.
+    // Removing or emptying a field adds no credential.
     let proxy = Proxy::before(upstream, &["--header=X-A:", "--header=X-B;"]);
     let response = proxy.fetch("GET / HTTP/1.1\r\nHost: rebound.example\r\n\r\n");
     assert_eq!(response.status(), 200);
 }
 
-pub fn a_client_certificate_serves_no_foreign_page() {
+pub fn foreign_pages_are_refused_with_a_client_certificate() {
     let (upstream, _heads) = recording(true, "");
     let folder = Folder::new("client-certificate");
     let certificate = Certificate::new("client.example");
@@ -391,7 +391,7 @@ pub fn a_client_certificate_serves_no_foreign_page() {
     }
 }
 
-pub fn only_hosts_that_are_listed_are_served() {
+pub fn only_listed_hosts_are_served() {
     let (upstream, heads) = recording(false, "");
     let flags = ["--allow-host", "app.example", "--allow-host=*.Dev.example"];
     let proxy = Proxy::before(upstream, &[&flags[..], &["--health-path=/health"]].concat());
@@ -412,7 +412,7 @@ pub fn only_hosts_that_are_listed_are_served() {
     }
     assert_eq!(proxy.fetch("GET / HTTP/1.0\r\n\r\n").status(), 421);
     assert_eq!(heads.try_iter().count(), 2);
-    // A name that is listed is safe to be translated.
+    // A listed Host is safe, so that its origin is translated.
     let flags = ["--host-header=inner.example", "--allow-host=app.example"];
     let proxy = Proxy::before(upstream, &flags);
     proxy.fetch("GET / HTTP/1.1\r\nHost: app.example\r\nOrigin: http://app.example\r\n\r\n");
@@ -432,7 +432,7 @@ pub fn only_hosts_that_are_listed_are_served() {
     }
 }
 
-pub fn origins_that_are_listed_are_served() {
+pub fn pages_of_listed_origins_are_served() {
     let (upstream, _heads) = recording(false, "");
     let flags = ["--allow-origin", "HTTPS://App.example:443/"];
     let proxy = Proxy::before(upstream, &flags);
@@ -471,7 +471,7 @@ pub fn origins_that_are_listed_are_served() {
     }
 }
 
-pub fn forwarded_goes_on_from_a_trusted_front() {
+pub fn forwarded_fields_of_a_trusted_front_are_extended() {
     let (upstream, heads) = recording(true, "Location: https://front.example/x\r\n");
     let request = "GET / HTTP/1.1\r\nHost: front.example\r\nX-Forwarded-For: 192.0.2.1\r\n\
                    X_Forwarded_For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n\r\n";
@@ -480,7 +480,7 @@ pub fn forwarded_goes_on_from_a_trusted_front() {
             "--forwarded=append",
             "X-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.1, 127.0.0.1\r\n\
              X-Forwarded-Host: front.example\r\n",
-            // Both are https: the front's client knows us by the upstream's own name.
+            // Both origins are https with the same Host.
             "https://front.example/x",
         ),
         (
@@ -494,14 +494,14 @@ pub fn forwarded_goes_on_from_a_trusted_front() {
         let response = proxy.fetch(request);
         assert_eq!(response.field("location"), Some(location));
         assert_eq!(
-            behind_the_first_line(&heads.recv_timeout(PATIENCE).unwrap()),
+            after_the_first_line(&heads.recv_timeout(PATIENCE).unwrap()),
             format!("Host: front.example\r\n{fields}Via: 1.1 simple-proxy\r\n\r\n")
         );
     }
 }
 
-/// An application that builds its own URLs from X-Forwarded-Proto, and one that does not know
-/// it and writes http, behind a front that terminates TLS.
+/// Behind a front proxy that terminates TLS: an application that builds URLs from
+/// X-Forwarded-Proto, and one that ignores it and writes http.
 pub fn a_front_that_terminates_tls() {
     let application = |honours: bool| {
         answering(move |head| {
@@ -526,7 +526,7 @@ pub fn a_front_that_terminates_tls() {
             let translated = renamed.fetch(&request);
             let location = translated.field("location");
             assert_eq!(location, Some("https://front.example/next"), "{proto}");
-            // Under the client's own name nothing is touched.
+            // With the client's Host nothing is translated.
             let scheme = if honours { "https" } else { "http" };
             let expected = format!("{scheme}://front.example/next");
             assert_eq!(kept.fetch(&request).field("location"), Some(&*expected));

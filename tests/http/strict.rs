@@ -1,7 +1,7 @@
-//! Strictness at byte level: tables of input, each with what the client must get, what the
-//! upstream must have seen, and whether the client's connection may go on. Requests are
-//! sent at once, one byte at a time, and cut off behind every prefix; so are responses.
-//! `every_class_ran` prints what the tables hold.
+//! Strictness at byte level: tables of inputs, each with what the client must get, what the
+//! upstream must have received, and whether the client's connection persists. Requests and
+//! responses are sent in one piece, one byte at a time, and cut off after every prefix.
+//! `every_class_ran` prints a summary of the tables.
 
 use libtest_mimic::Trial;
 mod exchanges;
@@ -62,8 +62,8 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Declares the tests of this topic: a name, what the printed table calls the class, and
-/// the function that goes through it.
+/// Declares the tests of this topic: the name, the title of the class in the printed table, and
+/// the function that checks it.
 macro_rules! classes {
     ($($name:ident, $title:literal, $check:expr;)+) => {
         static CLASSES: [Class; [$($title),+].len()] = [$(Class::new($title, $check)),+];
@@ -104,13 +104,13 @@ classes! {
     surplus_bytes_while_idle, "surplus bytes while idle", idle_surplus;
     early_answers, "answers before the request's body", early;
     refused_upgrades, "answers that refuse an upgrade", refused_switch;
-    accepted_upgrades, "requests behind an accepted upgrade", accepted_switch;
+    accepted_upgrades, "requests after an accepted upgrade", accepted_switch;
     clients_that_leave_before_the_101, "clients that leave before the 101", leaving;
     forged_log_lines, "log lines that a client forges", forged;
 }
 
-/// Prints the table of everything above, from the tables themselves. A class that has not
-/// run yet runs here, so that the table is whole however the tests were chosen.
+/// Prints a table of all classes. A class that has not run yet runs here, so that the table is
+/// complete whichever tests are selected.
 pub fn every_class_ran() {
     let mut table = format!(
         "\n{:<42} {:>5} {:>6}  outcome\n",
@@ -141,7 +141,7 @@ pub fn every_class_ran() {
     println!("{table}");
 }
 
-/// One class of input, gone through once in a process.
+/// One class of input, checked once in a process.
 struct Class {
     title: &'static str,
     check: fn(&mut Tally),
@@ -166,12 +166,12 @@ impl Class {
     }
 }
 
-/// What a class came to.
+/// The result of a class.
 #[derive(Default)]
 struct Tally {
-    /// How many cases have this outcome.
+    /// The number of cases with each outcome.
     outcomes: BTreeMap<String, usize>,
-    /// Exchanges in all: every case in every way of sending it.
+    /// The number of exchanges: every case in every way of sending it.
     runs: usize,
 }
 
@@ -182,33 +182,34 @@ impl Tally {
     }
 }
 
-/// What must never be served, behind everything after which nothing may be.
+/// A request that is sent after every input that ends the connection, and must never be served.
 const SMUGGLED: &[u8] = b"GET /smuggled HTTP/1.1\r\nHost: smuggled\r\n\r\n";
 
-/// What must be served, and seen apart, behind everything after which a connection goes on.
-const BEHIND: &[u8] = b"GET /behind HTTP/1.1\r\nHost: behind\r\n\r\n";
+/// A request that is sent after every input that lets the connection persist, and must be served
+/// as a request of its own.
+const FOLLOWING: &[u8] = b"GET /following HTTP/1.1\r\nHost: following\r\n\r\n";
 
-/// Where a request's own recorder is meant; its address is known only later.
+/// A placeholder for the address of the recorder, which is known only when the test runs.
 const UPSTREAM: &[u8] = b"UPSTREAM";
 
 /// Inputs up to this length are also sent one byte at a time.
 const SHORT: usize = 1500;
 
-/// Prefixes that are tried of a long input.
+/// The most prefixes of one input that are tried.
 const PREFIXES: usize = 400;
 
-/// From this length on, only a few are.
+/// From this length on, only a twentieth of these are tried.
 const LONG: usize = 100_000;
 
-/// Connections open at once while prefixes are tried.
+/// How many connections are open at once while prefixes are tried.
 const AT_ONCE: usize = 32;
 
-/// The prefixes that a class has tried: most inputs begin alike.
+/// The prefixes that a class has already tried, since most inputs begin alike.
 #[derive(Default)]
 struct Prefixes(HashSet<Vec<u8>>);
 
 impl Prefixes {
-    /// The lengths of those that are new.
+    /// The lengths of the prefixes that are new.
     fn of(&mut self, bytes: &[u8]) -> Vec<usize> {
         let most = match bytes.len() {
             0..LONG => PREFIXES,
@@ -233,7 +234,7 @@ fn replace(bytes: &[u8], needle: &[u8], with: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Bytes for a message of a failed test.
+/// Bytes as text, for the message of a failed test.
 fn shown(bytes: &[u8]) -> String {
     let cut = &bytes[..bytes.len().min(300)];
     let rest = if cut.len() < bytes.len() { "..." } else { "" };

@@ -1,4 +1,4 @@
-//! A request and its response at once, upgrades, and what is logged of both.
+//! Responses before the end of the request, upgrades, and the log lines of both.
 
 use std::net::Shutdown;
 use std::sync::mpsc::channel;
@@ -11,7 +11,7 @@ use super::responses::{ASK_UPGRADE, EVIL};
 use super::{find, shown, Tally, SHORT, SMUGGLED};
 use crate::support::*;
 
-/// The head of a request is enough for an answer, which keeps the connection.
+/// Answers the head of a request without waiting for the body, and keeps the connection.
 fn answer_heads(seen: &[u8]) -> Option<(usize, Vec<u8>)> {
     find(seen, b"\r\n\r\n").map(|end| (end + 4, ok("early").into_bytes()))
 }
@@ -29,7 +29,7 @@ pub(super) fn early(tally: &mut Tally) {
         (&length, &inside),
         (&one_more, &inside),
         (&CHUNKED.to_owned(), &chunk),
-        // Not one byte of the body comes; the next request stands in its place.
+        // The body is missing, and another request stands in its place.
         (&length, &smuggled),
         (&CHUNKED.to_owned(), &smuggled),
         (&waiting, &inside),
@@ -47,7 +47,7 @@ pub(super) fn early(tally: &mut Tally) {
         client.try_send(body.as_bytes());
         assert_eq!(client.rest(), b"", "{head}{body}");
         drop(client);
-        // Another client's request takes a connection of its own.
+        // Another client's request uses another connection.
         assert_eq!(proxy.get("/own").text(), "early");
         drop(proxy);
         let mut seen = recorder.settle();
@@ -55,7 +55,7 @@ pub(super) fn early(tally: &mut Tally) {
         let own = b"GET /own HTTP/1.1\r\nHost: a.example\r\n\r\n";
         assert_eq!(seen.len(), 2, "{head}");
         assert_eq!(seen[0], own, "{head}");
-        // Nothing of the body was there when the answer came.
+        // Nothing of the body had arrived before the response.
         assert!(seen[1] == head.as_bytes(), "{}", shown(&seen[1]));
         tally.case("delivered, closed, body never a request", 1);
     }
@@ -75,7 +75,7 @@ pub(super) fn refused_switch(tally: &mut Tally) {
         "HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n",
         "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 4\r\nSec-WebSocket-Version: 13\r\n",
         "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n",
-        // The proxy's own refusal: the wrong protocol.
+        // The proxy refuses this one, which has the wrong protocol.
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n",
     ];
     let recorder = Recorder::answering(|seen| {
@@ -95,7 +95,7 @@ pub(super) fn refused_switch(tally: &mut Tally) {
     let proxy = Proxy::before(recorder.address, &["--threads", "1"]);
     for (at, answer) in ANSWERS.iter().enumerate() {
         let status: u16 = answer[9..12].parse().unwrap();
-        for behind in [
+        for following in [
             SMUGGLED,
             &frame(SMUGGLED, MASK),
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -103,7 +103,7 @@ pub(super) fn refused_switch(tally: &mut Tally) {
         ] {
             let request = ASK_UPGRADE.replace("PATH", &format!("/answer/{at}"));
             let mut client = proxy.connect();
-            client.send_bytes(&[request.as_bytes(), behind].concat());
+            client.send_bytes(&[request.as_bytes(), following].concat());
             let got = responses(&client.rest(), &[]);
             let statuses: Vec<u16> = got.iter().map(Message::status).collect();
             let expected = if status == 101 { 502 } else { status };
@@ -123,7 +123,7 @@ pub(super) fn refused_switch(tally: &mut Tally) {
 }
 
 pub(super) fn accepted_switch(tally: &mut Tally) {
-    // Only the first head is answered: what follows is the tunnel's, whatever it looks like.
+    // Only the first head is answered: what follows is tunnel data, whatever it looks like.
     let recorder = Recorder::answering(|seen| {
         let end = find(seen, b"\r\n\r\n")? + 4;
         let is_first = seen.starts_with(b"GET /ws ");
@@ -136,7 +136,7 @@ pub(super) fn accepted_switch(tally: &mut Tally) {
         "Upgrade: websocket\r\nConnection: Upgrade\r\n",
     );
     let many = SMUGGLED.repeat(1000);
-    for behind in [
+    for following in [
         SMUGGLED,
         b"",
         b"\r\n",
@@ -148,7 +148,7 @@ pub(super) fn accepted_switch(tally: &mut Tally) {
     ] {
         for piece in [usize::MAX, 1] {
             let mut client = proxy.connect();
-            let bytes = [request.as_bytes(), behind].concat();
+            let bytes = [request.as_bytes(), following].concat();
             if piece == 1 && bytes.len() > SHORT {
                 continue;
             }
@@ -158,7 +158,7 @@ pub(super) fn accepted_switch(tally: &mut Tally) {
             client.end_sending();
             assert_eq!(client.head(), SWITCHING_SENT);
             assert_eq!(client.rest(), b"");
-            let expected = [sent.as_bytes(), behind].concat();
+            let expected = [sent.as_bytes(), following].concat();
             let seen = recorder.settle();
             assert!(seen == [expected], "{}", shown(&seen.concat()));
             tally.case("tunnelled exactly", 1);
@@ -168,7 +168,7 @@ pub(super) fn accepted_switch(tally: &mut Tally) {
     assert!(!log.contains("smuggled"), "{log}");
 }
 
-/// `SWITCHING` as the client gets it.
+/// `SWITCHING` as forwarded to the client.
 const SWITCHING_SENT: &str = "HTTP/1.1 101 Switching Protocols\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\n\r\n";
@@ -198,7 +198,7 @@ pub(super) fn leaving(tally: &mut Tally) {
                     // The proxy may have closed already.
                     let _ = client.socket.shutdown(Shutdown::Write);
                 }
-                // The proxy's connection ends without one byte more.
+                // The proxy ends the connection without sending anything.
                 let rest = Received::read_to_end(&mut client).bytes;
                 let ahead = client.rest_or_reset();
                 report.lock().unwrap().send([ahead, rest].concat()).unwrap();
@@ -222,13 +222,13 @@ pub(super) fn leaving(tally: &mut Tally) {
 
 pub(super) fn forged(tally: &mut Tally) {
     let recorder = Recorder::start();
-    // What stands in the log for each input; PEER is the client's address.
+    // The log lines for each input; PEER stands for the client's address.
     let begun = |line: &str| format!("===收到请求开始=== {line}");
     let done = |line: &str, status: u16| {
         format!("请求完成: {line} -> {status} (4 bytes, N ms, 127.0.0.1)")
     };
     let mut cases: Vec<(Vec<u8>, Vec<String>)> = Vec::new();
-    // Control bytes make no request at all; the cause is ours to word.
+    // Requests with control bytes are refused, and the log line has only the program's own words.
     for bytes in [
         &b"GET /\n===x=== HTTP/1.1\r\nHost: a\r\n\r\n"[..],
         b"GET /\r===x=== HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -255,7 +255,7 @@ pub(super) fn forged(tally: &mut Tally) {
     ] {
         cases.push((bytes.to_vec(), vec!["请求被拒绝: PEER -> 400 ".to_owned()]));
     }
-    // What is left can be written, but not as anything that ends or rearranges a line.
+    // Other bytes are logged, but escaped if they could end or rearrange a line.
     for (target, logged) in [
         (&b"/\xff"[..], "/\\xff"),
         (b"/\xc0\x8a", "/\\xc0\\x8a"),
@@ -310,14 +310,14 @@ pub(super) fn forged(tally: &mut Tally) {
         ];
         cases.push((input.into_bytes(), lines));
     }
-    // A body that breaks behind a good head
+    // A malformed body after a valid head
     let input = format!("{CHUNKED}\n===x===").into_bytes();
     let lines = vec![
         begun("POST / (Host: a)"),
         "请求被拒绝: PEER -> 400 ".to_owned(),
     ];
     cases.push((input, lines));
-    // Very long text is cut.
+    // Very long text is cut off.
     let long = "x".repeat(30_000);
     let input = format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n");
     let cut = format!("GET /{}...", "x".repeat(1999));
@@ -349,7 +349,7 @@ pub(super) fn forged(tally: &mut Tally) {
         let text = line.split_once("Z ").map_or("", |(_, text)| text);
         let text = without_time(text);
         let rest = text.strip_prefix(expected.as_str());
-        // The cause behind a refusal is in our own words.
+        // The cause of a refusal is ASCII text of the program.
         let is_whole = match expected.ends_with("400 ") {
             true => rest.is_some_and(|rest| rest.is_ascii() && !rest.contains('=')),
             false => rest == Some(""),

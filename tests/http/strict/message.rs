@@ -1,4 +1,4 @@
-//! What a client received, and messages as the tests read them.
+//! What a client received, and the parser of the tests for messages.
 
 use std::net::TcpStream;
 use std::thread;
@@ -7,23 +7,23 @@ use std::time::{Duration, Instant};
 use super::{find, shown};
 use crate::support::*;
 
-/// One message as the tests read it, which must be framed beyond doubt.
+/// One parsed message, whose framing must be unambiguous.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Message {
     pub(super) head: Vec<u8>,
     body: Vec<u8>,
     trailers: Vec<u8>,
-    /// The last chunk has begun.
+    /// The size line of the last chunk was read.
     ending: bool,
-    /// Only the connection's end tells that this is whole.
+    /// The body ends with the connection.
     pub(super) until_end: bool,
     pub(super) whole: bool,
 }
 
 impl Message {
-    /// The message at the start of `bytes`, and its length there. `answers` is the method
-    /// that a response answers; None for a request. A response that only the connection's
-    /// end delimits takes everything.
+    /// Parses the message at the start of `bytes`, and returns it with its length. `answers` is
+    /// the method of the request that a response answers; None for a request. A response that
+    /// ends with the connection takes all bytes.
     pub(super) fn read(bytes: &[u8], answers: Option<&str>) -> (Message, usize) {
         let mut message = Message::default();
         let Some(end) = find(bytes, b"\r\n\r\n") else {
@@ -71,7 +71,7 @@ impl Message {
         while let Some(line) = find(&bytes[at..], b"\r\n") {
             let digits = std::str::from_utf8(&bytes[at..at + line]).unwrap();
             let is_hex = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
-            assert!(is_hex, "a chunk size that is none: {digits:?}");
+            assert!(is_hex, "a chunk size that is not hexadecimal: {digits:?}");
             let size = usize::from_str_radix(digits, 16).unwrap();
             at += line + 2;
             if size == 0 {
@@ -95,7 +95,7 @@ impl Message {
             if data.len() < size || bytes.len() < at + 2 {
                 break;
             }
-            assert_eq!(&bytes[at..at + 2], b"\r\n", "a chunk that does not end");
+            assert_eq!(&bytes[at..at + 2], b"\r\n", "a chunk does not end in CRLF");
             at += 2;
         }
         bytes.len()
@@ -105,7 +105,7 @@ impl Message {
         Message::read(bytes, None).0
     }
 
-    /// Without the Date that this must have because the upstream sent none.
+    /// Removes the Date, which the proxy must have added because the upstream sent none.
     pub(super) fn without_date(mut self) -> Message {
         let head = String::from_utf8(self.head).expect("a head in UTF-8");
         let (before, rest) = head.split_once("\r\nDate: ").expect(&head);
@@ -119,7 +119,7 @@ impl Message {
 
     pub(super) fn status(&self) -> u16 {
         let text = String::from_utf8_lossy(&self.head);
-        assert!(text.starts_with("HTTP/1.1 "), "no response: {text}");
+        assert!(text.starts_with("HTTP/1.1 "), "not a response: {text}");
         text[9..12].parse().unwrap()
     }
 
@@ -128,7 +128,7 @@ impl Message {
         field(&head, name).map(str::to_owned)
     }
 
-    /// Whether this could still have become `other`, and is not whole.
+    /// Whether this is an incomplete beginning of `other`.
     pub(super) fn is_part_of(&self, other: &Message) -> bool {
         !self.whole
             && !self.ending
@@ -139,26 +139,26 @@ impl Message {
     }
 }
 
-/// All responses in `bytes`, in order; `methods` are those of the requests, GET where
-/// there are too few. Everything must be whole.
+/// All responses in `bytes`, in order; `methods` are those of the requests, GET if there are too
+/// few. All of them must be complete.
 pub(super) fn responses(bytes: &[u8], methods: &[String]) -> Vec<Message> {
     let mut all: Vec<Message> = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {
         let method = methods.get(all.len()).map_or("GET", String::as_str);
         let (message, used) = Message::read(rest, Some(method));
-        assert!(message.whole, "half a response: {}", shown(rest));
+        assert!(message.whole, "an incomplete response: {}", shown(rest));
         rest = &rest[used..];
         all.push(message);
     }
     all
 }
 
-/// What a client received on one connection, and how that ended.
+/// What a client received on one connection, and how the connection ended.
 #[derive(Default)]
 pub(super) struct Received {
     pub(super) bytes: Vec<u8>,
-    /// None while the connection goes on; whether its end was clean.
+    /// Whether the connection ended without a reset; None while it is open.
     pub(super) clean_end: Option<bool>,
 }
 
@@ -178,13 +178,13 @@ impl Received {
             Ok(n) => self.bytes.extend_from_slice(&chunk[..n]),
             Err(error) => {
                 let kind = error.kind();
-                assert_ne!(kind, std::io::ErrorKind::WouldBlock, "nothing comes");
+                assert_ne!(kind, std::io::ErrorKind::WouldBlock, "nothing arrives");
                 self.clean_end = Some(false);
             }
         }
     }
 
-    /// Reads until a final response is whole or the connection ends.
+    /// Reads until a final response is complete or the connection ends.
     pub(super) fn read(client: &mut Client, method: &str) -> Received {
         let mut received = Received::default();
         while received.clean_end.is_none() {
@@ -207,8 +207,8 @@ impl Received {
         received
     }
 
-    /// Whether the client can tell that `message`, the last, is not whole: by its own
-    /// framing, or else by a reset.
+    /// Whether the client can tell that the last message is incomplete, by its framing or by a
+    /// reset.
     pub(super) fn tells_the_cut(&self, message: &Message) -> bool {
         match self.clean_end {
             None => false,

@@ -1,4 +1,4 @@
-//! An upstream that keeps what it sees.
+//! An upstream that records what it receives.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::message::Message;
 use crate::support::*;
 
-/// An upstream that keeps every byte of every connection.
+/// An upstream that records every byte of every connection.
 pub(super) struct Recorder {
     pub(super) address: SocketAddr,
     shared: Arc<(Mutex<Recorded>, Condvar)>,
@@ -17,22 +17,23 @@ pub(super) struct Recorder {
 
 #[derive(Default)]
 struct Recorded {
-    /// Connections that have not ended.
+    /// The number of connections that have not ended.
     open: usize,
-    /// Whole connections, in the order of their ends.
+    /// The bytes of each ended connection, in the order of their ends.
     connections: Vec<Vec<u8>>,
     marks: usize,
 }
 
-/// Given what has not been answered yet: how much of that is answered now, and how.
+/// Gets the bytes that were not answered yet, and returns how many of them to answer now, and the
+/// response.
 type Answer = fn(&[u8]) -> Option<(usize, Vec<u8>)>;
 
-/// What a recorder takes for its own mark, which no request can begin with.
+/// The bytes of the recorder's own connection, with which no request can begin.
 const MARK: &[u8] = b"\0mark";
 
 impl Recorder {
-    /// Answers each whole request once, closing behind it: whatever the proxy sends for
-    /// one request is on one connection.
+    /// Answers each complete request with `Connection: close`, so that each connection has what
+    /// the proxy sends for one request.
     pub(super) fn start() -> Recorder {
         Recorder::answering(|seen| {
             let (request, length) = Message::read(seen, None);
@@ -77,9 +78,9 @@ impl Recorder {
         recorder
     }
 
-    /// Everything that was seen since the last call, once every connection made until now
-    /// has ended. Connections are accepted in the order in which they were made: when
-    /// this one's mark is there, so are all others.
+    /// Waits until every connection made so far has ended, and returns their bytes since the
+    /// last call. Connections are accepted in the order in which they were made, so all earlier
+    /// ones have been accepted when the mark arrives.
     pub(super) fn settle(&self) -> Vec<Vec<u8>> {
         let deadline = Instant::now() + PATIENCE;
         let (recorded, changed) = &*self.shared;

@@ -1,30 +1,31 @@
-//! Requests: what goes upstream of them, and what the client gets.
+//! Requests: what is sent upstream, and what the client gets.
 
 use super::message::{responses, Message, Received};
 use super::recorder::Recorder;
-use super::{replace, shown, Prefixes, Tally, AT_ONCE, BEHIND, SHORT, SMUGGLED, UPSTREAM};
+use super::{replace, shown, Prefixes, Tally, AT_ONCE, FOLLOWING, SHORT, SMUGGLED, UPSTREAM};
 use crate::support::*;
 
 /// One input from a client.
 struct Case {
     input: Vec<u8>,
-    /// The whole requests that the upstream sees, exactly.
+    /// The complete requests that the upstream receives, byte for byte.
     upstream: Vec<Vec<u8>>,
     then: Then,
-    /// Nothing more is sent behind the input: it must be judged by itself.
+    /// Nothing is sent after the input.
     alone: bool,
 }
 
-/// What follows the requests that the upstream saw whole.
+/// What happens after the requests that the upstream received completely.
 #[derive(Clone, PartialEq)]
 enum Then {
-    /// The connection goes on.
+    /// The connection persists.
     GoesOn,
-    /// The connection closes behind the answer.
+    /// The connection closes after the response.
     Closes,
-    /// This status, and the connection closes; nothing of the cause went upstream.
+    /// The client gets this status and the connection closes; nothing of the refused request was
+    /// sent upstream.
     Refused(u16),
-    /// The same, but a part of this request, never the whole, may have gone upstream.
+    /// The same, but a part of this request may have been sent upstream, never all of it.
     Broken(u16, Vec<u8>),
 }
 
@@ -37,22 +38,22 @@ fn case(input: impl AsRef<[u8]>, upstream: &[&[u8]], then: Then) -> Case {
     }
 }
 
-/// Nothing goes upstream, the client gets `status`, the connection closes.
+/// Nothing is sent upstream, the client gets `status`, and the connection closes.
 fn refused(status: u16, input: impl AsRef<[u8]>) -> Case {
     case(input, &[], Then::Refused(status))
 }
 
-/// Forwarded as `upstream`, and the connection goes on.
+/// Forwarded as `upstream`, and the connection persists.
 fn forwarded(input: impl AsRef<[u8]>, upstream: impl AsRef<[u8]>) -> Case {
     case(input, &[upstream.as_ref()], Then::GoesOn)
 }
 
-/// Forwarded as it is.
+/// Forwarded unchanged, and the connection persists.
 fn unchanged(input: impl AsRef<[u8]>) -> Case {
     forwarded(&input, &input)
 }
 
-/// Forwarded as `upstream`, and the connection closes behind the answer.
+/// Forwarded as `upstream`, and the connection closes after the response.
 fn forwarded_last(input: impl AsRef<[u8]>, upstream: impl AsRef<[u8]>) -> Case {
     case(input, &[upstream.as_ref()], Then::Closes)
 }
@@ -66,7 +67,7 @@ impl Case {
     fn follower(&self) -> &'static [u8] {
         match self.then {
             _ if self.alone => b"",
-            Then::GoesOn => BEHIND,
+            Then::GoesOn => FOLLOWING,
             _ => SMUGGLED,
         }
     }
@@ -98,18 +99,18 @@ impl Case {
             let end = request.iter().position(|&b| b == b' ').unwrap();
             String::from_utf8_lossy(&request[..end]).into_owned()
         });
-        // Our own answer to HEAD has no content either.
+        // The proxy's own response to HEAD has no content either.
         let refused = self.input.starts_with(b"HEAD ") && self.upstream.is_empty();
         methods.chain(refused.then(|| "HEAD".to_owned())).collect()
     }
 
-    /// One exchange, the input in pieces of `piece` bytes.
+    /// Checks one exchange, with the input sent in pieces of `piece` bytes.
     fn exchange(&self, proxy: &Proxy, recorder: &Recorder, piece: usize) {
         let what = shown(&self.input);
         let mut client = proxy.connect();
         let bytes = [self.input.as_slice(), self.follower()].concat();
         for piece in bytes.chunks(piece) {
-            // A refusal may come before the end.
+            // The proxy may refuse the request and close before all of it is sent.
             if !client.try_send(piece) {
                 break;
             }
@@ -118,15 +119,14 @@ impl Case {
         let mut expected = self.upstream.clone();
         if self.then == Then::GoesOn && !self.alone {
             statuses.push(200);
-            expected.push(BEHIND.to_vec());
+            expected.push(FOLLOWING.to_vec());
         }
         if self.then == Then::GoesOn {
             client.end_sending();
         }
-        // Where the connection closes it must do so by itself: the client has not ended
-        // its side.
+        // In the other cases the proxy must close: the client has not ended its side.
         let got = Received::read_to_end(&mut client);
-        // A client that asks for the end and goes on sending may be met with a reset.
+        // A client that asks for the close and goes on sending may get a reset.
         let may_be_reset = self.then == Then::Closes && piece == 1;
         assert!(
             got.clean_end == Some(true) || may_be_reset,
@@ -148,14 +148,14 @@ impl Case {
         let mut seen = recorder.settle();
         for request in expected {
             let at = seen.iter().position(|seen| match piece {
-                // How chunks are cut depends on how they arrive.
+                // The sizes of forwarded chunks depend on how the input arrives.
                 1 => Message::request(seen) == Message::request(&request),
                 _ => *seen == request,
             });
             let Some(at) = at else {
                 let all: Vec<String> = seen.iter().map(|seen| shown(seen)).collect();
                 panic!(
-                    "{what} in pieces of {piece}: the upstream did not see\n{}\nbut\n{}",
+                    "{what} in pieces of {piece}: the upstream did not receive\n{}\nbut\n{}",
                     shown(&request),
                     all.join("\n")
                 );
@@ -169,13 +169,13 @@ impl Case {
         let seen: Vec<String> = seen.iter().map(|seen| shown(seen)).collect();
         assert!(
             seen.is_empty(),
-            "{what} in pieces of {piece}: the upstream saw\n{}",
+            "{what} in pieces of {piece}: the upstream also received\n{}",
             seen.join("\n")
         );
     }
 
-    /// The input cut off behind every prefix that is not `known` yet: nothing that
-    /// differs from the whole may come of it. Gives how many there were.
+    /// Sends every prefix of the input that is not `known` yet: the outcome must be the beginning
+    /// of that of the whole input. Returns the number of prefixes.
     fn prefixes(&self, proxy: &Proxy, recorder: &Recorder, known: &mut Prefixes) -> usize {
         let what = shown(&self.input);
         let lengths = known.of(&self.input);
@@ -202,7 +202,7 @@ impl Case {
         let mut expected: Vec<Message> =
             self.upstream.iter().map(|r| Message::request(r)).collect();
         if let Then::Broken(_, request) = &self.then {
-            // What is broken is never whole; this one only says how it begins.
+            // A broken request is never complete; `request` only says how it begins.
             let mut part = Message::request(request);
             part.whole = false;
             expected.push(part);
@@ -215,7 +215,7 @@ impl Case {
                     .any(|e| (request.whole && request == *e) || request.is_part_of(e));
             assert!(
                 is_expected,
-                "{what} cut off: the upstream saw {}",
+                "{what} cut off: the upstream received {}",
                 shown(&seen)
             );
         }
@@ -223,7 +223,7 @@ impl Case {
     }
 }
 
-/// Goes through a table of requests.
+/// Checks a table of requests.
 fn requests(tally: &mut Tally, arguments: &[&str], cases: Vec<Case>) {
     let recorder = Recorder::start();
     let mut all = vec!["--threads", "1"];
@@ -247,12 +247,12 @@ fn requests(tally: &mut Tally, arguments: &[&str], cases: Vec<Case>) {
     assert_eq!(proxy.get("/still-there").status(), 200);
 }
 
-/// A GET with these field lines, each with its CRLF, behind Host.
+/// A GET with Host and these field lines, each with its CRLF.
 pub(super) fn get(fields: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
 }
 
-/// The same with POST and a body.
+/// A POST with Host, these field lines and this body.
 pub(super) fn post(fields: &str, body: &str) -> String {
     format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n{body}")
 }
@@ -262,14 +262,14 @@ pub(super) fn both_framings(tally: &mut Tally) {
     let reversed = "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n";
     let smuggled = String::from_utf8_lossy(SMUGGLED);
     let last = "0\r\n\r\n";
-    let behind_the_last = format!("{last}{smuggled}");
+    let after_the_last = format!("{last}{smuggled}");
     let in_a_chunk = format!("{:x}\r\n{smuggled}\r\n{last}", smuggled.len());
     let mut cases = Vec::new();
     for (fields, body) in [
         // CL.TE: the chunks end before the length does.
         (both.to_owned(), last),
         (reversed.to_owned(), last),
-        (both.replace(": 5", ": 48"), &behind_the_last),
+        (both.replace(": 5", ": 48"), &after_the_last),
         // TE.CL: the length ends inside the first chunk.
         (reversed.replace(": 5", ": 4"), &in_a_chunk),
         // CL.0 and 0.CL
@@ -282,7 +282,7 @@ pub(super) fn both_framings(tally: &mut Tally) {
         (both.replace(" chunked", ""), "hello"),
         (both.replace(" 5", ""), last),
         (format!("Content-Length: 5\r\nX: y\r\n{both}"), last),
-        // Neither can be talked away by naming it for this hop only.
+        // Naming either in Connection does not remove it.
         (format!("Connection: content-length\r\n{both}"), last),
         (
             format!("Connection: transfer-encoding\r\n{reversed}"),
@@ -376,8 +376,7 @@ pub(super) const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encodin
 pub(super) fn coding_values(tally: &mut Tally) {
     let body = "5\r\nhello\r\n0\r\n\r\n";
     let mut cases = Vec::new();
-    // A coding that is not known here is another matter than a list that is none (RFC 9112
-    // §6.1).
+    // An unknown coding gets another status than a malformed list (RFC 9112 §6.1).
     #[rustfmt::skip]
     let unknown = [
         "identity", "identity, chunked", "identity,chunked", "xchunked", "chunkedx", "chunke",
@@ -470,7 +469,7 @@ pub(super) fn coding_values(tally: &mut Tally) {
     requests(tally, &[], cases);
 }
 
-/// A chunked body that breaks: at most `part` of the data goes upstream.
+/// A malformed chunked body, of which at most the data `part` is sent upstream.
 fn broken(body: impl AsRef<[u8]>, part: &str) -> Case {
     let input = [CHUNKED.as_bytes(), body.as_ref()].concat();
     let whole = format!("{CHUNKED}{:x}\r\n{part}\r\n0\r\n\r\n", part.len());
@@ -562,7 +561,7 @@ pub(super) fn chunks(tally: &mut Tally) {
         "5 ;a\r\nhello\r\n0\r\n\r\n", "5\t;\ta = b\r\nhello\r\n0\r\n\r\n",
         "5;a=\"b;c\"\r\nhello\r\n0\r\n\r\n", "5;a=\"\\\"\"\r\nhello\r\n0\r\n\r\n",
         "5;a=\"0\\\\\";b\r\nhello\r\n0\r\n\r\n", "5;0=0\r\nhello\r\n0\r\n\r\n",
-        // As some senders pad their sizes.
+        // Some senders pad their sizes with blanks.
         "5 \r\nhello\r\n0\r\n\r\n", "5   \r\nhello\r\n0 \t\r\n\r\n",
     ];
     for body in bodies {
@@ -572,7 +571,7 @@ pub(super) fn chunks(tally: &mut Tally) {
     cases.push(unchanged(&two));
     cases.push(forwarded(two.replace("\r\na\r\n", "\r\nA\r\n"), &two));
     cases.push(unchanged(format!("{CHUNKED}0\r\n\r\n")));
-    // Data that looks like framing is data.
+    // Data that looks like framing is forwarded as data.
     let framing = "0\r\n\r\nGET /inside HTTP/1.1\r\nHost: inside\r\n\r\n";
     cases.push(unchanged(format!(
         "{CHUNKED}{:x}\r\n{framing}\r\n0\r\n\r\n",
@@ -650,11 +649,11 @@ pub(super) fn fields(tally: &mut Tally) {
         cases.push(refused(400, get(line)));
         let in_front_of_host = format!("GET / HTTP/1.1\r\n{line}Host: a\r\n\r\n");
         cases.push(refused(400, in_front_of_host));
-        // The rest of the head is not waited for: it may never come.
+        // The line is refused without waiting for the rest of the head.
         let without_end = format!("GET / HTTP/1.1\r\nHost: a\r\n{line}");
         cases.push(refused(400, without_end).alone());
     }
-    // LF alone everywhere, and in each single place.
+    // A bare LF or CR for every line ending, and for each single one.
     let whole = get("A: b\r\n");
     cases.push(refused(400, whole.replace("\r\n", "\n")));
     cases.push(refused(400, whole.replace("\r\n", "\r")));
@@ -713,12 +712,12 @@ pub(super) fn controls(tally: &mut Tally) {
             let mut input = place.as_bytes().to_vec();
             input[at] = byte;
             match (byte, place) {
-                // A tab may stand in a value, and blanks around one are none of it.
+                // A tab is allowed in a value, and removed at its ends.
                 (b'\t', place) if place.contains("X:@y") || place.contains("y@\r") => {
                     cases.push(forwarded(input, get("X: y\r\n")))
                 }
                 (b'\t', place) if place.contains("y@z") => cases.push(unchanged(input)),
-                // That LF ends the head: the one behind it is what is refused.
+                // The inserted LF ends the head, and the LF after it is refused.
                 (b'\n', place) if place.ends_with("\r\n\r@\n") => {
                     let first = get("").into_bytes();
                     cases.push(case(input, &[&first], Then::Refused(400)));
@@ -782,7 +781,7 @@ pub(super) fn host_values(tally: &mut Tally) {
         let input = format!("GET / HTTP/1.1\r\nHost:{value}\r\n\r\n");
         cases.push(forwarded(input, plain));
     }
-    // A zone means something on the client's machine alone (RFC 6874 §4).
+    // A zone has a meaning only on the client's machine (RFC 6874 §4).
     for (host, sent) in [
         ("[fe80::1%eth0]", "[fe80::1]"),
         ("[fe80::1%25eth0]:8080", "[fe80::1]:8080"),
@@ -795,7 +794,7 @@ pub(super) fn host_values(tally: &mut Tally) {
         cases.push(forwarded(input, &sent));
     }
     cases.push(unchanged("GET / HTTP/1.1\r\nX: y\r\nhOsT: a\r\n\r\n"));
-    // HTTP/1.0 may do without.
+    // Host is optional in HTTP/1.0.
     let own = "GET / HTTP/1.1\r\nHost: UPSTREAM\r\n\r\n";
     cases.push(forwarded_last("GET / HTTP/1.0\r\n\r\n", own));
     cases.push(forwarded_last("GET / HTTP/1.0\r\nHost: a\r\n\r\n", plain));
@@ -838,7 +837,7 @@ pub(super) fn target_forms(tally: &mut Tally) {
     ] {
         cases.push(refused(501, with(line)));
     }
-    // What follows is neither a body nor a tunnel.
+    // The bytes after the head are neither a body nor sent through a tunnel.
     let with_body = "CONNECT a:443 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
     cases.push(refused(501, with_body));
     #[rustfmt::skip]
@@ -880,7 +879,7 @@ pub(super) fn target_forms(tally: &mut Tally) {
     ] {
         cases.push(forwarded(with(line), sent));
     }
-    // The same authority replaces Host in any place, and a missing one of HTTP/1.0.
+    // The authority of the target replaces Host wherever it stands, and a missing one in HTTP/1.0.
     cases.push(forwarded(
         "GET http://b/ HTTP/1.1\r\nX: y\r\nhost: a:1\r\nY: z\r\n\r\n",
         "GET / HTTP/1.1\r\nX: y\r\nhost: b\r\nY: z\r\n\r\n",
@@ -897,7 +896,7 @@ pub(super) fn target_forms(tally: &mut Tally) {
         400,
         "GET http://b/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
     ));
-    // Any byte above ASCII goes on as it came, whatever encoding it is of.
+    // Bytes above ASCII are forwarded unchanged, whatever their encoding.
     let high: Vec<u8> = (0x80..=0xff).collect();
     for high in [&b"\xff"[..], b"\xc0\x8a", b"\xd6\xd0\xce\xc4", &high] {
         let line = [b"GET /a?q=".as_slice(), high, b" HTTP/1.1\r\n"].concat();
@@ -917,7 +916,7 @@ pub(super) fn target_forms(tally: &mut Tally) {
         cases.push(refused(400, in_the_host.concat()));
         let not_a_path = [b"GET ".as_slice(), high, b" HTTP/1.1\r\nHost: b\r\n\r\n"];
         cases.push(refused(400, not_a_path.concat()));
-        // What is wrong beside it stays wrong.
+        // Other faults of such a request are still refused.
         cases.push(refused(400, replace(&origin, b"/a", b"/\x7f")));
         cases.push(refused(400, replace(&origin, b"Host", b" Host")));
     }
@@ -1023,7 +1022,7 @@ pub(super) fn options_against_forwarded(tally: &mut Tally) {
             true => forwarded_last(get(fields), sent),
             false => forwarded(get(fields), sent),
         };
-        // What comes behind gets these fields as well.
+        // A request sent after it would get these fields as well.
         case.alone = case.then == Then::GoesOn;
         cases.push(case);
     }
@@ -1049,7 +1048,7 @@ pub(super) fn start_lines(tally: &mut Tally) {
         "\"GET\" / HTTP/1.1", "G\u{e9}T / HTTP/1.1", "GET:/ HTTP/1.1", "GET,/,HTTP/1.1",
         "GET\u{a0}/ HTTP/1.1", "GET / HTTP/1.1\u{a0}", "GET \"/\" HTTP/1.1",
         "GET / \"HTTP/1.1\"",
-        // No target; whatever the version, the line is at fault.
+        // A malformed line gets 400, whatever its version.
         "GET  HTTP/1.1", "GET  HTTP/2.0", " / HTTP/2.0", "G,T / HTTP/2.0", "GET / HTTP/2",
     ];
     for line in lines {
@@ -1067,7 +1066,7 @@ pub(super) fn start_lines(tally: &mut Tally) {
     ] {
         cases.push(refused(505, format!("{line}\r\n{rest}")));
     }
-    // A newer minor version is taken as the newest that is known (RFC 9112 §2.5).
+    // A higher minor version is read as 1.1 (RFC 9112 §2.5).
     for version in ["HTTP/1.2", "HTTP/1.3", "HTTP/1.9"] {
         cases.push(forwarded(get("").replace("HTTP/1.1", version), get("")));
         let body = post("Content-Length: 5\r\n", "hello");
@@ -1132,7 +1131,7 @@ pub(super) fn foreign(tally: &mut Tally) {
     ] {
         cases.push(refused(400, bytes));
     }
-    // Each must be refused without waiting for the end of a head that never comes.
+    // Each must be refused without waiting for the end of the head, which never comes.
     let cases = cases.into_iter().map(Case::alone).collect();
     requests(tally, &[], cases);
 }
@@ -1159,10 +1158,10 @@ pub(super) fn blank_lines(tally: &mut Tally) {
     ];
     for start in starts {
         cases.push(refused(400, format!("{start}{plain}")));
-        let behind = format!("{body}{start}{plain}");
-        cases.push(case(behind, &[body.as_bytes()], Then::Refused(400)));
+        let following = format!("{body}{start}{plain}");
+        cases.push(case(following, &[body.as_bytes()], Then::Refused(400)));
     }
-    // Empty lines alone are no request, and no reason to answer.
+    // Empty lines alone get no response.
     cases.push(case("\r\n\r\n\r\n", &[], Then::GoesOn));
     requests(tally, &[], cases);
 }
@@ -1230,7 +1229,7 @@ pub(super) fn pipelines(tally: &mut Tally) {
             Then::Closes,
         ),
         unchanged(&inside),
-        // Bytes behind a body belong to the next request, whatever they are.
+        // Any bytes after a body belong to the next request.
         case(
             post("Content-Length: 4\r\n", "hell,"),
             &[post("Content-Length: 4\r\n", "hell").as_bytes()],
@@ -1292,7 +1291,7 @@ pub(super) fn upgrades(tally: &mut Tally) {
     let with = |fields: &str| get(&format!("{KEY}{fields}"));
     let plain = with("");
     let mut cases = Vec::new();
-    // Asked for, and refused by the upstream: what follows is neither tunnel nor request.
+    // The upstream refuses the upgrade: what follows is neither a tunnel nor a request.
     for (fields, token) in [
         (ask, "websocket"),
         ("connection: upgrade\r\nupgrade: WebSocket\r\n", "WebSocket"),
@@ -1320,7 +1319,7 @@ pub(super) fn upgrades(tally: &mut Tally) {
     ] {
         cases.push(forwarded_last(with(fields), sent(token)));
     }
-    // Repeated, or listed with others, it counts once, and goes on alone.
+    // One of several, or of repeated ones, is forwarded alone.
     for value in [
         "websocket, h2c",
         "h2c, websocket",
@@ -1333,12 +1332,12 @@ pub(super) fn upgrades(tally: &mut Tally) {
         let fields = format!("Connection: Upgrade\r\nUpgrade: {value}\r\n");
         cases.push(forwarded_last(with(&fields), sent("websocket")));
     }
-    // A length of nothing is no body.
+    // A Content-Length of 0 means no body.
     cases.push(forwarded_last(
         get(&format!("Content-Length: 0\r\n{ask}")),
         get("Content-Length: 0\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"),
     ));
-    // Not asked for: ordinary requests without the field.
+    // Not a valid upgrade: forwarded as ordinary requests, without Upgrade.
     #[rustfmt::skip]
     let variants = [
         "Upgrade: websocket\r\n", "Connection: keep-alive\r\nUpgrade: websocket\r\n",
@@ -1360,7 +1359,7 @@ pub(super) fn upgrades(tally: &mut Tally) {
     for fields in variants {
         cases.push(forwarded(with(fields), &plain));
     }
-    // Another method or a body: ordinary requests, and the body stays one.
+    // Another method or a body: forwarded as ordinary requests, with their body.
     for method in ["POST", "PUT", "HEAD", "OPTIONS", "get"] {
         let request = with(ask).replace("GET", method);
         cases.push(forwarded(request, plain.replace("GET", method)));
@@ -1381,14 +1380,14 @@ pub(super) fn upgrades(tally: &mut Tally) {
         with(&format!("{coding}{ask}")) + "0\r\n\r\n",
         with(coding) + "0\r\n\r\n",
     ));
-    // HTTP/1.0 knows no upgrade (RFC 9110 §7.8).
+    // HTTP/1.0 has no upgrade (RFC 9110 §7.8).
     let old = with(ask).replace("HTTP/1.1", "HTTP/1.0");
     cases.push(forwarded_last(&old, &plain));
     cases.push(forwarded(
         old.replace("Connection: ", "Connection: keep-alive, "),
         &plain,
     ));
-    // What is wrong with a request stays wrong.
+    // Other faults of an upgrade request are still refused.
     cases.push(refused(400, with(&format!("{ask}Content-Length: x\r\n"))));
     cases.push(refused(400, with(&format!("{ask}Host: b\r\n"))));
     cases.push(refused(

@@ -1,4 +1,4 @@
-//! Responses: what the client gets of them, and what the next request finds.
+//! Responses: what the client gets, and which connection the next request uses.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,18 +13,18 @@ use crate::support::*;
 
 /// One response of a scripted upstream.
 struct Reply {
-    /// What the client asks, PATH standing for the path.
+    /// The client's request, with PATH in place of the path.
     request: &'static str,
     send: Vec<u8>,
-    /// How many bytes of that are more than a response.
+    /// How many of the sent bytes follow the response.
     surplus: usize,
     end: End,
     client: Gets,
-    /// The upstream's connection is used for the next request.
+    /// Whether the upstream's connection is used for the next request.
     reused: bool,
 }
 
-/// What the upstream does behind a response.
+/// What the upstream does after a response.
 #[derive(Clone, Copy, PartialEq)]
 enum End {
     Stays,
@@ -32,13 +32,13 @@ enum End {
     Resets,
 }
 
-/// What the client gets of a response.
+/// What the client gets.
 enum Gets {
-    /// Exactly these bytes, however cut into chunks.
+    /// Exactly these bytes, in chunks of any size.
     Exactly(Vec<u8>),
-    /// 502, at most interim responses before it.
+    /// 502, possibly after interim responses.
     BadGateway,
-    /// 502, or a part of this response that cannot be taken for the whole.
+    /// 502, or a part of this response that is recognizably incomplete.
     AtMost(Vec<u8>),
 }
 
@@ -48,7 +48,7 @@ const ASK_OLD: &str = "GET PATH HTTP/1.0\r\nHost: a\r\n\r\n";
 pub(super) const ASK_UPGRADE: &str =
     "GET PATH HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
-/// A response that nobody asked for.
+/// A response to no request, which no client may get.
 pub(super) const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL";
 
 impl Reply {
@@ -89,13 +89,13 @@ impl Reply {
         self
     }
 
-    /// Delivered as `client`, and the upstream's connection is not used again: what it sent
-    /// had to be repaired.
+    /// Delivered as `client`, and the upstream's connection is not used again, because the
+    /// response had to be repaired.
     fn repaired(send: impl AsRef<[u8]>, client: impl AsRef<[u8]>) -> Reply {
         Reply::delivered(send, client).last()
     }
 
-    /// With more than a response, which spoils the upstream's connection.
+    /// Adds bytes after the response, so that the upstream's connection is not used again.
     fn followed_by(mut self, surplus: impl AsRef<[u8]>) -> Reply {
         self.send.extend_from_slice(surplus.as_ref());
         self.surplus = surplus.as_ref().len();
@@ -103,7 +103,7 @@ impl Reply {
         self
     }
 
-    /// The upstream's connection ends behind this.
+    /// The upstream's connection is not used again.
     fn last(mut self) -> Reply {
         self.reused = false;
         self
@@ -125,7 +125,7 @@ impl Reply {
         }
     }
 
-    /// Whether only the connection's end tells where the response ends.
+    /// Whether the response ends with the connection.
     fn ends_with_connection(&self) -> bool {
         let send = String::from_utf8_lossy(&self.send).to_ascii_lowercase();
         !matches!(self.client, Gets::BadGateway)
@@ -133,7 +133,7 @@ impl Reply {
             && !send.contains("transfer-encoding")
     }
 
-    /// Checks what a client received. `cut` says that not all of it was sent.
+    /// Checks what a client received. `cut` says that the upstream did not send all of it.
     fn check(&self, got: &Received, cut: bool, what: &str) {
         let mut rest = got.bytes.as_slice();
         let mut heads = Vec::new();
@@ -147,7 +147,7 @@ impl Reply {
             }
         };
         let mut last = last;
-        // Behind a reset nobody takes it for whole.
+        // After a reset the client knows that the body is incomplete.
         last.whole &= !last.until_end || got.clean_end == Some(true);
         let received = shown(&got.bytes);
         assert!(rest.is_empty(), "{what}: surplus in {received}");
@@ -160,7 +160,7 @@ impl Reply {
                 "{what}: {received}"
             );
         }
-        // The upstreams here send none.
+        // The upstreams here send no Date.
         if !is_bad_gateway && last.head.ends_with(b"\r\n\r\n") && last.status() >= 200 {
             last = last.without_date();
         }
@@ -195,9 +195,9 @@ impl Reply {
     }
 }
 
-/// An upstream that plays the reply named in the path, in the way named there, and
-/// answers everything else with its path and the number of the connection. Tells the path
-/// and the number of the connection when a reply was played to its end.
+/// An upstream that sends the reply that the path names, in the way that the path names, and
+/// answers everything else with its path and the number of the connection. Reports the path and
+/// the number of the connection when a reply was sent completely.
 fn stage(replies: Arc<Vec<Reply>>) -> (SocketAddr, Receiver<(String, usize)>) {
     let connections = AtomicUsize::new(0);
     let (report, played) = channel();
@@ -216,8 +216,8 @@ fn stage(replies: Arc<Vec<Reply>>) -> (SocketAddr, Receiver<(String, usize)>) {
                 client.try_send(&reply.send[..length.parse().unwrap()]);
                 return;
             }
-            // What the pool cannot know of yet it cannot judge: surplus comes in the segment
-            // in which the response ends.
+            // Surplus is sent in one segment with the end of the response: later, the connection
+            // might already have been reused.
             let apart = match way {
                 "bytes" => (reply.send.len() - reply.surplus).saturating_sub(1),
                 _ => 0,
@@ -245,11 +245,11 @@ fn stage(replies: Arc<Vec<Reply>>) -> (SocketAddr, Receiver<(String, usize)>) {
     (address, played)
 }
 
-/// Goes through a table of responses.
+/// Checks a table of responses.
 fn replies(tally: &mut Tally, replies: Vec<Reply>) {
     let replies = Arc::new(replies);
     let (upstream, played) = stage(replies.clone());
-    // One thread, and so one pool: what one request leaves behind the next one would get.
+    // With one thread there is one pool, so that the next request would use the same connection.
     let proxy = Proxy::before(upstream, &["--threads", "1"]);
     let own = |client: &mut Client, path: &str, what: &str| -> usize {
         client.send(&ASK.replace("PATH", path));
@@ -271,14 +271,14 @@ fn replies(tally: &mut Tally, replies: Vec<Reply>) {
             client.send(&reply.request.replace("PATH", &path));
             let got = Received::read(&mut client, reply.method());
             reply.check(&got, false, &what);
-            // A reply may have been played twice, where the program may try again.
+            // A reply may have been sent twice if the program may retry the request.
             let number = loop {
                 let (played, number) = played.recv_timeout(PATIENCE).expect(&what);
                 if played == path {
                     break number;
                 }
             };
-            // The next request gets its own answer: on this connection, and on another.
+            // The next request gets its own response, on this client connection and on another.
             let mut next = match got.clean_end {
                 None => client,
                 Some(_) => proxy.connect(),
@@ -292,7 +292,7 @@ fn replies(tally: &mut Tally, replies: Vec<Reply>) {
             own(&mut proxy.connect(), &format!("/another/{at}/{way}"), &what);
             runs += 1;
         }
-        // Where only the connection's end tells, every prefix is a whole response.
+        // If the response ends with the connection, every prefix is a complete response.
         if reply.ends_with_connection() {
             tally.case(reply.outcome(), runs);
             continue;
@@ -342,7 +342,7 @@ pub(super) fn answer_lines(tally: &mut Tally) {
         "\nHTTP/1.1 200 OK", "\rHTTP/1.1 200 OK", "\r\n\r\nHTTP/1.1 200 OK",
         "\u{feff}HTTP/1.1 200 OK", "garbage", "<html>", "GET / HTTP/1.1", "SSH-2.0-OpenSSH_9.6",
         "220 a.example ESMTP", "-ERR unknown command",
-        // What would split a response for a client that ends lines elsewhere
+        // Lines that would split the response for a client that ends lines at other bytes
         "HTTP/1.1 200 OK\rSet-Cookie: evil",
         "HTTP/1.1 200 OK\r\r\nSet-Cookie: evil", "HTTP/1.1 200 O\rK", "HTTP/1.1 200 \r",
         "HTTP/1.1 200 OK\r", "HTTP/1.1 200\rOK", "HTTP/1.1 200\nOK", "HTTP/1.1 200 O\0K",
@@ -352,7 +352,7 @@ pub(super) fn answer_lines(tally: &mut Tally) {
     for line in lines {
         all.push(Reply::bad(format!("{line}\r\n{rest}")));
     }
-    // A TLS alert and the SETTINGS of HTTP/2: no line will ever end.
+    // A TLS alert and the SETTINGS of HTTP/2, in which no line ends.
     all.push(Reply::bad(b"\x15\x03\x01\x00\x02\x02\x46"));
     all.push(Reply::bad(b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64"));
     all.push(Reply::bad(b"\0").then(End::Closes));
@@ -369,7 +369,7 @@ pub(super) fn answer_lines(tally: &mut Tally) {
         ),
         ("HTTP/1.1 299 ~!@", "HTTP/1.1 299 ~!@"),
         ("HTTP/1.1 599 200 OK", "HTTP/1.1 599 200 OK"),
-        // A newer minor version is taken as the newest that is known (RFC 9112 §2.5).
+        // A higher minor version is read as 1.1 (RFC 9112 §2.5).
         ("HTTP/1.2 200 OK", "HTTP/1.1 200 OK"),
         ("HTTP/1.9 200", "HTTP/1.1 200 "),
         // A reason may hold any byte above ASCII.
@@ -434,7 +434,7 @@ pub(super) fn answer_fields(tally: &mut Tally) {
         let in_front = format!("HTTP/1.1 200 OK\r\n{line}Content-Length: 5\r\n\r\nhello");
         all.push(Reply::bad(in_front));
     }
-    // In front of the first field a fold folds nothing.
+    // Before the first field there is nothing to fold.
     for line in [" \r\n", "\t\r\n", " \n"] {
         let send = format!("HTTP/1.1 200 OK\r\n{line}Content-Length: 5\r\n\r\nhello");
         all.push(Reply::bad(send));
@@ -479,13 +479,13 @@ pub(super) fn answer_fields(tally: &mut Tally) {
         );
         all.push(Reply::repaired(not_modified.0, not_modified.1));
     }
-    // A lone LF may end a head where the application meant none: then what follows is content,
-    // and answers nobody else.
+    // An injected LF may end a head early: what follows is then content, and never the response
+    // to another request.
     for split in ["A: b\n\nhello", "A: b\r\n\nhello", "A: b\n\r\nhello"] {
         let send = format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n{split}");
         all.push(Reply::repaired(send, hello("A: b\r\n")).followed_by(EVIL));
     }
-    // A coding in disguise is one, and chunks win.
+    // A Transfer-Encoding in faulty syntax counts, and overrides the length.
     for line in [
         "Transfer-Encoding : chunked\r\n",
         "Transfer-Encoding:\r\n chunked\r\n",
@@ -588,15 +588,15 @@ pub(super) fn answer_framing(tally: &mut Tally) {
     ];
     for fields in variants {
         all.push(Reply::bad(with(fields, body)));
-        // Where there is no body, these fields still say that something is wrong.
+        // These fields are refused even if the response has no body.
         all.push(Reply::bad(with(fields, "")).to(ASK_HEAD));
         let no_content = with(fields, "").replace("200 OK", "204 No Content");
         all.push(Reply::bad(no_content));
         let not_modified = with(fields, "").replace("200 OK", "304 Not Modified");
         all.push(Reply::bad(not_modified));
     }
-    // Both framings: chunks win, and only they are told (RFC 9112 §6.3). In HTTP/1.0 chunks
-    // are a mistake that is made (§6.1).
+    // With both framings, the chunked coding wins and is the only one forwarded (RFC 9112 §6.3).
+    // Some HTTP/1.0 upstreams send chunks, although they must not (§6.1).
     let chunked = with("Transfer-Encoding: chunked\r\n", body);
     for send in [
         chunked.replace("HTTP/1.1", "HTTP/1.0"),
@@ -662,13 +662,13 @@ pub(super) fn answer_framing(tally: &mut Tally) {
     ] {
         let (send, sent) = (format!("{IN_CHUNKS}{body}"), format!("{IN_CHUNKS}{sent}"));
         all.push(Reply::delivered(&send, &sent));
-        // With LF alone for the ends of all lines, and of those behind the head.
+        // With a bare LF for all line endings, and for those after the head.
         all.push(Reply::repaired(send.replace("\r\n", "\n"), &sent));
         let body = body.replace("\r\n", "\n");
         all.push(Reply::repaired(format!("{IN_CHUNKS}{body}"), &sent));
     }
     for (body, sent) in [
-        // As some servers pad their sizes: no fault.
+        // Some servers pad their sizes with blanks, which does not count as a fault.
         ("5   \r\nhello\r\n0 \t\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"),
         ("5 ;a\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"),
     ] {
@@ -695,7 +695,7 @@ pub(super) fn answer_framing(tally: &mut Tally) {
         let to_old = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{content}");
         all.push(Reply::repaired(send, to_old).to(ASK_OLD));
     }
-    // HTTP/1.0 knows no chunks; and only the upstream's end delimits the others.
+    // HTTP/1.0 has no chunks; the other responses end with the upstream's connection.
     let chunks = format!("{IN_CHUNKS}{body}");
     let to_old = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello";
     all.push(Reply::delivered(chunks, to_old).to(ASK_OLD));
@@ -718,7 +718,7 @@ pub(super) fn answers_cut(tally: &mut Tally) {
     let mut all = Vec::new();
     let length = hello("");
     let chunks = format!("{IN_CHUNKS}5\r\nhello\r\n0\r\n\r\n");
-    // Every way to end early is also among the prefixes of what is delivered whole.
+    // These ways to end early are also among the prefixes of complete responses.
     for end in [End::Closes, End::Resets] {
         for (send, whole) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &length),
@@ -745,9 +745,9 @@ pub(super) fn answers_cut(tally: &mut Tally) {
             ),
         ] {
             all.push(Reply::broken(send, whole).then(end));
-            // For HTTP/1.0 chunks become a body that the connection's end delimits: only a
-            // reset tells that it is not whole.
-            // One byte more than any of these sends makes each a part.
+            // For HTTP/1.0, chunks become a body that ends with the connection, so that only a
+            // reset shows that it is incomplete. One byte more than any of these sends makes each
+            // a part of it.
             let mut old = whole.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
             if send.contains("chunked") {
                 old = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello!".to_owned();
@@ -760,7 +760,7 @@ pub(super) fn answers_cut(tally: &mut Tally) {
     }
     let until_close = format!("{IN_CHUNKS}5\r\nhello\r\n0\r\n\r\n");
     all.push(Reply::broken("HTTP/1.1 200 OK\r\n\r\nhello", until_close).then(End::Resets));
-    // A chunked body that breaks.
+    // Malformed chunked bodies.
     #[rustfmt::skip]
     let bodies = [
         "X\r\nhello\r\n0\r\n\r\n", "\r\n0\r\n\r\n", " 5\r\nhello\r\n0\r\n\r\n",
@@ -785,7 +785,7 @@ pub(super) fn answers_cut(tally: &mut Tally) {
 pub(super) fn answers_without_content(tally: &mut Tally) {
     let mut all = Vec::new();
     let length = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
-    // A body that must not be there spoils the upstream's connection.
+    // After a body that the response must not have, the connection is not used again.
     for surplus in ["", "hello", EVIL, "\r\n", "0\r\n\r\n"] {
         for (head, request, sent) in [
             (length, ASK_HEAD, length),
@@ -824,7 +824,7 @@ pub(super) fn answers_without_content(tally: &mut Tally) {
             let reply = Reply::delivered(head, sent).to(request);
             all.push(reply.followed_by(surplus));
         }
-        // To GET only a close would end this one: the upstream may well close now.
+        // In response to GET this would end with the connection, so the upstream may close.
         let unframed = "HTTP/1.1 200 OK\r\n\r\n";
         let reply = Reply::delivered(unframed, unframed).to(ASK_HEAD);
         all.push(reply.followed_by(surplus).last());
@@ -837,7 +837,7 @@ pub(super) fn answers_without_content(tally: &mut Tally) {
             all.push(reply.followed_by(surplus));
         }
     }
-    // 205 is framed like any other (RFC 9112 §6.3): what it should not have is delivered.
+    // 205 is framed like any other status (RFC 9112 §6.3), so that its body is delivered.
     let reset = "HTTP/1.1 205 Reset\r\nContent-Length: 5\r\n\r\nhello";
     all.push(Reply::delivered(reset, reset));
     replies(tally, all);
@@ -859,11 +859,11 @@ pub(super) fn interim(tally: &mut Tally) {
         all.push(Reply::delivered(&whole, &whole));
         let old = last.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
         all.push(Reply::delivered(&whole, old).to(ASK_OLD));
-        // Interim responses alone are no answer.
+        // Interim responses without a final one get 502.
         all.push(Reply::bad(heads).then(End::Closes));
     }
-    // They have no content, whatever they say; what follows is the next head. A body that was
-    // announced all the same may still come, so the connection is not used again.
+    // Interim responses have no content, whatever their fields say: the next head follows. The
+    // announced body may still arrive, so the connection is not used again.
     for fields in ["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"] {
         let send = format!("HTTP/1.1 103 Early Hints\r\n{fields}\r\n{last}");
         all.push(Reply::repaired(
@@ -874,13 +874,13 @@ pub(super) fn interim(tally: &mut Tally) {
         all.push(Reply::bad(send));
     }
     for request in [ASK, ASK_OLD] {
-        // Without end; the upstream would go on for as long as it is read.
+        // An upstream that sends interim responses without end is cut off.
         let without_end = "HTTP/1.1 102 Processing\r\n\r\n".repeat(20_000);
         all.push(Reply::bad(without_end).to(request));
         let without_end = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(10_000);
         all.push(Reply::bad(without_end).to(request));
     }
-    // A fault in any of them is one of the connection.
+    // After a fault in any of them, the connection is not used again.
     for (head, sent) in [
         ("HTTP/1.1 103 Early Hints\r\nA : b\r\n\r\n", "A: b\r\n"),
         (
@@ -905,7 +905,7 @@ pub(super) fn interim(tally: &mut Tally) {
     ] {
         all.push(Reply::bad(format!("{head}{last}")));
     }
-    // A switch that was not asked for, or to something else.
+    // A switch that was not requested, or to another protocol.
     let switch = |fields: &str| format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n");
     let right = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
     for request in [ASK, ASK_HEAD, ASK_OLD] {
@@ -943,7 +943,7 @@ pub(super) fn interim(tally: &mut Tally) {
         switch(right).replace("websocket", "websocket\x01"),
         switch(right).replace("HTTP/1.1", "HTTP/1.2"),
     ] {
-        // What follows goes through the tunnel, on the same connection.
+        // What follows is sent through the tunnel, on the same connection.
         all.push(Reply::delivered(send, &sent).to(ASK_UPGRADE));
     }
     let wrong_line = switch(right).replace("101 ", "1010 ");
@@ -978,10 +978,10 @@ pub(super) fn surplus(tally: &mut Tally) {
             all.push(Reply::delivered(whole, whole).followed_by(more));
         }
     }
-    // More than any buffer holds.
+    // More than a buffer can hold.
     let flood = "EVIL".repeat(50_000);
     all.push(Reply::delivered(&length, &length).followed_by(flood));
-    // What an upstream's own mistake in a header splits off is surplus as well.
+    // What an injected field splits off as a second response is surplus as well.
     let split = hello("X: y\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\n");
     all.push(Reply::bad(split));
     let whole = "HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 0\r\n\r\n";
@@ -1040,12 +1040,12 @@ pub(super) fn idle_surplus(tally: &mut Tally) {
             assert_eq!(first.response().text(), "on 0");
             go_on.send(()).unwrap();
             done.recv_timeout(PATIENCE).unwrap();
-            // Not to another client, and not to the same one.
+            // Neither another client nor the same one gets the surplus.
             assert_eq!(proxy.get("/").text(), "on 1", "{what}");
             first.send(&post("Content-Length: 5\r\n", "hello"));
             let head = first.head();
             assert!(head.starts_with("HTTP/1.1 200 "), "{what}: {head}");
-            // Such an upstream gets what must not be sent twice on a fresh connection.
+            // A request that must not be sent twice gets a new connection to such an upstream.
             assert_eq!(first.exactly(4), b"on 2", "{what}");
             tally.case("nobody gets it, upstream's connection closed", 1);
         }
