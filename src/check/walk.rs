@@ -228,8 +228,8 @@ impl Walk {
         proxy.map_or(&self.config.upstream, |proxy| &proxy.authority)
     }
 
-    /// Inspects the certificate over a separate connection, because the TLS library of the
-    /// serving connections does not expose what the report shows.
+    /// Inspects the certificate over a separate connection, because native-tls, which makes the
+    /// others, does not expose what the report shows.
     async fn look_at_certificate(&mut self) {
         let Ok(connection) = self.dialer.reach(&self.deadline, &Steps::begin()).await else {
             return;

@@ -95,7 +95,7 @@ pub enum Group {
     Limits,
     /// Log, metrics and status page.
     Monitoring,
-    /// Flags that do something else than serve.
+    /// Flags that do something other than serve.
     Other,
 }
 

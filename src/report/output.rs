@@ -1,6 +1,6 @@
 //! Writes log lines to standard error and access log lines to standard output. Each thread
-//! collects lines in buffers and writes them when it is about to wait for events. While the
-//! reader of a stream is stuck, lines are dropped and counted; the thread never blocks on it.
+//! collects lines in buffers and writes them when it is about to wait for events. If the reader
+//! of a stream is stuck and the buffer full, lines are dropped and counted; serving never waits.
 
 use std::cell::{Cell, RefCell};
 use std::io;
