@@ -132,7 +132,7 @@ pub fn failures_name_their_cause_and_the_remedy() {
     assert!(last["advice"]
         .as_str()
         .unwrap()
-        .contains("does the proxy listen"));
+        .contains("check that the proxy listens"));
     assert_eq!(told["failed"], 25);
     assert_eq!(told["hops"][0]["role"], "proxy");
     assert_eq!(told["hops"][0]["state"], "failed");
@@ -178,10 +178,48 @@ impl Page {
 
     fn ask(&mut self, expression: &str) {
         let patience = 2 * PATIENCE.as_millis() as u64;
-        let line = serde_json::json!([expression, patience]).to_string();
-        let input = self.guard.0.stdin.as_mut().unwrap();
-        writeln!(input, "{line}").unwrap();
+        self.tell(&serde_json::json!([expression, patience]));
     }
+
+    /// Has the browser do something, which `tests/peers/status.mjs` lists.
+    fn does(&mut self, what: serde_json::Value) {
+        self.tell(&what);
+        assert_eq!(self.line(), "\"yes\"", "{what}");
+    }
+
+    fn tell(&mut self, what: &serde_json::Value) {
+        let input = self.guard.0.stdin.as_mut().unwrap();
+        writeln!(input, "{what}").unwrap();
+    }
+}
+
+/// The least contrast of a text with what is behind it (WCAG 2.2, 1.4.3).
+const LEAST_CONTRAST: f64 = 4.5;
+
+/// True if the page's text is legible: each text that is shown contrasts with the nearest
+/// background behind it.
+fn is_legible() -> String {
+    format!(
+        "(() => {{
+          const channels = c => c.match(/[\\d.]+/g).map(Number);
+          const light = c => {{
+            const [r, g, b] = c.map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+          }};
+          const behind = e => {{
+            const c = channels(getComputedStyle(e).backgroundColor);
+            if (c.length === 3) return c;
+            const [under, alpha] = [e.parentElement ? behind(e.parentElement) : [255, 255, 255], c[3]];
+            return under.map((v, n) => alpha * c[n] + (1 - alpha) * v);
+          }};
+          const texts = [...document.body.querySelectorAll('*')].filter(e => e.offsetParent &&
+            [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
+          return texts.length > 20 && texts.every(e => {{
+            const [a, b] = [light(channels(getComputedStyle(e).color)), light(behind(e))];
+            return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) >= {LEAST_CONTRAST};
+          }});
+        }})()"
+    )
 }
 
 /// Checks the page in `browser`, which also prints a line for each error on the page's console:
@@ -231,9 +269,44 @@ pub fn the_page_in_a_browser_shows_what_happens(browser: impl FnOnce(&str) -> Co
     // The settings that were given, and all settings on demand.
     page.shows("document.getElementById('settings').textContent.includes('--upstream-host')");
     page.shows("!document.getElementById('settings').textContent.includes('drain-timeout')");
-    page.shows("document.getElementById('all').click() || true");
+    // By the keyboard alone: the box is what comes first, and shows that it has the focus.
+    page.does(serde_json::json!({ "key": "Tab" }));
+    page.shows("document.activeElement.id === 'all'");
+    page.shows("getComputedStyle(document.activeElement).outlineStyle !== 'none'");
+    page.does(serde_json::json!({ "key": " ", "text": " " }));
     page.shows("document.getElementById('settings').textContent.includes('drain-timeout')");
-    drop(proxy);
+    page.does(serde_json::json!({ "key": "Tab" }));
+    page.shows("document.activeElement.getAttribute('href') === '/status.json'");
+    // In a window and on a phone, light and dark: nothing sticks out, no column of the
+    // settings is too narrow to read, and each text stands out from what is behind it.
+    for (width, scheme) in [
+        (1280, "light"),
+        (1280, "dark"),
+        (360, "dark"),
+        (360, "light"),
+    ] {
+        page.does(serde_json::json!({ "width": width, "scheme": scheme }));
+        page.shows(&format!(
+            "matchMedia('(prefers-color-scheme: {scheme})').matches"
+        ));
+        page.shows("document.documentElement.scrollWidth <= innerWidth");
+        page.shows(
+            "[...document.querySelectorAll('#settings > tr > *')].every(c => c.clientWidth >= 80)",
+        );
+        page.shows(&is_legible());
+    }
+    // A proxy that does not listen: the page names it, and says what to look at.
+    let dead = format!("socks5://{}", dead_address());
+    let (broken, at) = watched(&["-u", "upstream.example:80", "-s", &dead]);
+    page.does(serde_json::json!({ "url": format!("http://{at}/") }));
+    page.shows("document.getElementById('state').textContent === 'serving'");
+    assert_eq!(broken.get("/").status(), 502);
+    page.shows("document.querySelector('.hop[data-state=failed] h3')?.textContent === 'Proxy'");
+    page.shows("document.querySelector('.failure .stage').textContent === 'proxy-connect'");
+    page.shows("document.querySelector('.advice').textContent.includes('the proxy listens')");
+    page.does(serde_json::json!({ "url": format!("http://{address}/") }));
+    page.shows("document.getElementById('state').textContent === 'failing'");
+    drop((broken, proxy));
     // From here on the console has an error for each fetch that fails.
     page.ask("!document.getElementById('lost').hidden");
     let mut answer = page.line();
