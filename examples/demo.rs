@@ -22,7 +22,7 @@ use openssl::{sha::sha1, x509::X509};
 use rustix::process::{kill_process, Pid};
 use simple_proxy::both;
 use simple_proxy::cli::manner::Manner;
-use simple_proxy::language::Words;
+use simple_proxy::language::{Language, Words};
 use smol::net::{TcpListener, TcpStream};
 use smol::process::{Child, ChildStderr, Command};
 
@@ -62,6 +62,14 @@ type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 fn say(words: Words) -> String {
     let language = Manner::of(&[], |name| std::env::var_os(name)).language;
     words.say(language).to_owned()
+}
+
+/// The language that the program logs in, which is that of its variable.
+fn log_language() -> Language {
+    match std::env::var("SIMPLE_PROXY_LOG_LANG").as_deref() {
+        Ok("en") => Language::English,
+        _ => Language::Chinese,
+    }
 }
 
 /// Writes a line on standard output. A closed output is ignored.
@@ -151,7 +159,7 @@ async fn checks(program: &OsStr) -> Outcome<Proxy> {
 
     say!(
         "\n{}",
-        say(Words::new("Every answer was right.", "所有响应均正确。"))
+        say(Words::new("All responses are correct.", "所有响应均正确。"))
     );
     Ok(chain)
 }
@@ -172,6 +180,13 @@ impl Proxy {
         // In a separate process group Ctrl-C does not reach it, and the demo shuts it down
         // gracefully.
         command.args(options.split(' ')).process_group(0);
+        // Settings that are meant for the service would be tried here as well.
+        for (name, _) in std::env::vars_os() {
+            let is_setting = name.as_encoded_bytes().starts_with(b"SIMPLE_PROXY_");
+            if is_setting && name != "SIMPLE_PROXY_LOG_LANG" {
+                command.env_remove(name);
+            }
+        }
         let mut command = Command::from(command);
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let child = command.kill_on_drop(true).spawn();
@@ -206,8 +221,9 @@ impl Proxy {
     }
 
     /// Prints its log until lines with these beginnings, each after a timestamp, have come.
-    async fn logged(&mut self, documented: &[&str]) -> Outcome {
+    async fn logged(&mut self, documented: &[Words]) -> Outcome {
         for wanted in documented {
+            let wanted = wanted.say(log_language());
             let is_wanted = |line: String| {
                 let words = line.split_once(' ').map(|line| line.1);
                 words.is_some_and(|words| words.starts_with(wanted))
@@ -238,9 +254,16 @@ impl Proxy {
         let mut page = vec![0; wanted.len()];
         client.read_exact(&mut page).await?;
         expect("the page", &String::from_utf8(page)?, &wanted)?;
-        let received = "===收到请求开始=== GET / (Host: demo.example)";
-        let done = format!("请求完成: GET / -> 200 ({} bytes, ", wanted.len());
-        self.logged(&[received, &done]).await?;
+        let bytes = wanted.len();
+        let received = Words::new(
+            "request: GET / (Host: demo.example)",
+            "===收到请求开始=== GET / (Host: demo.example)",
+        );
+        let done = both!(
+            "request done: GET / -> 200 ({bytes} bytes, ",
+            "请求完成: GET / -> 200 ({bytes} bytes, "
+        );
+        self.logged(&[received, done]).await?;
         let line = wanted.lines().find(|line| line.contains("demo.example"));
         say!("  200 OK: {}", line.unwrap_or_default());
         Ok(())
@@ -258,9 +281,18 @@ impl Proxy {
         let accepted = field(&head, "Sec-WebSocket-Accept");
         expect("the accepted key", accepted, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")?;
         self.logged(&[
-            "===收到请求开始=== GET /ws/echo (Host: demo.example)",
-            "WebSocket 请求: /ws/echo (Host: demo.example)",
-            "WebSocket 连接建立，开始双向转发",
+            Words::new(
+                "request: GET /ws/echo (Host: demo.example)",
+                "===收到请求开始=== GET /ws/echo (Host: demo.example)",
+            ),
+            Words::new(
+                "WebSocket request: /ws/echo (Host: demo.example)",
+                "WebSocket 请求: /ws/echo (Host: demo.example)",
+            ),
+            Words::new(
+                "WebSocket connection established, relaying both ways",
+                "WebSocket 连接建立，开始双向转发",
+            ),
         ])
         .await?;
         let message = "Hello Server, 你好";
@@ -276,7 +308,8 @@ impl Proxy {
         let (kind, _) = read_frame(&mut client).await?;
         expect("the answer to a close frame", kind, CLOSE)?;
         drop(client);
-        self.logged(&["WebSocket 连接关闭"]).await
+        let closed = Words::new("WebSocket connection closed", "WebSocket 连接关闭");
+        self.logged(&[closed]).await
     }
 
     /// Terminates it gracefully and waits until it has ended.
