@@ -55,7 +55,7 @@ impl Authority {
         }
         if path.chars().any(char::is_control) {
             return Err(Words::new(
-                "the path holds a control character: leave it out",
+                "the path contains a control character: remove it",
                 "路径含有控制字符：请去掉该字符",
             ));
         }
@@ -120,7 +120,7 @@ impl Authority {
                 _ => {
                     return Err(Words::new(
                         "the port must be a number from 1 to 65535",
-                        "端口必须是 1 到 65535 的数字",
+                        "端口须为 1 到 65535 的整数",
                     ))
                 }
             },
@@ -142,7 +142,7 @@ impl Host {
         };
         let address: Ipv6Addr = address.parse().map_err(|_| {
             Words::new(
-                "the brackets hold no IPv6 address: write [IPv6]:PORT, and other hosts without \
+                "what is in brackets is not an IPv6 address: write [IPv6]:PORT, and other hosts without \
                  brackets",
                 "方括号内不是 IPv6 地址：请写成 [IPv6]:PORT，其他主机不加方括号",
             )
@@ -152,8 +152,8 @@ impl Host {
         };
         if !address.is_unicast_link_local() {
             return Err(Words::new(
-                "only a link-local address (fe80::) has a zone: leave out the % and what follows it",
-                "只有链路本地地址（fe80::）带有 zone：请去掉 % 及其后的部分",
+                "only a link-local address (fe80::) can have a zone: remove the % and what follows it",
+                "只有链路本地地址（fe80::）可以带 zone：请去掉 % 及其后的部分",
             ));
         }
         // IFNAMSIZ is 16, including a NUL (netdevice(7)).
@@ -164,8 +164,8 @@ impl Host {
         match is_name {
             true => Ok(Host::Zoned(address, zone.to_owned())),
             false => Err(Words::new(
-                "the zone is not the name of a network interface: see 'ip link' for names",
-                "zone 不是网络接口的名称：名称参见 'ip link'",
+                "the zone must be the name of a network interface: 'ip link' lists them",
+                "zone 须为网络接口的名称：可用 'ip link' 查看",
             )),
         }
     }
@@ -182,8 +182,8 @@ impl Host {
         }
         if !is_dns_name(name) {
             return Err(Words::new(
-                "the host is neither a name nor an IP address: write one such as example.com",
-                "主机既不是域名，也不是 IP 地址：请写成例如 example.com",
+                "the host is neither a name nor an IP address; write a name such as example.com",
+                "主机既不是域名也不是 IP 地址；请填写域名，例如 example.com",
             ));
         }
         Ok(Host::Name(name.to_owned()))
@@ -244,15 +244,15 @@ mod tests {
             ("[fe80::1%2]:80", Ok("[fe80::1%2]:80")),
             ("[fe80::1]:80", Ok("[fe80::1]:80")),
             ("[2001:db8::1%eth0]:80", Err("only a link-local")),
-            ("[fe80::1%]:80", Err("the zone is not")),
-            ("[fe80::1%a/b]:80", Err("the zone is not")),
-            ("[fe80::1%interface-of-16c]:80", Err("the zone is not")),
+            ("[fe80::1%]:80", Err("the zone must be")),
+            ("[fe80::1%a/b]:80", Err("the zone must be")),
+            ("[fe80::1%interface-of-16c]:80", Err("the zone must be")),
             ("unix:/run/app.sock", Ok("unix:/run/app.sock")),
             ("unix:/run/a b:c@d.sock", Ok("unix:/run/a b:c@d.sock")),
             ("unix:run/app.sock", Err("write unix:/PATH")),
             ("unix:/run/", Err("write unix:/PATH")),
             ("unix:", Err("write unix:/PATH")),
-            ("unix:/a\nb", Err("the path holds a control")),
+            ("unix:/a\nb", Err("the path contains a control")),
             ("example.com", Err("a port is missing")),
             ("example.com:", Err("the port must be")),
             ("example.com:0", Err("the port must be")),
@@ -263,7 +263,7 @@ mod tests {
             ("::1:80", Err("write an IPv6 address in brackets")),
             ("[::1:80", Err("a bracket is not closed")),
             ("[::1]80", Err("a colon must follow")),
-            ("[127.0.0.1]:80", Err("the brackets hold no IPv6")),
+            ("[127.0.0.1]:80", Err("what is in brackets is not")),
             ("exa mple.com:80", Err("the host is neither")),
             (
                 "http://example.com:80",

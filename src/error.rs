@@ -144,58 +144,58 @@ impl Error {
         let certificate = self.token == "tls_certificate_error";
         match self.stage {
             Stage::Resolve if direct => {
-                Text::new("check the spelling of the upstream's name; give its address instead, or a proxy that knows the name", "请检查上游域名的拼写；或改用其 IP 地址，或使用能解析该域名的代理")
+                Text::new("check the spelling of the upstream's name, or use its IP address or a proxy that can resolve it", "请检查上游域名的拼写，或改用其 IP 地址，或设置能解析该域名的代理")
             }
-            Stage::Resolve => Text::new("check the spelling of the proxy's name, or give its address", "请检查代理域名的拼写，或改用其 IP 地址"),
+            Stage::Resolve => Text::new("check the spelling of the proxy's name, or use its IP address", "请检查代理域名的拼写，或改用其 IP 地址"),
             Stage::Connect if self.timed_out => {
-                Text::new("a firewall may be in the way; can it be reached only through a proxy?", "可能被防火墙拦截；是否只能经代理访问？")
+                Text::new("a firewall may be dropping the packets; if only a proxy can reach the upstream, set one", "可能被防火墙拦截；如果只能经代理访问，请设置代理")
             }
             Stage::Connect => {
-                Text::new("does the upstream listen on this port? can it be reached only through a proxy?", "上游是否在监听此端口？是否只能经代理访问？")
+                Text::new("check that the upstream listens on this port; if only a proxy can reach it, set one", "请确认上游在监听此端口；如果只能经代理访问，请设置代理")
             }
             Stage::ProxyConnect if certificate => {
-                Text::new("trust the proxy's root with --tls-ca, or speak to it by http://", "请用 --tls-ca 信任代理的根证书，或改用 http:// 连接代理")
+                Text::new("trust the proxy's root certificate with --tls-ca, or use http:// for the proxy", "请用 --tls-ca 信任代理的根证书，或改用 http:// 连接代理")
             }
             Stage::ProxyConnect => {
-                Text::new("does the proxy listen on this port, and is it of this kind (socks5, http, https)?", "代理是否在监听此端口，类型是否正确（socks5、http、https）？")
+                Text::new("check that the proxy listens on this port and is of this kind (socks5, http or https)", "请确认代理在监听此端口，且类型正确（socks5、http 或 https）")
             }
             Stage::ProxyAuth => {
-                Text::new("check user and password in the proxy's URL; write % as %25, / as %2F, ? as %3F, # as %23", "请检查代理 URL 中的用户名和密码；% 写成 %25，/ 写成 %2F，? 写成 %3F，# 写成 %23")
+                Text::new("check the user name and password in the proxy's URL; write % as %25, / as %2F, ? as %3F, # as %23", "请检查代理 URL 中的用户名和密码；% 写成 %25，/ 写成 %2F，? 写成 %3F，# 写成 %23")
             }
             Stage::ProxyRefused => {
-                Text::new("the proxy works: may it connect to this host and port, and can it reach them?", "代理工作正常：它是否允许连接此主机和端口，能否到达？")
+                Text::new("the proxy works; check that it allows connections to this host and port, and can reach them", "代理本身工作正常；请确认它允许连接此主机和端口，并且能够到达")
             }
             Stage::Tls if certificate => {
-                Text::new("trust its root with --tls-ca, name it with --tls-name, or leave --tls-verify out", "请用 --tls-ca 信任其根证书，用 --tls-name 指定其名称，或去掉 --tls-verify")
+                Text::new("trust its root certificate with --tls-ca, set the expected name with --tls-name, or leave out --tls-verify", "请用 --tls-ca 信任其根证书，或用 --tls-name 指定证书上的名称，或去掉 --tls-verify")
             }
-            Stage::Tls if self.timed_out => Text::new("does the upstream speak TLS on this port? if not, --tls off", "上游的此端口是否使用 TLS？若否，请用 --tls off"),
+            Stage::Tls if self.timed_out => Text::new("check that the upstream speaks TLS on this port, or use --tls off", "请确认上游的此端口使用 TLS，否则请用 --tls off"),
             Stage::Tls => {
-                Text::new("does the upstream speak TLS on this port? if not, --tls off; if it wants a name, --tls-name", "上游的此端口是否使用 TLS？若否，请用 --tls off；若需要服务器名称，请用 --tls-name")
+                Text::new("check that the upstream speaks TLS on this port, or use --tls off; if it expects another name, use --tls-name", "请确认上游的此端口使用 TLS，否则请用 --tls off；如果它要求其他服务器名称，请用 --tls-name")
             }
-            Stage::Response if self.cause.contains("was answered 403") => {
+            Stage::Response if self.cause.contains("returned 403") => {
                 match (&config.rewrite.host, config.rewrite.map_off) {
                     (None, _) => Text::new(
-                        "it may check Origin: give it its own name with --host-header, or another Origin with --header",
-                        "它可能检查 Origin：用 --host-header 给出它自己的名称，或用 --header 另设 Origin",
+                        "the upstream may check Origin; send its own name with --host-header, or another Origin with --header",
+                        "上游可能检查 Origin；请用 --host-header 指定它自己的域名，或用 --header 另设 Origin",
                     ),
                     (Some(_), true) => Text::new(
-                        "it may check Origin: leave out --map off",
-                        "它可能检查 Origin：请去掉 --map off",
+                        "the upstream may check Origin; leave out --map off",
+                        "上游可能检查 Origin；请去掉 --map off",
                     ),
                     // The upstream already got its own name as Origin.
                     (Some(_), false) => Text::new(
-                        "does it want a login, or an Origin other than its own name? --header can set either",
-                        "它是否要求登录，或要求不同于自身名称的 Origin？两者都可用 --header 设置",
+                        "the upstream may require a login, or an Origin other than its own name; --header can set either",
+                        "上游可能要求登录，或要求不同于自身域名的 Origin；两者都可用 --header 设置",
                     ),
                 }
             }
             Stage::Response if self.cause.contains("WebSocket") => {
-                Text::new("check the path, and whether the upstream wants another Host (--host-header)", "请检查路径，以及上游是否要求其他 Host（--host-header）")
+                Text::new("check the path, and whether the upstream expects another Host (--host-header)", "请检查路径，以及上游是否要求其他 Host（--host-header）")
             }
             Stage::Response if config.tls.is_none() => {
-                Text::new("does the upstream speak TLS on this port? then --tls on; does it speak HTTP/1.1?", "上游的此端口是否使用 TLS？若是，请用 --tls on；它是否支持 HTTP/1.1？")
+                Text::new("if the upstream speaks TLS on this port, use --tls on; otherwise check that it speaks HTTP/1.1, and see its own log", "如果上游的此端口使用 TLS，请用 --tls on；否则请确认它支持 HTTP/1.1，并查看上游自己的日志")
             }
-            Stage::Response => Text::new("does the upstream speak HTTP/1.1, and does it answer a HEAD of / at all?", "上游是否支持 HTTP/1.1，是否响应对 / 的 HEAD 请求？"),
+            Stage::Response => Text::new("check that the upstream speaks HTTP/1.1, and see its own log", "请确认上游支持 HTTP/1.1，并查看上游自己的日志"),
         }
     }
 

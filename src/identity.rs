@@ -110,7 +110,7 @@ pub fn read_chain(path: &str) -> Result<Vec<X509>, Words> {
     match X509::stack_from_pem(&read(path)?) {
         Ok(chain) if !chain.is_empty() => Ok(chain),
         _ => Err(Words::new(
-            "the file holds no PEM certificate; it must have a line -----BEGIN CERTIFICATE-----",
+            "the file contains no PEM certificate; it must have a line -----BEGIN CERTIFICATE-----",
             "文件中没有 PEM 证书；其中应有一行 -----BEGIN CERTIFICATE-----",
         )),
     }
@@ -123,7 +123,7 @@ pub fn read_key(path: &str) -> Result<PKey<Private>, Words> {
     let text = String::from_utf8_lossy(&pem);
     if !text.contains("PRIVATE KEY-----") {
         return Err(Words::new(
-            "the file holds no PEM private key; it must have a line such as \
+            "the file contains no PEM private key; it must have a line such as \
              -----BEGIN PRIVATE KEY-----",
             "文件中没有 PEM 私钥；其中应有一行，例如 -----BEGIN PRIVATE KEY-----",
         ));

@@ -199,9 +199,9 @@ fn refuse_itself(
         return Ok(());
     }
     let problem = both!(
-        "{upstream} is the address that this program listens on; name the server that \
-         it stands before, or listen on another port",
-        "{upstream} 是本程序自己监听的地址；请填写其后的服务器，或换一个监听端口"
+        "{upstream} is the address that this program listens on; give the server \
+         behind it, or listen on another port",
+        "{upstream} 是本程序自己监听的地址；请填写真正的上游，或换一个监听端口"
     );
     Err(Complaint::new(source, problem))
 }

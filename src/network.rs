@@ -31,7 +31,7 @@ impl Network {
                 let plain = digits.bytes().all(|b| b.is_ascii_digit());
                 let bits = digits.parse().ok().filter(|bits| plain && *bits <= width);
                 bits.ok_or(crate::both!(
-                    "the bits must be a number up to {width}",
+                    "BITS must be a number up to {width}",
                     "位数应为不大于 {width} 的整数"
                 ))?
             }
@@ -41,7 +41,7 @@ impl Network {
             IpAddr::V4(v4) if address.is_ipv6() => {
                 // Fewer bits than 96 would include addresses that are not mapped ones.
                 let bits = bits.checked_sub(96).ok_or(Words::new(
-                    "the bits of an IPv4-mapped address must be 96 to 128",
+                    "BITS of an IPv4-mapped address must be 96 to 128",
                     "IPv4 映射地址的位数应为 96 到 128",
                 ))?;
                 let address = v4.into();

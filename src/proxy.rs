@@ -137,7 +137,7 @@ impl Proxy {
         let proxy = Proxy::parse(url, Scheme::Socks5)?;
         if proxy.scheme != Scheme::Socks5 {
             return Err(Words::new(
-                "a SOCKS proxy is socks5://[USER:PASS@]HOST[:PORT]",
+                "a SOCKS proxy must be written as socks5://[USER:PASS@]HOST[:PORT]",
                 "SOCKS 代理应写成 socks5://[USER:PASS@]HOST[:PORT]",
             ));
         }
@@ -146,7 +146,7 @@ impl Proxy {
             // key expect an empty password.
             if !(1..=255).contains(&user.len()) {
                 return Err(Words::new(
-                    "the user must have 1 to 255 bytes for SOCKS5",
+                    "the user name must have 1 to 255 bytes for SOCKS5",
                     "SOCKS5 的用户名须为 1 到 255 字节",
                 ));
             }
@@ -165,7 +165,7 @@ impl Proxy {
         let proxy = Proxy::parse(url, Scheme::Http)?;
         if proxy.scheme == Scheme::Socks5 {
             return Err(Words::new(
-                "an HTTP proxy is http[s]://[USER:PASS@]HOST[:PORT]",
+                "an HTTP proxy must be written as http[s]://[USER:PASS@]HOST[:PORT]",
                 "HTTP 代理应写成 http[s]://[USER:PASS@]HOST[:PORT]",
             ));
         }
@@ -173,7 +173,7 @@ impl Proxy {
             // RFC 7617 §2: the first colon ends the user.
             if user.contains(':') {
                 return Err(Words::new(
-                    "the user must not contain a colon for an HTTP proxy: leave out the %3A",
+                    "the user name for an HTTP proxy must not contain a colon: remove the %3A",
                     "HTTP 代理的用户名不能含冒号：请去掉 %3A",
                 ));
             }
@@ -190,8 +190,8 @@ impl Proxy {
             },
             None if is_no_proxy(url) => {
                 return Err(Words::new(
-                    "for no proxy leave it out, or use --direct",
-                    "不用代理时请去掉此项，或用 --direct",
+                    "to use no proxy, leave this out or give --direct",
+                    "不使用代理时，请去掉此项或用 --direct",
                 ))
             }
             None => (default_scheme, url),
@@ -200,7 +200,7 @@ impl Proxy {
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         if path.contains('@') {
             return Err(Words::new(
-                "write / ? and # in a password as %2F %3F and %23",
+                "write /, ? and # in a password as %2F, %3F and %23",
                 "密码中的 /、?、# 请写成 %2F、%3F、%23",
             ));
         }
@@ -221,7 +221,7 @@ impl Proxy {
             path if is_unix && scheme == Scheme::Socks5 => Authority::unix(path)?,
             _ => {
                 return Err(Words::new(
-                    "a proxy URL has no path, query or fragment: leave it out",
+                    "a proxy URL has no path, query or fragment: remove it",
                     "代理 URL 不能带路径、查询串或片段：请去掉",
                 ))
             }
@@ -242,7 +242,7 @@ fn unknown_scheme(scheme: &str) -> Words {
             "不支持 SOCKS4；若代理也支持 SOCKS5，请写成 socks5://",
         ),
         _ => Words::new(
-            "the scheme is not known: write socks5://, http:// or https://",
+            "unknown scheme: write socks5://, http:// or https://",
             "未知的协议：请写成 socks5://、http:// 或 https://",
         ),
     }
@@ -293,7 +293,7 @@ impl Credentials {
             })?;
             if decoded.chars().any(char::is_control) {
                 return Err(crate::both!(
-                    "the {what} holds a control character: leave it out",
+                    "the {what} contains a control character: remove it",
                     "{zh}含有控制字符：请去掉该字符"
                 ));
             }
@@ -414,11 +414,11 @@ mod tests {
     #[test]
     fn bad_proxy_urls_are_refused_without_repeating_them() {
         for (url, words) in [
-            ("ftp://u:secret@h", "the scheme is not known"),
-            ("http://u:secret@h", "a SOCKS proxy is"),
+            ("ftp://u:secret@h", "unknown scheme"),
+            ("http://u:secret@h", "a SOCKS proxy must"),
             ("socks5://u:secret@h/path", "a proxy URL has no path"),
-            ("socks5://u:secret/x@h", "write / ? and # in a password"),
-            ("socks5://h/x@secret", "write / ? and # in a password"),
+            ("socks5://u:secret/x@h", "write /, ? and # in a password"),
+            ("socks5://h/x@secret", "write /, ? and # in a password"),
             ("socks5://u:secret@h:port", "the port must be"),
             ("socks5://u:secret@h:+1", "the port must be"),
             ("socks5://u:secret@", "the host is missing"),
@@ -432,10 +432,10 @@ mod tests {
                 "each of several proxies begins with",
             ),
             ("unix:/a,unix:/b", "each of several proxies begins with"),
-            ("socks5://:secret@h", "the user must have 1 to 255"),
+            ("socks5://:secret@h", "the user name must have 1 to 255"),
             ("socks5://u:secret%zz@h", "a % in the password"),
             ("socks5://u:secret%ff@h", "the password is not UTF-8"),
-            ("socks5://u:secret%0a@h", "the password holds a control"),
+            ("socks5://u:secret%0a@h", "the password contains a control"),
         ] {
             let error = Proxy::parse_socks5(url).expect_err(url);
             let error = error.say(Language::English);

@@ -72,7 +72,7 @@ pub fn settings_are_shown_with_their_sources() {
     checked.has("forwarded on --forwarded");
     checked.has("verbose on --verbose");
     checked.has(&format!("route direct to {upstream}"));
-    checked.has("was answered 200 OK");
+    checked.has("returned 200 OK");
     checked.has("the upstream can be reached");
 }
 
@@ -91,7 +91,7 @@ pub fn the_report_exists_in_chinese() {
     assert_eq!(checked.status, Some(1));
     checked.has("失败: [connect]");
     checked.has("connection refused");
-    checked.has("建议: 上游是否在监听此端口？");
+    checked.has("建议: 请确认上游在监听此端口");
     let wide = |line: &&str| simple_proxy::text::width(line) > 80;
     assert_eq!(checked.text.lines().find(wide), None, "{}", checked.text);
 }
@@ -112,10 +112,10 @@ pub fn origins_and_their_problems_are_shown() {
     assert_eq!(checked.status, Some(0), "{}", checked.text);
     checked.fits_a_terminal();
     checked
-        .has("http://localhost:8080 in a browser here is https://app.example.com to the upstream");
+        .has("a local browser uses http://localhost:8080, which the upstream sees as https://app.example.com");
     assert!(!checked.text.contains("note:"), "{}", checked.text);
     let checked = check(&[&flags[..], &named, &["--map=off"]].concat(), &[]);
-    checked.has("https://app.example.com to the upstream, not translated");
+    checked.has("https://app.example.com for the upstream, not translated");
     checked.has("note: Location names app.example.com");
     checked.has("note: a cookie has Domain=example.com");
     checked.has("leave out --map off");
@@ -129,7 +129,7 @@ pub fn origins_and_their_problems_are_shown() {
     });
     let args = ["-u", &http.to_string(), "-p8080"];
     let checked = check(&[&args[..], &named].concat(), &[]);
-    checked.has("a browser at http://localhost:8080 leaves the proxy the upstream can be");
+    checked.has("a browser at http://localhost:8080 would leave the proxy the upstream can be");
     assert!(!checked.text.contains("--map"), "{}", checked.text);
     assert!(!checked.text.contains("a cookie"), "{}", checked.text);
 }
@@ -151,13 +151,13 @@ pub fn a_403_because_of_origin_is_explained() {
         upstream.to_string()
     };
     let [lenient, strict] = [true, false].map(checking);
-    let refused = "a WebSocket of a page at http://localhost:8080 is answered 403: the upstream \
+    let refused = "a WebSocket from a page at http://localhost:8080 gets 403: the upstream \
                    checks Origin";
     let named = "--host-header=app.example.com";
     let origin = "--header=Origin: http://app.example.com";
-    let own = "it may check Origin: give it its own name with --host-header";
-    let map = "it may check Origin: leave out --map off";
-    let other = "does it want a login, or an Origin other than its own name?";
+    let own = "the upstream may check Origin; send its own name with --host-header";
+    let map = "the upstream may check Origin; leave out --map off";
+    let other = "the upstream may require a login, or an Origin other than its own name";
     for (upstream, more, status, words) in [
         (
             &lenient,
@@ -165,35 +165,20 @@ pub fn a_403_because_of_origin_is_explained() {
             0,
             &*format!("{refused}; try --host-header"),
         ),
-        (
-            &lenient,
-            &[named],
-            0,
-            "was answered 101 Switching Protocols",
-        ),
+        (&lenient, &[named], 0, "returned 101 Switching Protocols"),
         (
             &lenient,
             &[named, "--map=off"],
             0,
             &*format!("{refused}; leave out --map off"),
         ),
-        (
-            &lenient,
-            &[origin],
-            0,
-            "was answered 101 Switching Protocols",
-        ),
+        (&lenient, &[origin], 0, "returned 101 Switching Protocols"),
         (&strict, &[], 1, own),
         // A page gets a WebSocket where a program, which sends no Origin, does not.
-        (&strict, &[named], 0, "was answered 101 Switching Protocols"),
+        (&strict, &[named], 0, "returned 101 Switching Protocols"),
         (&strict, &[named, "--map=off"], 1, map),
         (&strict, &["--host-header=other.example"], 1, other),
-        (
-            &strict,
-            &[origin],
-            0,
-            "was answered 101 Switching Protocols",
-        ),
+        (&strict, &[origin], 0, "returned 101 Switching Protocols"),
     ] {
         let args = ["-u", upstream, "-p8080", "--check-path=/ws"];
         let checked = check(&[&args[..], more].concat(), &[]);
@@ -237,7 +222,7 @@ pub fn a_route_through_a_proxy_to_tls() {
     checked.has("issuer CN=origin.test");
     assert!(checked.text.contains(" day)") || checked.text.contains(" days)"));
     checked.has("verified no: self-signed certificate");
-    checked.has("GET /ws?a=b was answered 101");
+    checked.has("GET /ws?a=b returned 101");
 
     // Its root is trusted, but the name is another one.
     let folder = Folder::new("check");
@@ -264,7 +249,7 @@ pub fn a_route_through_a_proxy_to_tls() {
     assert_eq!(checked.status, Some(1));
     checked.has("failed: [tls]");
     checked.has("certificate verify failed");
-    checked.has("trust its root with --tls-ca");
+    checked.has("trust its root certificate with --tls-ca");
 }
 
 /// A SOCKS5 server that accepts one user.
@@ -340,60 +325,60 @@ pub fn broken_routes_are_named() {
             &["-u", &dead],
             "[connect]",
             "connection refused",
-            "does the upstream listen on this port?",
+            "check that the upstream listens on this port",
         ),
         (
             &["-u", &fine, "-s", &dead],
             "[proxy-connect]",
             "connection refused",
-            "does the proxy listen on this port",
+            "check that the proxy listens on this port",
         ),
         (
             &["-u", &fine, "-s", &wrong],
             "[proxy-auth]",
             "",
-            "check user and password in the proxy's URL",
+            "check the user name and password in the proxy's URL",
         ),
         (
             &["-u", &fine, "-s", &denying],
             "[proxy-refused]",
             "not allowed by its rules",
-            "may it connect to this host and port",
+            "allows connections to this host and port",
         ),
         (
             &["-u", &fine, "--http-proxy", &forbidden],
             "[proxy-refused]",
             "403 Forbidden",
-            "may it connect to this host and port",
+            "allows connections to this host and port",
         ),
         (
             &["-u", &fine, "--http-proxy", &unauthorized],
             "[proxy-auth]",
             "407 Proxy Authentication Required",
-            "check user and password",
+            "check the user name and password",
         ),
         (
             &["-u", &plain, "--tls", "on"],
             "[tls]",
             "wrong version number",
-            "if not, --tls off",
+            "or use --tls off",
         ),
         (
             &["-u", &silent, "--connect-timeout", "0.5"],
             "[response]",
             "timed out after 500ms",
-            "then --tls on",
+            "use --tls on",
         ),
         (
             &["-u", &closing],
             "[response]",
             "the upstream closed without a response",
-            "does it speak HTTP/1.1?",
+            "check that it speaks HTTP/1.1",
         ),
         (
             &["-u", &fine, "--check-path", "/ws"],
             "[response]",
-            "the WebSocket handshake on /ws was answered 200 OK, not 101",
+            "the WebSocket handshake on /ws returned 200 OK, not 101",
             "check the path",
         ),
     ];
@@ -456,5 +441,5 @@ pub fn interim_responses_are_skipped() {
     let upstream = upstream.to_string();
     let checked = check(&["-u", &upstream, "--check-path", "/ws"], &[]);
     assert_eq!(checked.status, Some(0), "{}", checked.text);
-    checked.has("was answered 204 No Content");
+    checked.has("returned 204 No Content");
 }

@@ -81,7 +81,7 @@ impl Origins {
             let leaves = is_same_host(named, host) && !self.names.is_outer(value);
             let remark = || {
                 both!(
-                    "Location names {own}: a browser at {outer} leaves the proxy",
+                    "Location names {own}: a browser at {outer} would leave the proxy",
                     "Location 指向 {own}：位于 {outer} 的浏览器会离开代理"
                 )
             };
@@ -96,7 +96,7 @@ impl Origins {
             let domain = String::from_utf8_lossy(domain);
             let remark = || {
                 both!(
-                    "a cookie has Domain={domain}: a browser at {outer} refuses it",
+                    "a cookie has Domain={domain}: a browser at {outer} would reject it",
                     "Cookie 带有 Domain={domain}：位于 {outer} 的浏览器会拒收"
                 )
             };
@@ -111,7 +111,7 @@ impl Origins {
         let outer = &self.outer;
         let (host, _) = split_port(host.as_bytes());
         let remark = both!(
-            "a WebSocket of a page at {outer} is answered 403: the upstream checks Origin",
+            "a WebSocket from a page at {outer} gets 403: the upstream checks Origin",
             "来自 {outer} 页面的 WebSocket 得到 403：上游检查 Origin"
         );
         self.with_remedy(remark, host)

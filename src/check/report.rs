@@ -107,14 +107,14 @@ impl fmt::Display for Report<'_> {
         let (outer, inner) = (&self.walk.origins.outer, &self.walk.origins.inner);
         if self.walk.origins.translated {
             let words = both!(
-                "origins: {outer} in a browser here is {inner} to the upstream",
-                "源：本机浏览器中的 {outer} 对上游是 {inner}"
+                "origin: a local browser uses {outer}, which the upstream sees as {inner}",
+                "源：本机浏览器用 {outer} 访问，上游看到的是 {inner}"
             );
             wrap(f, words.say(language), 0, 2)?;
         } else if outer != inner {
             let words = both!(
-                "origins: {outer} in a browser here, {inner} to the upstream, not translated",
-                "源：本机浏览器中是 {outer}，对上游是 {inner}，不转换"
+                "origin: {outer} for a local browser, {inner} for the upstream, not translated",
+                "源：本机浏览器用 {outer} 访问，上游自身是 {inner}，不作转换"
             );
             wrap(f, words.say(language), 0, 2)?;
         }
@@ -164,7 +164,7 @@ impl Report<'_> {
     fn advice(&self, error: &Error) -> Text {
         match error.stage {
             Stage::Tls | Stage::Response if self.walk.lacks_certificate => Text::new(
-                "the upstream asks for a client certificate: --tls-cert and --tls-key",
+                "the upstream asks for a client certificate; set --tls-cert and --tls-key",
                 "上游要求客户端证书：请用 --tls-cert 和 --tls-key 指定",
             ),
             _ => error.advice(&self.walk.config),

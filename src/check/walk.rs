@@ -154,13 +154,13 @@ impl Walk {
         self.remarks = remarks;
         let host = &self.host;
         let detail = both!(
-            "HEAD / with Host {host} was answered {status}",
+            "HEAD / with Host {host} returned {status}",
             "HEAD /（Host: {host}）的响应为 {status}"
         );
         self.line("http", start.elapsed(), detail);
         // nginx completes the handshake and then answers 400.
         if self.lacks_certificate && status.starts_with("400") {
-            let cause = format!("HEAD / was answered {status}");
+            let cause = format!("HEAD / returned {status}");
             let error = Error::new(Stage::Response, "http_protocol_error", cause);
             return Err(error.at(&self.config.upstream));
         }
@@ -290,7 +290,7 @@ impl Walk {
             Ok(Err(HeadError::Io(error))) => {
                 return Err(broken("connection_terminated", &describe(&error)))
             }
-            Ok(Err(_)) => return Err(broken("http_protocol_error", "this is no HTTP/1 response")),
+            Ok(Err(_)) => return Err(broken("http_protocol_error", "the response is not HTTP/1")),
             Err(TimedOut) => return Err(Error::timed_out(Stage::Response, timeout).at(upstream)),
         };
         let bytes = &received.bytes()[..extent.length];
@@ -341,7 +341,7 @@ impl Walk {
             return Err(error.at(&self.config.upstream));
         }
         let detail = both!(
-            "GET {path} was answered {status}",
+            "GET {path} returned {status}",
             "GET {path} 的响应为 {status}"
         );
         self.line("websocket", start.elapsed(), detail);
@@ -373,9 +373,9 @@ impl Walk {
             openssl::sha::sha1(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes());
         let problem = match accept {
             Some(accept) if accept == BASE64_STANDARD.encode(wanted).as_bytes() => None,
-            Some(_) => Some("the upstream's Sec-WebSocket-Accept does not fit".to_owned()),
+            Some(_) => Some("the upstream's Sec-WebSocket-Accept is wrong".to_owned()),
             None => Some(format!(
-                "the WebSocket handshake on {path} was answered {status}, not 101"
+                "the WebSocket handshake on {path} returned {status}, not 101"
             )),
         };
         Ok(Handshake { status, problem })

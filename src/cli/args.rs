@@ -125,8 +125,8 @@ fn no_such_option(name: &str) -> Complaint {
 
 fn unexpected(word: &str, before: &[String]) -> Complaint {
     let problem = Words::new(
-        "unexpected argument; a value follows its option, and needs quotes if it has blanks",
-        "多余的参数；值须跟在其选项之后，含空白时须加引号",
+        "unexpected argument; a value must follow its option, and be quoted if it contains spaces",
+        "多余的参数；值须紧跟在其选项之后，含空格时须加引号",
     );
     // A proxy URL typed without its flag may contain a password, and so may the part after
     // the blank in a field line or a URL that was not quoted.

@@ -37,8 +37,8 @@ pub(super) fn refuse_contradictions(
     if let (true, Some((flag, _))) = (settings.upstream_host.authority.is_local(), proxy) {
         let proxy = source(flag);
         let problem = both!(
-            "no proxy can reach a unix socket or a link of this machine; add --direct, or leave out {proxy}",
-            "代理无法访问本机的 unix 套接字或链路；请加上 --direct，或去掉 {proxy}"
+            "a proxy cannot reach a unix socket or a link-local address of this machine; add --direct, or leave out {proxy}",
+            "代理无法访问本机的 unix 套接字或链路本地地址；请加上 --direct，或去掉 {proxy}"
         );
         return Err(Complaint::new(source("--upstream-host"), problem));
     }
@@ -64,8 +64,8 @@ pub(super) fn refuse_contradictions(
     let useless = without_effect.iter().find(|(_, is_given)| *is_given);
     if let (false, Some((flag, _))) = (settings.upstream_host.speaks_tls(settings.tls), useless) {
         let problem = Words::new(
-            "the upstream speaks no TLS; add --tls on, or leave this out",
-            "到上游不使用 TLS；请加上 --tls on，或去掉此项",
+            "has no effect without TLS to the upstream; add --tls on, or leave this out",
+            "到上游不使用 TLS 时此项无效；请加上 --tls on，或去掉此项",
         );
         return Err(Complaint::new(source(flag), problem));
     }

@@ -300,8 +300,8 @@ flags! {
         group: Group::Addresses,
     }
     Repeatable allow: Vec<Network> = network {
-        en: "serve clients at this address or in this range only; may be repeated",
-        zh: "只服务此地址或此网段的客户端；可重复",
+        en: "serve only clients at this address or in this range; may be repeated",
+        zh: "只服务此地址或此网段的客户端；可重复给出",
         metavar: "ADDRESS[/BITS]",
         default: Default::Words(Text::new("all", "所有")),
         group: Group::Addresses,
@@ -314,7 +314,7 @@ flags! {
         group: Group::Addresses,
     }
     Single listen_cert: Option<Chain> = certificate_chain {
-        en: "PEM file of the certificate to show clients, who then speak TLS",
+        en: "PEM file of the certificate to show clients, which then use TLS",
         zh: "向客户端出示的证书（PEM 文件）；客户端须使用 TLS",
         metavar: "FILE",
         values: Offer::Files,
@@ -330,7 +330,7 @@ flags! {
         group: Group::Addresses,
     }
     Single socks_proxy: Option<Proxies> = socks5_proxy {
-        en: "SOCKS5 proxy, socks5://[USER:PASS@]HOST[:1080]; it resolves the names",
+        en: "SOCKS5 proxy, socks5://[USER:PASS@]HOST[:1080]; it resolves names",
         zh: "SOCKS5 代理，socks5://[USER:PASS@]HOST[:1080]；域名由它解析",
         short: Some('s'),
         metavar: "URL",
@@ -339,8 +339,8 @@ flags! {
         group: Group::Route,
     }
     Single http_proxy: Option<Proxies> = http_proxy {
-        en: "HTTP proxy, http[s]://[USER:PASS@]HOST[:PORT]; it is asked to CONNECT",
-        zh: "HTTP 代理，http[s]://[USER:PASS@]HOST[:PORT]；使用 CONNECT",
+        en: "HTTP proxy, http[s]://[USER:PASS@]HOST[:PORT], used with CONNECT",
+        zh: "HTTP 代理，http[s]://[USER:PASS@]HOST[:PORT]，使用 CONNECT",
         metavar: "URL",
         variable: Some("HTTP_PROXY"),
         default: Default::Words(Text::new("none", "无")),
@@ -372,7 +372,7 @@ flags! {
         en: "server name sent in TLS, and checked by --tls-verify",
         zh: "TLS 握手中发送的服务器名称，--tls-verify 也校验它",
         metavar: "NAME",
-        default: Default::Words(Text::new("as the upstream is named", "上游的名称")),
+        default: Default::Words(Text::new("the upstream's name", "上游的名称")),
         group: Group::Tls,
     }
     Switch tls_verify: bool = switch {
@@ -381,11 +381,11 @@ flags! {
         group: Group::Tls,
     }
     Single tls_ca: Option<Roots> = roots {
-        en: "PEM file of root certificates to trust beside the system's",
-        zh: "除系统根证书外还信任的根证书（PEM 文件）",
+        en: "PEM file of root certificates to trust in addition to the system's",
+        zh: "除系统根证书外另行信任的根证书（PEM 文件）",
         metavar: "FILE",
         values: Offer::Files,
-        default: Default::Words(Text::new("the system's alone", "仅系统的根证书")),
+        default: Default::Words(Text::new("only the system's", "仅系统的根证书")),
         group: Group::Tls,
     }
     Single tls_cert: Option<Chain> = certificate_chain {
@@ -421,14 +421,14 @@ flags! {
     }
     Repeatable upgrade: Vec<String> = upgrade_token {
         en: "also let this Upgrade token through; may be repeated",
-        zh: "另外放行的 Upgrade 协议名；可重复",
+        zh: "另外放行的 Upgrade 协议名；可重复给出",
         metavar: "TOKEN",
         default: Default::Words(Text::new("websocket", "websocket")),
         group: Group::Requests,
     }
     Optional forwarded: Forwarded = forwarded_mode {
-        en: "add X-Forwarded-For, -Host and -Proto, and Via; with =append, go on from what a trusted front sent",
-        zh: "添加 X-Forwarded-For、-Host、-Proto 和 Via；写作 =append 时在可信前端所发内容之后续写",
+        en: "add X-Forwarded-For, -Host and -Proto, and Via; with =append, continue what a trusted front end sent",
+        zh: "添加 X-Forwarded-For、-Host、-Proto 和 Via；用 =append 时，在可信前端发来的内容之后追加",
         metavar: "append",
         values: Offer::Words(&["append"]),
         group: Group::Requests,
@@ -443,35 +443,35 @@ flags! {
     }
     Repeatable header: Vec<FieldEdits> = header_lines {
         en: "set ('Name: value'), empty ('Name;') or remove ('Name:') a request field, or read such lines from @FILE; may be repeated",
-        zh: "设置（'Name: value'）、置空（'Name;'）或删除（'Name:'）请求字段，或用 @FILE 从文件读取；可重复",
+        zh: "设置（'Name: value'）、置空（'Name;'）或删除（'Name:'）请求字段，或用 @FILE 从文件读取；可重复给出",
         metavar: "LINE",
         default: Default::Words(Text::new("none", "无")),
         group: Group::Requests,
     }
     Repeatable response_header: Vec<FieldEdits> = header_lines {
         en: "the same for response fields; may be repeated",
-        zh: "同上，用于响应字段；可重复",
+        zh: "同上，用于响应字段；可重复给出",
         metavar: "LINE",
         default: Default::Words(Text::new("none", "无")),
         group: Group::Requests,
     }
     Repeatable allow_host: Vec<String> = listed_host {
-        en: "serve requests for this Host, *.example.com, or * for all only; may be repeated",
-        zh: "只服务此 Host 的请求，可写 *.example.com，* 表示所有；可重复",
+        en: "serve only requests for this Host (*.example.com, or * for all); may be repeated",
+        zh: "只服务此 Host 的请求，可写 *.example.com，* 表示所有；可重复给出",
         metavar: "NAME",
         default: Default::Words(Text::new("all", "所有")),
         group: Group::Requests,
     }
     Repeatable allow_origin: Vec<String> = listed_origin {
-        en: "serve pages of this origin (or * for all) and of our own only; may be repeated",
-        zh: "只服务来自此源（* 表示所有）和自身的页面；可重复",
+        en: "serve only pages of this origin (* for all) and of the proxy's own; may be repeated",
+        zh: "只服务来自此源（* 表示所有）和本代理自身的页面；可重复给出",
         metavar: "ORIGIN",
-        default: Default::Words(Text::new("all, or our own with --header or --tls-cert", "所有；使用 --header 或 --tls-cert 时仅自身")),
+        default: Default::Words(Text::new("all, or its own with --header or --tls-cert", "所有；使用 --header 或 --tls-cert 时仅本代理自身")),
         group: Group::Requests,
     }
     Single connect_timeout: std::time::Duration = time_above_zero {
         en: "time to resolve, connect and complete the handshakes",
-        zh: "解析、连接和各次握手总共的时限",
+        zh: "解析、连接和握手的总时限",
         metavar: "SECONDS",
         default: Default::Value("10"),
         group: Group::Limits,
@@ -484,14 +484,14 @@ flags! {
         group: Group::Limits,
     }
     Single response_timeout: std::time::Duration = time {
-        en: "time for the upstream to begin its response, and for a stalled body; 0 is never",
-        zh: "上游开始响应的时限，正文停滞时亦然；0 表示不限",
+        en: "time for the upstream to begin its response, and for a stalled body; 0 means no limit",
+        zh: "上游开始响应的时限，也是正文停滞的时限；0 表示不限",
         metavar: "SECONDS",
         default: Default::Value("300"),
         group: Group::Limits,
     }
     Single abandon_timeout: std::time::Duration = time {
-        en: "time for the upstream to go on answering a client that has left; 0 is as --response-timeout",
+        en: "time for the upstream to go on answering a client that has left; 0 means the same as --response-timeout",
         zh: "客户端离开后，上游可继续响应的时间；0 表示同 --response-timeout",
         metavar: "SECONDS",
         default: Default::Value("30"),
@@ -505,28 +505,28 @@ flags! {
         group: Group::Limits,
     }
     Single tunnel_timeout: Option<std::time::Duration> = time {
-        en: "time after which an idle WebSocket is closed; 0 is never",
+        en: "time after which an idle WebSocket is closed; 0 means never",
         zh: "空闲的 WebSocket 在此时间后关闭；0 表示不关闭",
         metavar: "SECONDS",
         default: Default::Words(Text::new("never", "不关闭")),
         group: Group::Limits,
     }
     Single drain_timeout: std::time::Duration = time {
-        en: "time that open exchanges may go on after SIGTERM",
-        zh: "收到 SIGTERM 后，未完成的请求和连接还可继续的时间",
+        en: "time for open requests and WebSockets to finish after SIGTERM",
+        zh: "收到 SIGTERM 后，未完成的请求和 WebSocket 还可继续的时间",
         metavar: "SECONDS",
         default: Default::Value("10"),
         group: Group::Limits,
     }
     Single upstream_idle: std::time::Duration = time {
-        en: "time after which an idle upstream connection is closed, at the latest; 0 keeps none",
+        en: "longest time that an idle upstream connection is kept; 0 keeps none",
         zh: "空闲的上游连接最多保留的时间；0 表示不保留",
         metavar: "SECONDS",
         default: Default::Value("60"),
         group: Group::Limits,
     }
     Single spares: usize = spare_count {
-        en: "finished upstream connections kept ready, 0 to 64",
+        en: "spare upstream connections to keep ready, 0 to 64",
         zh: "预先建立好的上游连接数，0 到 64",
         metavar: "N",
         default: Default::Value("0"),
@@ -548,28 +548,28 @@ flags! {
     }
     Single max_connections: Option<usize> = connection_count {
         en: "clients served at once; more wait",
-        zh: "同时服务的客户端数；超出的等待",
+        zh: "同时服务的客户端数；超出的须等待",
         metavar: "N",
-        default: Default::Words(Text::new("as descriptors allow", "由描述符上限决定")),
+        default: Default::Words(Text::new("as file descriptors allow", "由文件描述符上限决定")),
         group: Group::Limits,
     }
     Single health_path: Option<String> = path_alone {
-        en: "answer GET of this path itself: 200, or 503 while draining",
-        zh: "由本程序应答对此路径的 GET：200，退出过程中为 503",
+        en: "answer GET of this path without asking the upstream: 200, or 503 while draining",
+        zh: "由本程序直接应答对此路径的 GET：200，停止过程中为 503",
         metavar: "PATH",
         default: Default::Words(Text::new("none", "无")),
         group: Group::Monitoring,
     }
     Single metrics_listen: Option<std::net::SocketAddr> = socket_address {
-        en: "serve metrics for Prometheus, at /metrics of this address",
+        en: "serve metrics for Prometheus at this address, under /metrics",
         zh: "在此地址的 /metrics 提供 Prometheus 指标",
         metavar: "ADDRESS:PORT",
         default: Default::Words(Text::new("off", "关闭")),
         group: Group::Monitoring,
     }
     Single status_listen: Option<std::net::SocketAddr> = socket_address {
-        en: "serve a status page for people at this address, and /metrics",
-        zh: "在此地址提供状态页，以及 /metrics",
+        en: "serve a status page and /metrics at this address",
+        zh: "在此地址提供状态页和 /metrics",
         metavar: "ADDRESS:PORT",
         default: Default::Words(Text::new("off", "关闭")),
         group: Group::Monitoring,
@@ -583,8 +583,8 @@ flags! {
         group: Group::Monitoring,
     }
     Single log_format: LogFormat = log_format {
-        en: "form of the log: text, json with one object per line, or combined with an access log on standard output",
-        zh: "日志的格式：text、json（每行一个对象），或 combined（访问日志写到标准输出）",
+        en: "log format: text; json, one object per line; or combined, an access log on standard output",
+        zh: "日志格式：text、json（每行一个对象）或 combined（访问日志写到标准输出）",
         metavar: "FORMAT",
         values: Offer::Words(&["text", "json", "combined"]),
         default: Default::Value("text"),
@@ -604,12 +604,12 @@ flags! {
     }
     Switch check: bool = switch {
         en: "try the route to the upstream once, print each step, and exit",
-        zh: "试走一次到上游的路由，显示每一步，然后退出",
+        zh: "按路由实际连接一次上游，显示每一步，然后退出",
         group: Group::Other,
     }
     Single check_path: Option<String> = path {
         en: "with --check, also try a WebSocket on this path",
-        zh: "与 --check 合用，另在此路径尝试 WebSocket",
+        zh: "与 --check 合用，同时在此路径尝试 WebSocket",
         metavar: "PATH",
         default: Default::Words(Text::new("none", "无")),
         group: Group::Other,

@@ -321,13 +321,16 @@ mod tests {
         // A flag overrides variables without a warning; an unusable flag is always an error.
         let (ignored, _) = config_of(&["-u", "a:80", "-d"], &[other]);
         assert!(ignored.is_empty());
-        let an_http_proxy = "HTTP_PROXY: an HTTP proxy is";
+        let an_http_proxy = "HTTP_PROXY: an HTTP proxy must";
         for variables in [&[other][..], &[https, other]] {
             let line = error(&["-u", "a:80"], variables);
             assert!(line.starts_with(an_http_proxy), "{line}");
         }
         let line = error(&["-u", "a:80", "-s", "s", "--http-proxy", other.1], &[]);
-        assert!(line.starts_with("--http-proxy: an HTTP proxy is"), "{line}");
+        assert!(
+            line.starts_with("--http-proxy: an HTTP proxy must"),
+            "{line}"
+        );
     }
 
     #[test]
@@ -408,7 +411,7 @@ mod tests {
         for (variable, expected) in [
             (
                 ("SIMPLE_PROXY_CONNECT_TIMEOUT", "x"),
-                "SIMPLE_PROXY_CONNECT_TIMEOUT: not a",
+                "SIMPLE_PROXY_CONNECT_TIMEOUT: must be a",
             ),
             (
                 ("SIMPLE_PROXY_FORWARDED", "maybe"),
@@ -420,11 +423,11 @@ mod tests {
             ),
             (
                 ("SIMPLE_PROXY_TLS_VERIFY", "1"),
-                "SIMPLE_PROXY_TLS_VERIFY: the upstream speaks no TLS",
+                "SIMPLE_PROXY_TLS_VERIFY: has no effect without TLS",
             ),
             (
                 ("SIMPLE_PROXY_LISTEN_PORT", "x"),
-                "SIMPLE_PROXY_LISTEN_PORT: not a",
+                "SIMPLE_PROXY_LISTEN_PORT: must be a",
             ),
             (
                 ("SIMPLE_PROXY_TLS_CERT", "/nonexistent"),
@@ -433,7 +436,7 @@ mod tests {
             // No other program reads this variable, so an unusable value is an error.
             (
                 ("SIMPLE_PROXY_HTTP_PROXY", "socks5://u:secret@h"),
-                "SIMPLE_PROXY_HTTP_PROXY: an HTTP proxy is",
+                "SIMPLE_PROXY_HTTP_PROXY: an HTTP proxy must",
             ),
         ] {
             let line = error(&[], &[up, variable, ("SOCKS_PROXY", "s")]);
@@ -502,9 +505,17 @@ mod tests {
                 &[("UPSTREAM_HOST", "a")],
                 "UPSTREAM_HOST: a port is missing",
             ),
-            (&["-p", "+80"], &[up], "--listen-port: not a port"),
-            (&[], &[up, ("LISTEN_PORT", "x")], "LISTEN_PORT: not a port"),
-            (&["-b", "example.com"], &[up], "--bind: not an IP address"),
+            (&["-p", "+80"], &[up], "--listen-port: must be a port"),
+            (
+                &[],
+                &[up, ("LISTEN_PORT", "x")],
+                "LISTEN_PORT: must be a port",
+            ),
+            (
+                &["-b", "example.com"],
+                &[up],
+                "--bind: must be an IP address",
+            ),
             (
                 &["--socks-proxy", ""],
                 &[up],
@@ -520,12 +531,12 @@ mod tests {
             (
                 &["-u", "unix:/run/app"],
                 &[("SOCKS_PROXY", "h")],
-                "--upstream-host: no proxy can reach a unix socket",
+                "--upstream-host: a proxy cannot reach a unix socket",
             ),
             (
                 &["-s", "h"],
                 &[("UPSTREAM_HOST", "[fe80::1%lo]:80")],
-                "UPSTREAM_HOST: no proxy can reach",
+                "UPSTREAM_HOST: a proxy cannot reach",
             ),
             (&["--nope=secret"], &[up], "--nope: no such option"),
             (&["-x"], &[up], "-x: no such option"),
@@ -542,16 +553,20 @@ mod tests {
             (&["extra"], &[up], "extra: unexpected argument"),
             (&["--", "extra"], &[up], "extra: unexpected argument"),
             (&["--tls", "maybe"], &[up], "--tls: must be auto"),
-            (&["--tls-name", "a b"], &[up], "--tls-name: not a DNS name"),
+            (
+                &["--tls-name", "a b"],
+                &[up],
+                "--tls-name: must be a DNS name",
+            ),
             (
                 &["--tls-verify"],
                 &[up],
-                "--tls-verify: the upstream speaks no TLS",
+                "--tls-verify: has no effect without TLS",
             ),
             (
                 &["--tls-name", "a"],
                 &[up],
-                "--tls-name: the upstream speaks no TLS",
+                "--tls-name: has no effect without TLS",
             ),
             (
                 &["--tls-ca", "/nonexistent"],
@@ -561,35 +576,35 @@ mod tests {
             (
                 &["--host-header", "a b"],
                 &[up],
-                "--host-header: not a host",
+                "--host-header: must be NAME",
             ),
             (&["--upgrade", "H2C"], &[up], "--upgrade: h2c is never"),
             (
                 &["--connect-timeout", "0"],
                 &[up],
-                "--connect-timeout: not a time above 0",
+                "--connect-timeout: must be a time above 0",
             ),
             (
                 &["--connect-timeout", "inf"],
                 &[up],
-                "--connect-timeout: not a time above 0",
+                "--connect-timeout: must be a time above 0",
             ),
             (
                 &["--response-timeout", "-1"],
                 &[up],
-                "--response-timeout: not a time",
+                "--response-timeout: must be a time",
             ),
-            (&["--threads", "0"], &[up], "--threads: not a number"),
+            (&["--threads", "0"], &[up], "--threads: must be a number"),
             (
                 &["--max-connections", "+1"],
                 &[up],
-                "--max-connections: not a number",
+                "--max-connections: must be a number",
             ),
             (&["--log-lang", "fr"], &[up], "--log-lang: must be"),
             (
                 &[],
                 &[up, ("SOCKS_PROXY", "ftp://x")],
-                "SOCKS_PROXY: the scheme",
+                "SOCKS_PROXY: unknown scheme",
             ),
         ] {
             let line = error(args, variables);

@@ -27,7 +27,7 @@ impl Given {
     fn read<T>(&self, flag: &Flag, read: fn(&str) -> Result<T, Words>) -> Result<T, Complaint> {
         if self.text.is_empty() {
             let empty = Words::new(
-                "the value is empty; give one, or leave the option out",
+                "the value is empty; give a value, or leave the option out",
                 "值为空；请给出一个值，或去掉此选项",
             );
             return Err(Complaint::new(self.source, empty));
@@ -45,19 +45,19 @@ fn wrapped(text: &str) -> Option<Words> {
     let is_quote = |c: char| matches!(c, '"' | '\'' | '\u{2018}'..='\u{201d}');
     if text.ends_with('\r') {
         Some(Words::new(
-            "a carriage return ends the value: the file has the line ends of Windows; convert it, \
+            "the value ends in a carriage return: the file has Windows line endings; convert it, \
              for example with dos2unix",
             "值以回车符结尾：文件使用了 Windows 换行符；请转换，例如用 dos2unix",
         ))
     } else if text.starts_with(is_quote) || text.ends_with(is_quote) {
         Some(Words::new(
-            "there are quotes around the value; leave them out",
+            "the value is in quotes; remove them",
             "值带有引号；请去掉引号",
         ))
     } else if text.trim() != text {
         Some(Words::new(
-            "there are blanks around the value; leave them out",
-            "值的首尾有空白；请去掉空白",
+            "the value begins or ends with whitespace; remove it",
+            "值的首尾有空白字符；请去掉",
         ))
     } else {
         None
@@ -88,8 +88,8 @@ impl<T> Value<T> for T {
             (None, _) => {
                 let (long, metavar) = (flag.long, flag.metavar);
                 let problem = crate::both!(
-                    "not set; give {long} {metavar} or set the variable",
-                    "未设置；请用 {long} {metavar} 或此变量指定"
+                    "not set; set it, or use {long} {metavar}",
+                    "未设置；请设置此变量，或使用 {long} {metavar}"
                 );
                 Err(Complaint::new(flag.variable.unwrap_or(long), problem))
             }

@@ -43,14 +43,14 @@ impl Upstream {
         }
         if text.contains('@') {
             return Err(Words::new(
-                "an upstream has no user or password; leave out what is in front of the @, and see --header",
-                "上游不带用户名和密码；请去掉 @ 及其之前的部分，参见 --header",
+                "an upstream takes no user name or password; remove everything up to the @, and see --header",
+                "上游不能带用户名和密码；请去掉 @ 及其之前的部分，参见 --header",
             ));
         }
         if text.contains([',', ';', ' ', '\t']) {
             return Err(Words::new(
-                "there is one upstream only: write one HOST:PORT",
-                "上游只有一个：请只写一个 HOST:PORT",
+                "there can be only one upstream: write one HOST:PORT",
+                "只能有一个上游：请只写一个 HOST:PORT",
             ));
         }
         let (tls, rest) = match text.split_once("://") {
@@ -60,8 +60,8 @@ impl Upstream {
                 "http" | "ws" => (Some(false), rest),
                 _ => {
                     return Err(Words::new(
-                        "the scheme is none of http, https, ws and wss; write HOST:PORT",
-                        "协议不是 http、https、ws 或 wss；请写成 HOST:PORT",
+                        "the scheme must be http, https, ws or wss; or write HOST:PORT",
+                        "协议须为 http、https、ws 或 wss；也可以写成 HOST:PORT",
                     ))
                 }
             },
@@ -69,19 +69,19 @@ impl Upstream {
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '?', '#']) {
             return Err(Words::new(
-                "an upstream has no path: each request brings its own; write HOST:PORT",
-                "上游不带路径：路径由各请求自带；请写成 HOST:PORT",
+                "an upstream takes no path, since each request has its own; write HOST:PORT",
+                "上游不能带路径，路径由每个请求给出；请写成 HOST:PORT",
             ));
         }
         if !rest.is_ascii() {
             return Err(match in_ascii(rest) {
                 Some(ascii) => both!(
-                    "write the name as DNS has it: {ascii}",
-                    "请按 DNS 中的形式书写域名：{ascii}"
+                    "write the name in its ASCII form: {ascii}",
+                    "请使用域名的 ASCII 形式：{ascii}"
                 ),
                 None => Words::new(
-                    "the host is neither a name nor an IP address: write one such as example.com",
-                    "主机既不是域名，也不是 IP 地址：请写成例如 example.com",
+                    "the host is neither a name nor an IP address; write a name such as example.com",
+                    "主机既不是域名也不是 IP 地址；请填写域名，例如 example.com",
                 ),
             });
         }
@@ -201,11 +201,11 @@ mod tests {
     fn invalid_upstreams_are_explained() {
         for (text, expected) in [
             ("h", "a port is missing"),
-            ("ftp://h", "the scheme is none of"),
-            ("https://h/app", "has no path"),
-            ("https://h?a", "has no path"),
-            ("a:1,b:2", "one upstream only"),
-            ("a:1 b:2", "one upstream only"),
+            ("ftp://h", "the scheme must be"),
+            ("https://h/app", "takes no path"),
+            ("https://h?a", "takes no path"),
+            ("a:1,b:2", "only one upstream"),
+            ("a:1 b:2", "only one upstream"),
             ("bücher.example:80", "xn--bcher-kva.example:80"),
             ("https://例え.テスト", "xn--r8jz45g.xn--zckzah"),
             ("B\u{dc}CHER.example:80", "xn--bcher-kva.example:80"),

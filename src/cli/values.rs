@@ -40,8 +40,8 @@ pub(super) fn upstream(text: &str) -> Read<Upstream> {
 
 pub(super) fn port(text: &str) -> Read<u16> {
     parse_port(text).ok_or(Words::new(
-        "not a port from 0 to 65535",
-        "不是 0 到 65535 的端口",
+        "must be a port from 0 to 65535",
+        "端口须为 0 到 65535 的整数",
     ))
 }
 
@@ -61,8 +61,8 @@ pub(super) fn bind_address(text: &str) -> Read<Bind> {
     };
     address.map(Bind::Address).map_err(|_| {
         Words::new(
-            "not an IP address, localhost or *; the port goes with --listen-port",
-            "不是 IP 地址、localhost 或 *；端口请用 --listen-port 指定",
+            "must be an IP address, localhost or *; set the port with --listen-port",
+            "须为 IP 地址、localhost 或 *；端口请用 --listen-port 指定",
         )
     })
 }
@@ -82,8 +82,8 @@ pub(super) fn mode(text: &str) -> Read<Mode> {
     match u32::from_str_radix(text, 8) {
         Ok(mode @ 0..=0o777) if plain => Ok(Mode(mode)),
         _ => Err(Words::new(
-            "not permissions in octal, such as 0660",
-            "不是八进制权限，例如 0660",
+            "must be octal permissions, such as 0660",
+            "须为八进制权限，例如 0660",
         )),
     }
 }
@@ -113,8 +113,8 @@ pub(super) fn dns_name(text: &str) -> Read<String> {
     match is_dns_name(text) {
         true => Ok(text.trim_end_matches('.').to_owned()),
         false => Err(Words::new(
-            "not a DNS name; write one such as example.com, without a port",
-            "不是域名；请写成例如 example.com，不带端口",
+            "must be a DNS name such as example.com, without a port",
+            "须为域名，例如 example.com，不带端口",
         )),
     }
 }
@@ -141,7 +141,7 @@ pub(super) fn roots(path: &str) -> Read<Roots> {
             certificates,
         }),
         _ => Err(Words::new(
-            "the file holds no PEM certificate; it must have a line -----BEGIN CERTIFICATE-----",
+            "the file contains no PEM certificate; it must have a line -----BEGIN CERTIFICATE-----",
             "文件中没有 PEM 证书；其中应有一行 -----BEGIN CERTIFICATE-----",
         )),
     }
@@ -190,8 +190,8 @@ pub(super) fn host(text: &str) -> Read<String> {
     match is_host(text.as_bytes()) {
         true => Ok(text.to_owned()),
         false => Err(Words::new(
-            "not a host; write NAME or NAME:PORT, an IPv6 address in brackets",
-            "不是主机名；请写成 NAME 或 NAME:PORT，IPv6 地址加方括号",
+            "must be NAME or NAME:PORT, with an IPv6 address in brackets",
+            "须为 NAME 或 NAME:PORT，IPv6 地址加方括号",
         )),
     }
 }
@@ -275,7 +275,7 @@ fn header_line(line: &str) -> Read<FieldEdit> {
         .any(|&b| b.is_ascii_control() && b != b'\t')
     {
         return Err(both!(
-            "the value of {name} has a control character; leave that out",
+            "the value of {name} contains a control character; remove it",
             "{name} 的值含有控制字符；请去掉该字符"
         ));
     }
@@ -299,7 +299,7 @@ fn header_line(line: &str) -> Read<FieldEdit> {
     let is_proxy_field = name.get(..6).is_some_and(|start| is_twin(start, "proxy-"));
     if is_proxy_field || REFUSED.iter().any(|refused| is_twin(name, refused)) {
         return Err(both!(
-            "{name} belongs to one connection and cannot be set; leave it out",
+            "{name} applies to a single connection and cannot be set; leave it out",
             "{name} 只属于单个连接，不能设置；请去掉此项"
         ));
     }
@@ -325,8 +325,8 @@ pub(super) fn listed_host(text: &str) -> Read<String> {
         return Ok(text.to_ascii_lowercase());
     }
     Err(Words::new(
-        "write NAME without a port, *.NAME, or * for all; IPv6 in brackets",
-        "请写成不带端口的 NAME、*.NAME，或用 * 表示所有；IPv6 加方括号",
+        "write NAME without a port, *.NAME, or * for all; IPv6 addresses in brackets",
+        "请写成不带端口的 NAME、*.NAME，或用 * 表示所有；IPv6 地址加方括号",
     ))
 }
 
@@ -354,16 +354,16 @@ pub(super) fn listed_origin(text: &str) -> Read<String> {
 pub(super) fn upgrade_token(text: &str) -> Read<String> {
     if !is_protocol(text.as_bytes()) {
         return Err(Words::new(
-            "not an Upgrade token; write one protocol, such as tcp or spdy/3.1",
-            "不是 Upgrade 协议名；请写一个协议，例如 tcp 或 spdy/3.1",
+            "must be a single Upgrade token, such as tcp or spdy/3.1",
+            "须为单个 Upgrade 协议名，例如 tcp 或 spdy/3.1",
         ));
     }
     let token = text.to_ascii_lowercase();
     // Requests in HTTP/2 frames after the upgrade would bypass every check.
     if token == "h2c" {
         return Err(Words::new(
-            "h2c is never let through; leave it out, and clients use HTTP/1.1",
-            "h2c 从不放行；请去掉此项，客户端会使用 HTTP/1.1",
+            "h2c is never let through; leave it out, and clients will use HTTP/1.1",
+            "h2c 一律不放行；请去掉此项，客户端会使用 HTTP/1.1",
         ));
     }
     Ok(token)
@@ -374,15 +374,15 @@ pub(super) fn time_above_zero(text: &str) -> Read<Duration> {
     seconds(text)
         .filter(|time| !time.is_zero())
         .ok_or(Words::new(
-            "not a time above 0: write seconds, or a number with ms, s, m or h",
-            "不是大于 0 的时间：请写秒数，或带单位 ms、s、m、h 的数",
+            "must be a time above 0: a number of seconds, or with the unit ms, s, m or h",
+            "须为大于 0 的时间：秒数，或带单位 ms、s、m、h 的数",
         ))
 }
 
 pub(super) fn time(text: &str) -> Read<Duration> {
     seconds(text).ok_or(Words::new(
-        "not a time: write seconds, or a number with ms, s, m or h",
-        "不是时间：请写秒数，或带单位 ms、s、m、h 的数",
+        "must be a time: a number of seconds, or with the unit ms, s, m or h",
+        "须为时间：秒数，或带单位 ms、s、m、h 的数",
     ))
 }
 
@@ -425,8 +425,8 @@ fn count(text: &str, least: usize, most: usize) -> Read<usize> {
     match text.parse() {
         Ok(n) if plain && (least..=most).contains(&n) => Ok(n),
         _ => Err(both!(
-            "not a number from {least} to {most}",
-            "不是 {least} 到 {most} 的整数"
+            "must be a number from {least} to {most}",
+            "须为 {least} 到 {most} 的整数"
         )),
     }
 }
@@ -437,8 +437,8 @@ pub(super) fn path(text: &str) -> Read<String> {
     match text.starts_with('/') && printable {
         true => Ok(text.to_owned()),
         false => Err(Words::new(
-            "a path begins with /; write blanks and # as %20 and %23",
-            "路径以 / 开头；空白和 # 请写成 %20 和 %23",
+            "a path must begin with /; write spaces and # as %20 and %23",
+            "路径须以 / 开头；空格和 # 请写成 %20 和 %23",
         )),
     }
 }
@@ -446,7 +446,7 @@ pub(super) fn path(text: &str) -> Read<String> {
 pub(super) fn path_alone(text: &str) -> Read<String> {
     match text.contains('?') {
         true => Err(Words::new(
-            "the path must have no query; leave out the ? and what follows it",
+            "the path must not have a query; remove the ? and what follows it",
             "路径不能带查询串；请去掉 ? 及其后的部分",
         )),
         false => path(text),
@@ -462,7 +462,7 @@ pub(super) fn socket_address(text: &str) -> Read<SocketAddr> {
     };
     with_address.parse().map_err(|_| {
         Words::new(
-            "write ADDRESS:PORT, an IPv6 address in brackets, or :PORT for all addresses",
+            "write ADDRESS:PORT, with an IPv6 address in brackets, or :PORT for all addresses",
             "请写成 ADDRESS:PORT，IPv6 地址加方括号；所有地址写成 :PORT",
         )
     })

@@ -73,7 +73,7 @@ impl Environment {
         let is_set = |name: &&str| self.0.contains_key(OsStr::new(name));
         let name = names.into_iter().find(is_set).filter(|_| !route_is_set)?;
         let problem = Words::new(
-            "it is not read here; set SOCKS_PROXY, HTTP_PROXY or HTTPS_PROXY, or use --direct",
+            "simple-proxy does not read it; set SOCKS_PROXY, HTTP_PROXY or HTTPS_PROXY, or use --direct",
             "本程序不读取此变量；请设置 SOCKS_PROXY、HTTP_PROXY 或 HTTPS_PROXY，或用 --direct",
         );
         Some((name.to_owned(), problem))

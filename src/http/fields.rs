@@ -42,7 +42,7 @@ pub(crate) fn content_length(fields: &[Header<'_>]) -> Result<Option<u64>, &'sta
     for value in values(fields, "content-length") {
         let parsed = parse_decimal(value).ok_or("Content-Length is not a number")?;
         if length.is_some_and(|length| length != parsed) {
-            return Err("Content-Length fields disagree");
+            return Err("conflicting Content-Length fields");
         }
         length = Some(parsed);
     }
@@ -63,7 +63,7 @@ impl CodingError {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             CodingError::Malformed => "Transfer-Encoding is not a single chunked",
-            CodingError::Unknown => "only the transfer coding chunked is understood here",
+            CodingError::Unknown => "the only supported transfer coding is chunked",
         }
     }
 }

@@ -55,7 +55,7 @@ impl SiteGuard {
         if !is_listed {
             return Some(Rejection {
                 status: 421,
-                reason: "this Host is not served here; --allow-host lists those that are",
+                reason: "this Host is not allowed; --allow-host lists those that are",
             });
         }
         if self.checks_host && !is_safe {

@@ -87,8 +87,8 @@ impl Scan {
         let mut next = self.examined;
         if let (0, Some(_), [TLS_ALERT | TLS_HANDSHAKE, 3, ..]) = (next, rules.start_line, bytes) {
             return Err(HeadError::Malformed(match rules.reading {
-                Reading::Strict => "TLS on a port that speaks none; use http or ws",
-                Reading::Lenient => "this is TLS, which --tls on asks for",
+                Reading::Strict => "TLS on a port without TLS; use http or ws",
+                Reading::Lenient => "this is TLS; use --tls on",
             }));
         }
         while let Some(length) = find_near(b'\n', &bytes[next..]) {

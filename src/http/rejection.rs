@@ -18,7 +18,7 @@ impl Rejection {
         let (status, reason) = match error {
             HeadError::Closed | HeadError::Truncated | HeadError::Io(_) => return None,
             HeadError::Malformed(reason) => (400, reason),
-            HeadError::Version => (505, "only HTTP/1.0 and 1.1 are spoken here"),
+            HeadError::Version => (505, "only HTTP/1.0 and HTTP/1.1 are supported"),
             HeadError::StartLineTooLong => (414, "the request target is too long"),
             HeadError::TooLarge => (431, "the request head is too large"),
         };

@@ -92,7 +92,7 @@ pub(super) fn target_of<'b>(method: &str, target: &'b [u8]) -> Result<Target<'b>
     if method == "CONNECT" {
         return Err(Rejection {
             status: 501,
-            reason: "CONNECT is not offered here",
+            reason: "CONNECT is not supported",
         });
     }
     // Clients never send a fragment (RFC 9110 §4.2.5). Upstreams differ on whether one in a

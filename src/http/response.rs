@@ -128,7 +128,7 @@ impl<'b, 'f> ResponseHead<'b, 'f> {
             return Err("the status line is malformed".to_owned());
         };
         if status < 100 {
-            return Err(format!("{status} is no status code"));
+            return Err(format!("{status} is not a status code"));
         }
         let fields: &'f [Header<'b>] = parsed.headers;
         let present = Present::of(fields);

@@ -76,7 +76,7 @@ pub fn started(
     emit(
         Priority::Info,
         ("route", &[("route", Value::Shown(route))]),
-        format_args!("路由: {route}"),
+        format_args!("路由: {}", route.words().say(Language::Chinese)),
         format_args!("route: {route}"),
     );
     for (source, problem) in &config.ignored {
@@ -216,7 +216,7 @@ pub(crate) fn origin_not_translated(client: &Client, host: &[u8]) {
         Priority::Warning,
         ("origin_not_translated", &members),
         format_args!(
-            "Host 为 {host} 的请求，其 Origin 未转换；若该名称可信，请加 --allow-host（不含端口）"
+            "Host 为 {host} 的请求，其 Origin 未转换；若该域名是您自己的，请用 --allow-host 列出（不含端口）"
         ),
         format_args!(
             "the Origin of a request for Host {host} was not translated; \
@@ -447,7 +447,7 @@ pub(crate) fn ended_unannounced(subject: &Subject) {
         format_args!("连接 {connection}: 上游结束 TLS 时未发 close_notify，响应视为完整"),
         format_args!(
             "connection {connection}: the upstream ended TLS without close_notify; \
-             the response is taken as whole"
+             the response counts as complete"
         ),
     );
 }
@@ -474,7 +474,7 @@ pub(crate) fn dialled(subject: &Subject, steps: &Steps) {
         &subject.client().members(),
         Priority::Debug,
         ("dialled", &members),
-        format_args!("连接 {connection}: 上游已连接，用时 {total} 毫秒 ({each})"),
+        format_args!("连接 {connection}: 已连接上游，用时 {total} 毫秒 ({each})"),
         format_args!("connection {connection}: upstream reached in {total} ms ({each})"),
     );
 }
@@ -533,7 +533,7 @@ pub(crate) fn spare_taken(subject: &Subject, age: Duration) {
         Priority::Debug,
         ("spare_taken", &members),
         format_args!("连接 {connection}: 使用备用上游连接（已建立 {age:.1} 秒）"),
-        format_args!("connection {connection}: spare upstream connection taken, {age:.1} s old"),
+        format_args!("connection {connection}: uses a spare upstream connection, {age:.1} s old"),
     );
 }
 
@@ -578,7 +578,9 @@ pub(crate) fn limit_reached(limit: usize) {
         Priority::Warning,
         ("limit_reached", &members),
         format_args!("连接数已达上限 {limit}，新客户端需等待 (--max-connections)"),
-        format_args!("{limit} connections are open, the limit: others wait (--max-connections)"),
+        format_args!(
+            "the limit of {limit} connections is reached, new clients wait (--max-connections)"
+        ),
     );
 }
 

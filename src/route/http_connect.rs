@@ -44,7 +44,7 @@ pub(crate) async fn connect(
         }
     }
     Err(broken(
-        "the proxy sends interim answers without end".to_owned(),
+        "the proxy sent too many interim responses".to_owned(),
     ))
 }
 
@@ -56,12 +56,14 @@ async fn read_answer(connection: &mut Connection) -> Result<usize, Error> {
     let head = read_head(&connection.stream, &mut connection.received, rules);
     let extent = head.await.map_err(|error| {
         let cause = match error {
-            HeadError::Closed => "the proxy closed without an answer".to_owned(),
-            HeadError::Truncated => "the proxy closed in the middle of its answer".to_owned(),
-            HeadError::Malformed(reason) => format!("the proxy's answer is malformed: {reason}"),
+            HeadError::Closed => "the proxy closed the connection without a response".to_owned(),
+            HeadError::Truncated => {
+                "the proxy closed the connection in the middle of its response".to_owned()
+            }
+            HeadError::Malformed(reason) => format!("the proxy's response is malformed: {reason}"),
             HeadError::Version => "the proxy does not speak HTTP/1".to_owned(),
             HeadError::StartLineTooLong | HeadError::TooLarge => {
-                "the proxy's answer is too large".to_owned()
+                "the proxy's response is too large".to_owned()
             }
             HeadError::Io(error) => describe(&error),
         };
@@ -102,7 +104,7 @@ pub enum Answer {
 /// Classifies a response head. Any 2xx is a tunnel, whatever its framing fields say (RFC 9110
 /// §9.3.6); any other response that is not interim is a refusal.
 pub fn check_answer(head: &[u8]) -> Result<Answer, Error> {
-    let malformed = |problem: &str| broken(format!("the proxy's answer is malformed: {problem}"));
+    let malformed = |problem: &str| broken(format!("the proxy's response is malformed: {problem}"));
     let head = canonical_head(head).map_err(malformed)?.bytes;
     let mut fields = no_response_fields();
     let mut parsed = httparse::Response::new(&mut []);

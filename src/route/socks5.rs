@@ -52,7 +52,7 @@ pub async fn connect(
             Err(Error::new(
                 Stage::ProxyRefused,
                 UNANSWERED,
-                "the proxy closed without a reply to the SOCKS5 request",
+                "the proxy closed the connection without replying to the SOCKS5 request",
             ))
         }
         Err(error) => Err(explain(error, credentials.is_some())),
@@ -77,7 +77,7 @@ fn explain(error: async_socks5::Error, with_credentials: bool) -> Error {
         Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => Error::new(
             Stage::ProxyConnect,
             "connection_terminated",
-            "the proxy closed during the SOCKS5 handshake",
+            "the proxy closed the connection during the SOCKS5 handshake",
         ),
         Io(error) => Error::new(
             Stage::ProxyConnect,
@@ -86,13 +86,15 @@ fn explain(error: async_socks5::Error, with_credentials: bool) -> Error {
         ),
         InvalidAuthStatus(_) => auth("the proxy refused the user name or password"),
         NoAcceptableMethods if with_credentials => {
-            auth("the proxy offers no way to log in that is known here")
+            auth("the proxy offers no supported authentication method")
         }
         // Some proxies select it although it was not offered.
         NoAcceptableMethods | InvalidAuthMethod(AuthMethod::UsernamePassword) => {
-            auth("the proxy wants a user name and a password")
+            auth("the proxy requires a user name and a password")
         }
-        InvalidAuthMethod(_) => auth("the proxy chose a way to log in that was not offered"),
+        InvalidAuthMethod(_) => {
+            auth("the proxy chose an authentication method that was not offered")
+        }
         Response(reply) => refusal(reply),
         WrongVersion => not_socks("it answered with version 4"),
         InvalidVersion(b'H') => not_socks("it answered like an HTTP server"),
@@ -113,7 +115,7 @@ fn refusal(reply: UnsuccessfulReply) -> Error {
         TtlExpired => (6, "TTL expired", "destination_ip_unroutable"),
         CommandNotSupported => (7, "command not supported", "destination_unavailable"),
         AddressTypeNotSupported => (8, "address type not supported", "destination_unavailable"),
-        Unassigned(code) => (code, "a reply without a meaning", "destination_unavailable"),
+        Unassigned(code) => (code, "unassigned reply code", "destination_unavailable"),
     };
     let cause = format!("SOCKS5 reply {code}: {words}");
     Error::new(Stage::ProxyRefused, token, cause)

@@ -131,7 +131,7 @@ impl Answering<'_> {
                     let interim = &self.progress.interim_bytes;
                     interim.set(interim.get() + extent.length);
                     if interim.get() > MAX_RESPONSE_HEAD_BYTES {
-                        return Err(self.not_understood("interim responses without end"));
+                        return Err(self.not_understood("too many interim responses"));
                     }
                     if !out.is_empty() {
                         self.deliver(out).await?;
@@ -206,10 +206,10 @@ impl Answering<'_> {
         if head.status == 101 {
             let asked = self.request.upgrade.as_ref();
             if !asked.is_some_and(|protocol| head.switches_to(protocol.token())) {
-                return Err(self.not_understood("101 without being asked for this protocol"));
+                return Err(self.not_understood("101 for a protocol that was not requested"));
             }
             if !self.progress.uploaded.get() {
-                return Err(self.not_understood("101 before the whole request"));
+                return Err(self.not_understood("101 before the request was complete"));
             }
             head.write(out, self.request, false, changes);
             return Ok(Next::Switch);
@@ -311,7 +311,7 @@ impl Answering<'_> {
                 "the upstream closed in the middle of its response head".to_owned(),
             ),
             HeadError::Malformed(reason) => return self.not_understood(reason),
-            HeadError::Version => return self.not_understood("the upstream speaks no HTTP/1"),
+            HeadError::Version => return self.not_understood("the upstream does not speak HTTP/1"),
             HeadError::StartLineTooLong | HeadError::TooLarge => (
                 "http_response_header_section_size",
                 "the response head is too large".to_owned(),

@@ -272,7 +272,7 @@ impl Exchange<'_> {
                 let may_send = !self.request.expects_continue || progress.continued.get();
                 let client_owes = !progress.uploaded.get() && is_taking && may_send;
                 return Err(match (progress.delivered.get(), client_owes) {
-                    (true, _) => Failure::Cut(format!("nothing moved for {timeout:?}")),
+                    (true, _) => Failure::Cut(format!("stalled for {timeout:?}")),
                     (false, true) => Failure::Request(Rejection {
                         status: 408,
                         reason: "the request body did not arrive in time",
@@ -449,9 +449,9 @@ fn broken_request(error: BodyError, progress: &Progress) -> Failure {
             reason,
         }),
         BodyError::Malformed(reason) => Failure::Broken(reason.to_owned()),
-        BodyError::Truncated => {
-            Failure::Broken("the client closed in the middle of its request".to_owned())
-        }
+        BodyError::Truncated => Failure::Broken(
+            "the client closed the connection in the middle of its request".to_owned(),
+        ),
         BodyError::Source(error) | BodyError::Sink(error) => {
             Failure::Broken(format!("client: {}", describe(&error)))
         }

@@ -71,7 +71,7 @@ fn refusal(error: &io::Error) -> Words {
     let cause = describe(error);
     match error.kind() {
         io::ErrorKind::AddrInUse => both!(
-            "{cause}; choose another one, or stop what listens there",
+            "{cause}; choose another one, or stop the program that uses it",
             "{cause}；请换一个，或停止占用它的程序"
         ),
         io::ErrorKind::AlreadyExists => Words::new(

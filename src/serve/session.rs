@@ -277,7 +277,7 @@ impl Session {
         if is_without_tls(connection.received.bytes()) {
             let rejection = Rejection {
                 status: 400,
-                reason: "a request without TLS on a port that speaks TLS; use https or wss",
+                reason: "a request without TLS on a port with TLS; use https or wss",
             };
             self.refuse(Method::OTHER, connection, &rejection).await;
             return None;
@@ -293,7 +293,7 @@ impl Session {
         let cause = match handshake.await {
             Ok(Ok(connection)) => return Some(connection),
             Ok(Err(cause)) => cause,
-            Err(TimedOut) => "it was not completed in time".to_owned(),
+            Err(TimedOut) => "not completed in time".to_owned(),
         };
         self.worker.counters().handshakes_failed.add(1);
         log::handshake_failed(self.subject.client(), &cause);

@@ -20,10 +20,10 @@ type Row = (&'static str, &'static str, &'static str, [&'static str; 2]);
 
 const FILE: [&str; 2] = ["check its path and permissions", "请检查路径和权限"];
 const TIME: [&str; 2] = [
-    "write seconds, or a number with ms, s, m or h",
-    "请写秒数，或带单位 ms、s、m、h 的数",
+    "a number of seconds, or with the unit ms, s, m or h",
+    "秒数，或带单位 ms、s、m、h 的数",
 ];
-const PORT: [&str; 2] = ["a number from 1 to 65535", "1 到 65535 的数字"];
+const PORT: [&str; 2] = ["a number from 1 to 65535", "1 到 65535 的整数"];
 const LINE: [&str; 2] = ["write 'Name: value'", "请写成 'Name: value'"];
 const ADDRESS: [&str; 2] = ["write ADDRESS:PORT", "请写成 ADDRESS:PORT"];
 const SWITCH: [&str; 2] = ["must be 1, true, yes or on", "必须是 1、true、yes、on"];
@@ -65,13 +65,13 @@ const ROWS: &[Row] = &[
         "--upstream-host",
         "[::1%lo]:80",
         "[::1%lo]:80",
-        ["leave out the %", "请去掉 %"],
+        ["remove the %", "请去掉 %"],
     ),
     (
         "--upstream-host",
         "[fe80::1%]:80",
         "[fe80::1%]:80",
-        ["see 'ip link'", "参见 'ip link'"],
+        ["'ip link' lists them", "可用 'ip link' 查看"],
     ),
     (
         "--upstream-host",
@@ -95,7 +95,7 @@ const ROWS: &[Row] = &[
         "--upstream-host",
         "ftp://a",
         "ftp://a",
-        ["write HOST:PORT", "请写成 HOST:PORT"],
+        ["write HOST:PORT", "写成 HOST:PORT"],
     ),
     (
         "--upstream-host",
@@ -107,7 +107,7 @@ const ROWS: &[Row] = &[
         "--upstream-host",
         "https://u:s3cret@a",
         "https://***@a",
-        ["leave out", "请去掉"],
+        ["remove everything up to", "请去掉"],
     ),
     (
         "--listen-port",
@@ -119,7 +119,7 @@ const ROWS: &[Row] = &[
         "--listen-port",
         "\"80\"",
         "\"80\"",
-        ["leave them out", "请去掉引号"],
+        ["remove them", "请去掉引号"],
     ),
     ("--listen-port", "80\r", "80\\x0d", ["dos2unix", "dos2unix"]),
     (
@@ -158,13 +158,13 @@ const ROWS: &[Row] = &[
         "--socks-proxy",
         "none",
         "none",
-        ["use --direct", "用 --direct"],
+        ["give --direct", "用 --direct"],
     ),
     (
         "--socks-proxy",
         "socks5://u:s3cret@a/b",
         "socks5://***@a/...",
-        ["leave it out", "请去掉"],
+        ["remove it", "请去掉"],
     ),
     (
         "--socks-proxy",
@@ -176,7 +176,7 @@ const ROWS: &[Row] = &[
         "--http-proxy",
         "socks5://a",
         "socks5://a",
-        ["is http[s]://", "应写成 http[s]://"],
+        ["written as http[s]://", "应写成 http[s]://"],
     ),
     (
         "--http-proxy",
@@ -188,7 +188,7 @@ const ROWS: &[Row] = &[
         "--https-proxy",
         "http://u%3A:s3cret@a",
         "http://***@a",
-        ["leave out the %3A", "去掉 %3A"],
+        ["remove the %3A", "去掉 %3A"],
     ),
     (
         "--tls",
@@ -227,7 +227,7 @@ const ROWS: &[Row] = &[
         "1.4",
         ["1.0, 1.1, 1.2 or 1.3", "1.0、1.1、1.2 或 1.3"],
     ),
-    ("--host-header", "a b", "a b", ["write NAME", "请写成 NAME"]),
+    ("--host-header", "a b", "a b", ["must be NAME", "须为 NAME"]),
     ("--upgrade", "a b", "a b", ["such as tcp", "例如 tcp"]),
     ("--upgrade", "h2c", "h2c", ["leave it out", "请去掉"]),
     (
@@ -290,13 +290,13 @@ const ROWS: &[Row] = &[
         "--health-path",
         "healthz",
         "healthz",
-        ["begins with /", "以 / 开头"],
+        ["begin with /", "以 / 开头"],
     ),
     (
         "--health-path",
         "/h?t=s3cret",
         "/h?...",
-        ["leave out the ?", "请去掉 ?"],
+        ["remove the ?", "请去掉 ?"],
     ),
     ("--metrics-listen", "9090", "9090", ADDRESS),
     ("--status-listen", "a:b", "a:b", ADDRESS),
@@ -373,7 +373,7 @@ pub fn name_the_source_the_value_and_the_remedy() {
             let expected = format!("write {} {}", flag.long, flag.metavar);
             assert!(line.ends_with(&expected), "{line}");
             let line = refused(&[format!("{}=", flag.long)], &[], "C");
-            let expected = format!("{}: the value is empty; give one", flag.long);
+            let expected = format!("{}: the value is empty; give a value", flag.long);
             assert!(line.starts_with(&expected), "{line}");
         }
     }

@@ -85,7 +85,7 @@ pub fn keys_are_read_in_every_form_or_refused_with_a_remedy() {
             pem(encrypted.unwrap()),
             Some("encrypted; decrypt it: openssl pkcs8"),
         ),
-        (certificate.pem(), Some("holds no PEM private key")),
+        (certificate.pem(), Some("contains no PEM private key")),
         (
             "-----BEGIN X PRIVATE KEY-----\nAAAA\n-----END X PRIVATE KEY-----\n".to_owned(),
             Some("convert it: openssl pkcs8"),
@@ -125,7 +125,7 @@ pub fn a_bad_setting_is_one_line_and_exit_2() {
         (&[], "simple-proxy: UPSTREAM_HOST: not set"),
         (
             &["-u", "a:1", "-p", "x"],
-            "simple-proxy: --listen-port: not a port",
+            "simple-proxy: --listen-port: must be a port",
         ),
     ] {
         let refused = output(program().args(args));
@@ -186,30 +186,30 @@ pub fn common_spellings_of_settings_are_accepted() {
 
 pub fn invalid_settings_are_explained() {
     for (variable, value, problem) in [
-        ("UPSTREAM_HOST", "https://a/b", "an upstream has no path"),
+        ("UPSTREAM_HOST", "https://a/b", "an upstream takes no path"),
+        ("UPSTREAM_HOST", "\"a:1\"", "the value is in quotes"),
         (
             "UPSTREAM_HOST",
-            "\"a:1\"",
-            "there are quotes around the value",
+            "a:1\r",
+            "the value ends in a carriage return",
         ),
-        ("UPSTREAM_HOST", "a:1\r", "a carriage return ends the value"),
-        ("UPSTREAM_HOST", " a:1x", "there is one upstream only"),
-        ("UPSTREAM_HOST", "a:1,b:2", "there is one upstream only"),
+        ("UPSTREAM_HOST", " a:1x", "there can be only one upstream"),
+        ("UPSTREAM_HOST", "a:1,b:2", "there can be only one upstream"),
         (
             "UPSTREAM_HOST",
             "https://u:s3cret@a",
-            "has no user or password",
+            "takes no user name or password",
         ),
         (
             "UPSTREAM_HOST",
             "b\u{fc}cher.example:80",
             "xn--bcher-kva.example:80",
         ),
-        ("SOCKS_PROXY", "none", "use --direct"),
-        ("SOCKS_PROXY", "DIRECT", "use --direct"),
+        ("SOCKS_PROXY", "none", "give --direct"),
+        ("SOCKS_PROXY", "DIRECT", "give --direct"),
         ("SOCKS_PROXY", "socks4://a:1080", "write socks5://"),
         ("SOCKS_PROXY", "tcp://a:1080", "write socks5://"),
-        ("LISTEN_PORT", "80 ", "there are blanks around the value"),
+        ("LISTEN_PORT", "80 ", "begins or ends with whitespace"),
     ] {
         let mut command = program();
         command.env("UPSTREAM_HOST", "a:1").env(variable, value);
@@ -222,7 +222,7 @@ pub fn invalid_settings_are_explained() {
         );
         // A leading blank is reported first, whatever else is wrong.
         let problem = if value.starts_with(' ') {
-            "blanks around"
+            "begins or ends with whitespace"
         } else {
             problem
         };
@@ -285,7 +285,7 @@ pub fn a_port_in_use_is_exit_1() {
         text(&refused.stderr),
         format!(
             "simple-proxy: listen on 127.0.0.1 port {port}: address already in use; \
-             choose another one, or stop what listens there\n"
+             choose another one, or stop the program that uses it\n"
         )
     );
     let mut elsewhere = program();
@@ -385,7 +385,7 @@ pub fn listen_port_0_logs_the_port_taken() {
     let proxy = Proxy::start(&["-u", "127.0.0.1:9"]);
     assert_ne!(proxy.address.port(), 0);
     let log = proxy.log.wait_for("路由");
-    assert!(log.ends_with("路由: direct"), "{log}");
+    assert!(log.ends_with("路由: 直连"), "{log}");
     let first = proxy.log.text().lines().next().unwrap().to_owned();
     assert!(
         first.ends_with(&format!("开始监听: {}", proxy.address)),
@@ -503,7 +503,7 @@ pub fn messages_follow_the_locale() {
     let mut command = program();
     command.env("LC_ALL", "en_US.UTF-8");
     let proxy = Proxy::spawn(command.args(["-u", "127.0.0.1:9", "-b", "127.0.0.1", "-p", "0"]));
-    proxy.log.wait_for("路由: direct");
+    proxy.log.wait_for("路由: 直连");
 }
 
 pub fn startup_errors_have_the_format_of_the_log() {

@@ -382,7 +382,7 @@ fn refuses_a_wrong_or_missing_password(via: Proxying) {
     let (wrong, missing) = match via {
         Proxying::Microsocks | Proxying::Dante => (
             "the proxy refused the user name or password",
-            "the proxy wants a user name and a password",
+            "the proxy requires a user name and a password",
         ),
         // tinyproxy answers a wrong password with 401, as if it were the origin.
         Proxying::Tinyproxy => ("CONNECT answered 401 ", "CONNECT answered 407 "),

@@ -268,7 +268,7 @@ pub fn the_metrics_port_serves_nothing_else() {
         String::from_utf8_lossy(&refused.stderr),
         format!(
             "simple-proxy: SIMPLE_PROXY_METRICS_LISTEN: {address}: address already in use; \
-             choose another one, or stop what listens there\n"
+             choose another one, or stop the program that uses it\n"
         )
     );
 }

@@ -464,22 +464,22 @@ pub fn every_failure_is_a_status_a_stage_and_a_cause() {
         (
             wants_password.to_string(),
             "destination_unavailable",
-            "[proxy-auth] {}: the proxy wants a user name and a password",
+            "[proxy-auth] {}: the proxy requires a user name and a password",
         ),
         (
             wants_password_unasked.to_string(),
             "destination_unavailable",
-            "[proxy-auth] {}: the proxy wants a user name and a password",
+            "[proxy-auth] {}: the proxy requires a user name and a password",
         ),
         (
             wants_kerberos_unasked.to_string(),
             "destination_unavailable",
-            "[proxy-auth] {}: the proxy chose a way to log in that was not offered",
+            "[proxy-auth] {}: the proxy chose an authentication method that was not offered",
         ),
         (
             closes_after_the_request.to_string(),
             "connection_terminated",
-            "[proxy-refused] {}: the proxy closed without a reply to the SOCKS5 request",
+            "[proxy-refused] {}: the proxy closed the connection without replying to the SOCKS5 request",
         ),
         (
             format!("u:secret@{wrong_password}"),
@@ -539,22 +539,22 @@ pub fn every_failure_is_a_status_a_stage_and_a_cause() {
         (
             "HTTP/1.1 2000 OK\r\n\r\n",
             "connection_terminated",
-            "[proxy-connect] {}: the proxy's answer is malformed",
+            "[proxy-connect] {}: the proxy's response is malformed",
         ),
         (
             "SSH-2.0-x\r\n",
             "connection_terminated",
-            "[proxy-connect] {}: the proxy's answer is malformed",
+            "[proxy-connect] {}: the proxy's response is malformed",
         ),
         (
             "HTTP/1.1 200 OK\r\nA: ",
             "connection_terminated",
-            "[proxy-connect] {}: the proxy closed in the middle of its answer",
+            "[proxy-connect] {}: the proxy closed the connection in the middle of its response",
         ),
         (
             "",
             "connection_terminated",
-            "[proxy-connect] {}: the proxy closed without an answer",
+            "[proxy-connect] {}: the proxy closed the connection without a response",
         ),
     ] {
         let http = answering_connect(answer).to_string();
@@ -572,15 +572,15 @@ pub fn every_failure_is_a_status_a_stage_and_a_cause() {
         ),
         (
             "\x15\x03\x01\x00\x02\x02\x0a",
-            "the response is not valid: this is TLS, which --tls on asks for",
+            "the response is not valid: this is TLS; use --tls on",
         ),
         (
             "HTTP/2.0 200 OK\r\n\r\n",
-            "the response is not valid: the upstream speaks no HTTP/1",
+            "the response is not valid: the upstream does not speak HTTP/1",
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-            "the response is not valid: Content-Length fields disagree",
+            "the response is not valid: conflicting Content-Length fields",
         ),
     ] {
         let upstream = answering_connect(answer).to_string();

@@ -340,7 +340,7 @@ pub fn the_check_tries_each_proxy() {
         let checked = check(&["-u", &upstream, "-s", &urls], &[]);
         assert_eq!(checked.status, Some(1), "{}", checked.text);
         checked.has("[proxy-connect] connection refused");
-        checked.has("was answered 200 OK");
+        checked.has("returned 200 OK");
         checked.has(&format!("failed: [proxy-connect] {dead}"));
     }
 }

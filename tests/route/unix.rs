@@ -92,7 +92,7 @@ pub fn an_upstream_on_a_unix_socket() {
     assert_eq!(checked.status, Some(0), "{}", checked.text);
     checked.has(&format!("route direct to {upstream}"));
     checked.has(&format!("ms {upstream}"));
-    checked.has("HEAD / with Host localhost was answered 200 OK");
+    checked.has("HEAD / with Host localhost returned 200 OK");
     // A socket on which no process listens any more, and no socket at all.
     for (path, cause) in [
         (folder.path("stale.sock"), "connection refused"),

@@ -813,7 +813,7 @@ pub fn bad_requests_are_answered_and_not_forwarded() {
     assert!(heads.try_recv().is_err(), "something was forwarded");
     proxy
         .log
-        .wait_for(" -> 505 only HTTP/1.0 and 1.1 are spoken here");
+        .wait_for(" -> 505 only HTTP/1.0 and HTTP/1.1 are supported");
     // Empty lines before a request are skipped; what follows is served.
     let served = proxy.fetch("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(served.status(), 200);

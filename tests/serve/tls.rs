@@ -518,7 +518,7 @@ fn the_certificate_is_checked_at_the_start_and_shown() {
     let checked = check(&args, &[]);
     assert_eq!(checked.status, Some(0), "{}", checked.text);
     checked.has("certificates shown to clients CN=proxy.test, expires ");
-    checked.has("origins: https://localhost:80 in a browser here");
+    checked.has("origin: a local browser uses https://localhost:80,");
     let json = check(&[&args[..], &["--log-format", "json"]].concat(), &[]);
     let shown = json_of(&json.text);
     let shown = &shown["listen_certificates"][0];

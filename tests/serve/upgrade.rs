@@ -658,7 +658,7 @@ pub fn a_switch_before_the_whole_request_is_502() {
          Content-Length: 10\r\n\r\nhello",
     );
     assert_eq!(client.response().status(), 502);
-    proxy.log.wait_for("101 before the whole request");
+    proxy.log.wait_for("101 before the request was complete");
 }
 
 pub fn of_several_protocols_one_is_forwarded_and_the_others_are_logged() {
