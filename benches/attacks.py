@@ -823,7 +823,7 @@ def given_up(peer):
 
 
 def gone_in_dial(peer):
-    """A client resets while its POST is dialled for: whether the upstream gets it."""
+    """A client resets while the connection for its POST is made: whether the POST is sent."""
     if not peer.is_ours:
         raise NotImplementedError
     got = []
@@ -1010,11 +1010,11 @@ def uploads(peer):
 
 ATTACKS = [
     ("A client logs in by NTLM; strangers who are then served as that user", identity),
-    ("An upstream sends a second response right behind its own: strangers who get it", surplus),
+    ("An upstream sends a second response right after its own: strangers who get it", surplus),
     ("50 POSTs on kept connections; the upstream reads each, works for a second and closes: "
      "answered 502, closed in silence, run twice because clients repeat the latter", at_work(1)),
-    ("The same where it closes at once", at_work(0)),
-    ("800 POSTs; the upstream closes within 10 ms behind each response, unannounced: the same "
+    ("The same, where the upstream closes at once", at_work(0)),
+    ("800 POSTs; the upstream closes within 10 ms after each response, unannounced: the same "
      "counts", unannounced),
     ("Head of 32 KB, `Connection` with 31,000 commas: CPU, and compared with a harmless head",
      heads((b"Connection", b"zz" + b"," * 31_000))),
@@ -1027,20 +1027,21 @@ ATTACKS = [
     (f"{LIMIT} silent clients, {LIMIT} allowed: wait of a new client", idle(True)),
     ("The same: wait of a health check", idle(True, b"/healthz")),
     (f"100 busy clients, {LIMIT} allowed: requests that failed", busy),
-    ("A client leaves, its upstream says nothing: until the upstream sees it", leaves(b"")),
+    ("A client leaves while the upstream is silent: until the upstream sees it", leaves(b"")),
     ("The same while a 101 is awaited", leaves(b"", UPGRADE)),
-    ("The same within a response that stands still",
+    ("The same in the middle of a response that has stalled",
      leaves(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")),
-    ("A client that only ends its side (`nc -N`), its upstream answers after 0.2 s", half_closed),
+    ("A client that only closes its sending side (`nc -N`); the upstream answers after 0.2 s",
+     half_closed),
     ("A client resets a WebSocket that receives frames: until the upstream sees it", tunnel),
-    ("Urgent data within a WebSocket, either way: until what is behind it arrives", urgent),
+    ("Urgent data in a WebSocket, in either direction: until the data after it arrives", urgent),
     ("A NAT has forgotten a kept connection that was idle for 6 s: wait of the next GET",
      dead_kept),
-    ("A NAT has forgotten the connection of a WebSocket: until it is ended", dead_tunnel),
+    ("A NAT has forgotten the connection of a WebSocket: until the WebSocket is closed", dead_tunnel),
     ("8 clients reset under floods over TLS, one thread: longest wait of another client",
      tls_flood),
     ("100 clients give up on a silent SOCKS proxy: descriptors held 2 s later", given_up),
-    ("A client resets while its POST is dialled for", gone_in_dial),
+    ("A client resets while the connection for its POST is being made", gone_in_dial),
     ("The upstream is the proxy itself: the answer", loop),
     ("SIGHUP without a terminal, under load: requests that failed, and the process", hang_up),
     ("16 silent connections to the metrics: wait of the next reader", metrics),

@@ -12,6 +12,7 @@ pub fn trials() -> Vec<Trial> {
     trials![
         every_flag_and_variable_is_documented,
         promised_log_lines_are_documented,
+        every_event_and_status_is_in_the_manual,
     ]
 }
 
@@ -153,6 +154,48 @@ pub fn promised_log_lines_are_documented() {
             assert!(found, "the {document} lacks the line {line:?}");
         }
     }
+}
+
+pub fn every_event_and_status_is_in_the_manual() {
+    const LOG: &str = include_str!("../src/report/log.rs");
+    const ANSWERS: &str = include_str!("../src/serve/answer.rs");
+    // The first name behind each call that writes a line; and of other files.
+    let mut events = BTreeSet::from(["not_started", "dropped"]);
+    for maker in ["emit(", "emit_about(", "certificate("] {
+        for (at, _) in LOG.match_indices(maker) {
+            let (before, behind) = (&LOG[..at], &LOG[at..]);
+            let is_call = before.ends_with([' ', '\n']) && !before.ends_with("fn ");
+            let first = behind.split('"').nth(1).unwrap_or_default();
+            if is_call && first.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
+                events.insert(first);
+            }
+        }
+    }
+    assert!(events.len() > 30, "{events:?}");
+    let of_items = |from: &str, to: &str| -> BTreeSet<&str> {
+        let (_, section) = MANUAL.split_once(from).expect("a section of the manual");
+        let (section, _) = section.split_once(to).expect("its end");
+        let items = section.lines().filter_map(|line| line.strip_prefix(".It "));
+        let words = items.flat_map(|item| item.trim_start_matches("Li ").split(" , "));
+        words.collect()
+    };
+    assert_eq!(
+        of_items("\n.Ss JSON\n", "\n.Ss "),
+        events,
+        "events of the log"
+    );
+    let statuses = ANSWERS.lines().filter_map(|line| {
+        let (status, reason) = line.trim().split_once(" => \"")?;
+        let is_status = status.len() == 3 && status.bytes().all(|b| b.is_ascii_digit());
+        // These two are of the ports for people and Prometheus alone.
+        let is_elsewhere = ["OK\",", "Not Found\","].contains(&reason);
+        (is_status && !is_elsewhere).then_some(status)
+    });
+    assert_eq!(
+        of_items("\n.Ss Responses of the proxy\n", "\n.Sh "),
+        statuses.collect(),
+        "statuses of responses of the proxy"
+    );
 }
 
 /// The flags in the program's table.

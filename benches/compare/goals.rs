@@ -218,7 +218,7 @@ pub fn table(results: &Results, folder: &Path) -> String {
         };
         let met = match (&goal.against, met) {
             (_, true) => "yes",
-            (Against::Threads, false) if cores() < 2 + 2 * MANY => "not to be told on so few cores",
+            (Against::Threads, false) if cores() < 2 + 2 * MANY => "needs more cores",
             (_, false) => "**no**",
         };
         let Verdict { measured, of, .. } = verdict;

@@ -162,7 +162,7 @@ pub const WAITS: [Wait; 13] = [
         },
     },
     Wait {
-        name: "30 GETs from new clients, `--threads 16`: how many pay the way",
+        name: "30 GETs from new clients, `--threads 16`: how many wait for a new connection",
         goal: 1.0,
         unit: Unit::Number,
         peers: &PEERS,
@@ -180,7 +180,7 @@ pub const WAITS: [Wait; 13] = [
         },
     },
     Wait {
-        name: "GET after a rest",
+        name: "GET after a pause",
         goal: 1.0,
         unit: Unit::Trips,
         peers: &PEERS,
@@ -194,7 +194,7 @@ pub const WAITS: [Wait; 13] = [
         },
     },
     Wait {
-        name: "POST after 3 s of rest",
+        name: "POST after a pause of 3 s",
         goal: 1.0,
         unit: Unit::Trips,
         peers: &PEERS,

@@ -207,7 +207,7 @@ fn waits(lab: &Lab) -> usize {
     println!("1 is the least for a request. simple-proxy goes through SOCKS5 with a password and");
     println!("TLS 1.3, the peers directly over TLS, all of them directly where names are looked");
     println!(
-        "up; a rest is {rest} s. A number of round trips is met up to {NOISE} above its goal.\n"
+        "up; a pause is {rest} s. A number of round trips is met up to {NOISE} above its goal.\n"
     );
     println!("| work | simple-proxy | nginx | HAProxy | goal | |");
     println!("| --- | ---: | ---: | ---: | ---: | --- |");
@@ -249,7 +249,7 @@ fn besides(lab: &Lab) -> usize {
     }
     let rate = lab.options.rate / 1_000_000;
     println!(
-        "\nThe client by itself and over each proxy, on a way of {rate} Mbit/s where no other is"
+        "\nThe client without a proxy and through each proxy, on a link of {rate} Mbit/s where no other is"
     );
     println!(
         "named; the best of three, each with a fresh proxy. The last four lines are over TLS,"
