@@ -466,7 +466,7 @@ flags! {
         en: "serve only pages of this origin (* for all) and of the proxy's own; may be repeated",
         zh: "只服务来自此源（* 表示所有）和本代理自身的页面；可重复给出",
         metavar: "ORIGIN",
-        default: Default::Words(Text::new("all, or its own with --header or --tls-cert", "所有；使用 --header 或 --tls-cert 时仅本代理自身")),
+        default: Default::Words(Text::new("all, or its own with --header or --tls-cert", "所有；用 --header 或 --tls-cert 时仅自身")),
         group: Group::Requests,
     }
     Single connect_timeout: std::time::Duration = time_above_zero {
