@@ -406,10 +406,7 @@ pub fn a_loop_is_refused() {
         words.starts_with("simple-proxy: UPSTREAM_HOST: 127.0.0.1:"),
         "{words}"
     );
-    assert!(
-        words.contains("name the server that it stands before"),
-        "{words}"
-    );
+    assert!(words.contains("give the server behind it"), "{words}");
     // With a name, the loop is found when it is dialled.
     let name = format!("localhost:{port}");
     let mut itself = inheriting(&listener, "", &["-u", &name]);
