@@ -321,7 +321,7 @@ pub(super) fn listed_host(text: &str) -> Read<String> {
         text => text.strip_prefix("*.").unwrap_or(text),
     };
     let is_name = is_host(name.as_bytes()) && split_port(name.as_bytes()).1.is_none();
-    if is_name && !name.contains('*') {
+    if is_name && !name.contains('*') && !name.starts_with('.') {
         return Ok(text.to_ascii_lowercase());
     }
     Err(Words::new(

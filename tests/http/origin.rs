@@ -18,6 +18,8 @@ pub fn trials() -> Vec<Trial> {
         a_rebound_name_is_not_translated_and_the_log_says_so,
         nothing_is_translated_with_map_off,
         configured_fields_are_set_and_removed,
+        configured_fields_are_removed_from_response_trailers,
+        a_configured_x_forwarded_proto_sets_the_upstream_scheme,
         fields_that_cannot_be_set_are_refused_without_their_value,
         foreign_pages_are_refused_with_a_credential,
         foreign_pages_are_refused_with_a_client_certificate,
@@ -254,6 +256,30 @@ pub fn configured_fields_are_set_and_removed() {
     assert!(heads.recv_timeout(PATIENCE).unwrap().contains(own));
 }
 
+pub fn configured_fields_are_removed_from_response_trailers() {
+    let upstream = answering(|_| {
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\
+         X-Internal: 1\r\nX_Internal: 2\r\nX-Other: 3\r\n\r\n"
+            .to_owned()
+    });
+    let proxy = Proxy::before(upstream, &["--response-header", "X-Internal:"]);
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nHost: localhost\r\nTE: trailers\r\n\r\n");
+    let head = client.head();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let (_, trailers) = client.chunked();
+    assert_eq!(trailers, ["X-Other: 3"]);
+}
+
+pub fn a_configured_x_forwarded_proto_sets_the_upstream_scheme() {
+    let (upstream, heads) = recording(false, "Location: https://localhost:8080/x\r\n");
+    let proxy = Proxy::before(upstream, &["--header", "X-Forwarded-Proto: https"]);
+    let response = proxy.fetch(&format!("GET / HTTP/1.1\r\n{REQUEST}\r\n"));
+    let head = heads.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(field(&head, "origin"), Some("https://localhost:8080"));
+    assert_eq!(response.field("location"), Some("http://localhost:8080/x"));
+}
+
 pub fn fields_that_cannot_be_set_are_refused_without_their_value() {
     let folder = Folder::new("bad-fields");
     let file = format!("@{}", folder.write("bad", "X-Good: 1\nHost: s3cret\n"));
@@ -373,6 +399,20 @@ pub fn foreign_pages_are_refused_with_a_credential() {
     let response = proxy.fetch(&format!("{page}Content-Length: 0\r\n\r\n"));
     assert_eq!(response.status(), 200);
 
+    // X-Forwarded-Proto determines the proxy's own origin only if it is trusted.
+    for (more, status) in [
+        (&[][..], 200),
+        (&["--forwarded=append"], 200),
+        (&["--forwarded"], 403),
+    ] {
+        let proxy = Proxy::before(upstream, &[&flags[..2], more].concat());
+        let response = proxy.fetch(
+            "GET / HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-Proto: https\r\n\
+             Origin: https://localhost\r\n\r\n",
+        );
+        assert_eq!(response.status(), status, "{more:?}");
+    }
+
     // Removing or emptying a field adds no credential.
     let proxy = Proxy::before(upstream, &["--header=X-A:", "--header=X-B;"]);
     let response = proxy.fetch("GET / HTTP/1.1\r\nHost: rebound.example\r\n\r\n");
@@ -427,6 +467,7 @@ pub fn only_listed_hosts_are_served() {
     for host in [
         "app.example:80",
         "*app.example",
+        ".app.example",
         "a.*.example",
         "http://a",
         "::1",
