@@ -443,6 +443,16 @@ mod tests {
                 https,
                 https,
             ),
+            // The upstream is not told what is for this hop only.
+            (
+                Case {
+                    tls: false,
+                    host_header: Some("app.example.com"),
+                    ..told("X-Forwarded-Proto: https\r\nConnection: x-forwarded-proto\r\n")
+                },
+                https,
+                "http://app.example.com/",
+            ),
             (
                 Case {
                     host: "localhost",

@@ -634,6 +634,13 @@ mod tests {
                 "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Host: a:80\r\n\
                  X-Forwarded-Proto: http\r\n",
             ),
+            // What is for this hop only has said nothing.
+            (
+                "X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Host: f\r\nX-Forwarded-Proto: wss\r\n\
+                 Connection: X-Forwarded-For, X-Forwarded-Host, X-Forwarded-Proto\r\n",
+                "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Host: a:80\r\n\
+                 X-Forwarded-Proto: http\r\n",
+            ),
         ] {
             let head = format!("GET / HTTP/1.1\r\nHost: a:80\r\n{came}\r\n");
             let (_, written) = parse_with(head.as_bytes(), &append).expect("valid");

@@ -172,6 +172,16 @@ fn the_origin_of_clients_is_https() {
     assert_eq!(response.field("location"), Some(&*location));
     assert_eq!(response.field("strict-transport-security"), None);
     assert_eq!(response.field("set-cookie"), Some("a=b; Secure"));
+
+    // So it is where a credential is guarded.
+    let secured = Secured::before(upstream, "tls-guarded", &["--header", "X-Token: s3cret"]);
+    let mut client = secured.connect();
+    for (scheme, status) in [("https", 200), ("http", 403)] {
+        client.send(&format!(
+            "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: {scheme}://localhost\r\n\r\n"
+        ));
+        assert_eq!(client.response().status(), status, "{scheme}");
+    }
 }
 
 /// Strict-Transport-Security applies to every port of a host, Alt-Svc only to the origin.
