@@ -338,7 +338,7 @@ pub(super) fn listed_origin(text: &str) -> Read<String> {
         let scheme_is_good = scheme
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-        // Only --allow-host takes names by pattern: here it would match nothing.
+        // Only --allow-host accepts patterns; here one would match nothing.
         let host_is_good = is_host(host.as_bytes()) && !host.contains('*');
         !scheme.is_empty() && scheme_is_good && host_is_good
     });
