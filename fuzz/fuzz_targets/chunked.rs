@@ -1,4 +1,5 @@
-//! Bodies: where they end, what they mean, and that the coding of our own means the same.
+//! Bodies: where they end, what they contain, and that the program's own coding of them contains
+//! the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -24,7 +25,7 @@ const PIECES: &[&[u8]] = &[
     b"Connection: X-Sum\r\n", b"X: \xff\r\n", b"X: \x7f\r\n", b"GET / HTTP/1.1\r\nHost: evil\r\n\r\n",
 ];
 
-/// What became of the bytes.
+/// The result of decoding.
 #[derive(Debug, PartialEq)]
 struct Decoded {
     content: Vec<u8>,
@@ -34,8 +35,8 @@ struct Decoded {
     was_faulty: bool,
 }
 
-/// Decodes bytes that arrive `size` by `size`, as `body::copy` does: what is not yet
-/// used stays in front of what arrives next. `sink` gets each run of body bytes.
+/// Decodes bytes that arrive in pieces of `size` bytes, as `body::copy` does: unused bytes stay
+/// before those that arrive next. `sink` gets each run of body bytes.
 fn decode(
     bytes: &[u8],
     framing: Framing,
@@ -71,7 +72,7 @@ fn decode(
     }
 }
 
-/// Our own coding of the runs of a body, as `body::copy` writes it.
+/// Encodes the runs of a body in chunks, as `body::copy` does.
 #[derive(Default)]
 struct Encoder(Vec<u8>);
 
@@ -116,15 +117,15 @@ fuzz_target!(|data: &[u8]| {
     let single = decode(&bytes, Framing::Chunked, reading, || step, |_| ());
     for other in [&random, &single] {
         match (&whole, other) {
-            // Trailers are collected as they arrive, and seen only when they are whole.
+            // Trailers are collected as they arrive, and filtered only once they are complete.
             (Ok(whole), Ok(other)) if !whole.is_done => {
                 assert_eq!((&whole.content, whole.used), (&other.content, other.used));
                 assert!(!other.is_done);
             }
             (Ok(_), Ok(_)) => assert_eq!(&whole, other),
-            // Beyond the limit on heads, trailers are taken when they arrive at once.
+            // Trailers near their limit may be accepted only if they arrive in one piece.
             (Ok(_), Err("the trailer section is too large")) => {}
-            // Which fault it is may depend on how much of it is there.
+            // Which fault is reported may depend on how the bytes arrive.
             (Err(_), Err(_)) => {}
             _ => panic!("{whole:?} and {other:?}: {}", bytes.escape_ascii()),
         }
@@ -144,18 +145,18 @@ fuzz_target!(|data: &[u8]| {
     };
     check_trailers(&decoded);
     if decoded.was_faulty {
-        // What is faulty is ours to read; others may do as they like with it.
+        // Other implementations may read faulty bodies differently.
         assert_eq!(reading, Reading::Lenient);
     } else {
         check_with_others(&bytes[..decoded.used], &decoded, false);
     }
 
-    // Written in the plainest form, trailers close to the limit may exceed it.
+    // In canonical form, trailers close to the limit may exceed it.
     if decoded.trailers.len() + 2 >= MAX_TRAILER_BYTES {
         return;
     }
     let encoded = encoder.end(&decoded.trailers);
-    // Read by one who knows no leniency.
+    // The encoded body must be valid when read strictly.
     let again = decode(
         &encoded,
         Framing::Chunked,
@@ -172,8 +173,8 @@ fuzz_target!(|data: &[u8]| {
     check_with_others(&encoded, &again.expect("it is equal to one"), true);
 });
 
-/// What a whole chunked body means and where it ends, read straight from RFC 9112 §7.1
-/// with all of it at hand; None for anything else.
+/// Decodes a complete chunked body directly by RFC 9112 §7.1. Returns the content and where the
+/// body ends; None for anything else.
 fn reference(bytes: &[u8], reading: Reading) -> Option<(Vec<u8>, usize)> {
     let is_lenient = reading == Reading::Lenient;
     let mut content = Vec::new();
@@ -223,8 +224,8 @@ fn reference(bytes: &[u8], reading: Reading) -> Option<(Vec<u8>, usize)> {
     }
 }
 
-/// The next line. A strict one ends in CRLF and holds no control character but tabs, a
-/// lenient one has neither NUL nor CR in it.
+/// Splits off the next line. A strict line ends in CRLF and has no control character but tabs; a
+/// lenient one has neither NUL nor CR.
 fn line<'a>(rest: &mut &'a [u8], is_lenient: bool) -> Option<&'a [u8]> {
     let length = rest.iter().position(|&b| b == b'\n')?;
     let line = match rest[..length].strip_suffix(b"\r") {
@@ -239,8 +240,8 @@ fn line<'a>(rest: &mut &'a [u8], is_lenient: bool) -> Option<&'a [u8]> {
     line.iter().all(is_fine).then_some(line)
 }
 
-/// What may stand behind a chunk's size: nothing, or something that a semicolon begins
-/// and in which every quote is closed.
+/// Whether the bytes may follow a chunk's size: nothing, or an extension that begins with a
+/// semicolon and closes every quote.
 fn is_extension(bytes: &[u8]) -> bool {
     let blanks = bytes.iter().take_while(|&&b| b == b' ' || b == b'\t');
     let extension = match bytes.split_at(blanks.count()) {
@@ -260,7 +261,7 @@ fn is_extension(bytes: &[u8]) -> bool {
     !is_quoted
 }
 
-/// Bodies that end with a length, or with the connection.
+/// Checks bodies that end after a length or with the connection.
 fn check_plain(bytes: &[u8], length: u8) {
     let n = bytes.len().min(length.into());
     let decode = |framing| decode(bytes, framing, Reading::Strict, || 3, |_| ());
@@ -277,8 +278,8 @@ fn check_plain(bytes: &[u8], length: u8) {
     assert!(decoded.is_done && decoded.used == 0);
 }
 
-/// What is sent on of a trailer section are plain fields that cannot change how a
-/// message is framed, routed or taken.
+/// Checks that the forwarded trailer fields are in canonical form and cannot change how a message
+/// is framed, routed or interpreted.
 fn check_trailers(decoded: &Decoded) {
     if decoded.trailers.is_empty() {
         return;
@@ -304,11 +305,12 @@ fn check_trailers(decoded: &Decoded) {
     }
 }
 
-/// The others find the same body, and the next request exactly behind it. `is_ours`
-/// says that we wrote it, so that it must be taken, and its trailers be the same.
+/// Checks that the other implementations find the same body and the next request directly after
+/// it. `is_ours` says that the program wrote the body, so that they must accept it and find the
+/// same trailers.
 fn check_with_others(coded: &[u8], decoded: &Decoded, is_ours: bool) {
     let show = || coded.escape_ascii().to_string();
-    // More is beyond what they put up with.
+    // The other implementations refuse longer bodies.
     if coded.len() > 8 * MODEST {
         return;
     }
@@ -317,7 +319,7 @@ fn check_with_others(coded: &[u8], decoded: &Decoded, is_ours: bool) {
             assert_eq!(content, decoded.content, "{}", show());
             assert_eq!(length, coded.len(), "{}", show());
         }
-        // Extensions are dropped, so their grammar is not looked into.
+        // Extensions are dropped, so their grammar is not checked.
         Err(http_net::HttpError::InvalidChunkExtension) if !is_ours => {}
         Err(error) => panic!("{error:?}: {}", show()),
     }

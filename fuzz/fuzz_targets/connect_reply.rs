@@ -1,4 +1,4 @@
-//! What an HTTP proxy answers to CONNECT.
+//! Responses of an HTTP proxy to CONNECT.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -50,13 +50,13 @@ fuzz_target!(|data: &[u8]| {
         Err(error) => {
             let shown = head.escape_ascii();
             match (error.stage, status) {
-                // The fields may be what is malformed, whatever the status.
+                // The fields may be malformed, whatever the status.
                 (Stage::ProxyConnect, _) => assert_eq!(error.token, "connection_terminated"),
                 (Stage::ProxyAuth, Some(s)) => assert!([*b"401", *b"407"].contains(&s), "{shown}"),
                 (Stage::ProxyRefused, Some([first, _, _])) => assert!(first != b'2', "{shown}"),
                 _ => panic!("{error:?}: {shown}"),
             }
-            // It goes into the log and to clients.
+            // The cause is logged and sent to clients.
             assert!(
                 !error.cause.chars().any(char::is_control),
                 "{:?}",
@@ -68,7 +68,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The status of a status line: exactly three digits behind one blank or more.
+/// The status of a status line: exactly three digits after one blank or more.
 fn status_of(head: &[u8]) -> Option<[u8; 3]> {
     let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9', b' ', rest @ ..] = head else {
         return None;

@@ -1,4 +1,4 @@
-//! Proxy URLs and addresses: what they mean, and that no password is ever shown.
+//! Proxy URLs and addresses: how they are parsed, and that no password is ever shown.
 #![no_main]
 
 use std::sync::OnceLock;
@@ -42,10 +42,10 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// An address is shown as it can be read again, and may stand in a request.
+/// Checks that the displayed address parses to the same, and is safe in a request.
 fn check_authority(authority: &Authority) {
     let shown = authority.to_string();
-    // A proxy may be called `unix`; by itself, `unix:1080` would be a path.
+    // A proxy may have the name `unix`; on its own, `unix:1080` is parsed as a path.
     if !shown.starts_with("unix:") || matches!(authority.host, Host::Unix(_)) {
         assert_eq!(
             Authority::parse(&shown).as_ref(),
@@ -54,7 +54,7 @@ fn check_authority(authority: &Authority) {
         );
     }
     if let Host::Unix(path) = &authority.host {
-        // A path is shown as it is; it may hold any letter, and what a terminal obeys never.
+        // A path is displayed unchanged; it may hold any character except controls.
         assert!(path.starts_with('/') && !path.chars().any(char::is_control));
         return;
     }
@@ -85,8 +85,8 @@ fn check_proxy(text: &str, proxy: Proxy, parse: fn(&str) -> Result<Proxy, Words>
     for value in [user, password] {
         assert!(!value.chars().any(char::is_control), "{value:?}");
     }
-    // What is shown does not depend on the secret, so it cannot give it away, even where user
-    // and host happen to say the same: the secret is the password, or a user without one.
+    // The displayed URL must not depend on the secret, which is the password, or the user if
+    // there is no password. Searching for the secret would fail if it equals the host.
     let mut other = proxy.clone();
     other.credentials = Some(match password.is_empty() {
         true => Credentials {
@@ -106,7 +106,7 @@ fn check_proxy(text: &str, proxy: Proxy, parse: fn(&str) -> Result<Proxy, Words>
     assert_eq!(parse(&url), Ok(proxy.clone()), "{url:?}");
 }
 
-/// Everything that is said about URLs without a secret: such words give none away.
+/// The errors for URLs without a secret, which cannot reveal one.
 fn known_words() -> &'static [String] {
     static KNOWN: OnceLock<Vec<String>> = OnceLock::new();
     KNOWN.get_or_init(|| {
@@ -164,7 +164,7 @@ fn known_words() -> &'static [String] {
     })
 }
 
-/// No error repeats as much as four bytes of what may be a password.
+/// Checks that no error repeats four bytes of what may be a password.
 fn check_error(text: &str, error: &str) {
     assert!(
         !error.is_empty() && !error.chars().any(char::is_control),

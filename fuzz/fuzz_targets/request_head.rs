@@ -1,4 +1,4 @@
-//! Request heads: what is taken, and what is written for it.
+//! Request heads: which are accepted, and what is written upstream.
 #![no_main]
 
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use simple_proxy_fuzz::{by_name, hyper_peer, strict_peer, FieldList};
 
 const AUTHORITY: &str = "upstream.example:8443";
 
-/// Whatever a body ends in, the next request on the connection must be this one.
+/// The next request on the connection, which must be found after any body.
 const SENTINEL: &[u8] = b"GET /sentinel HTTP/1.1\r\nHost: sentinel\r\n\r\n";
 
 #[rustfmt::skip]
@@ -103,7 +103,7 @@ fuzz_target!(|data: &[u8]| {
         (Some(host), _) => host.as_bytes(),
         (None, host) => host.unwrap_or(AUTHORITY.as_bytes()),
     };
-    // A zone means something on the client's machine alone.
+    // A zone has a meaning only on the client's machine.
     assert!(!(host.starts_with(b"[") && host.contains(&b'%')));
     let plain = PlainHead::of(&written);
     check_fields(&head, &accepted_fields(original), &plain, host, &rewrite);
@@ -112,7 +112,7 @@ fuzz_target!(|data: &[u8]| {
     check_original_with_others(&head.request, &bytes, range);
 });
 
-/// What is written says what it must, and of the rest exactly what came.
+/// Checks that the written head has the required fields, and the other fields exactly as received.
 fn check_fields(
     head: &RequestHead<'_, '_>,
     original: &FieldList,
@@ -194,13 +194,14 @@ fn check_fields(
         );
         assert!(written.values("x-forwarded-host").eq(head.host.as_deref()));
     }
-    // A field that is called like an option that names none is nobody's business.
+    // A field named `close` may be kept or dropped: as an option, `close` does not name a field.
     let is_close = |(name, _): &&(String, Vec<u8>)| name != "close";
     let got = written.fields.iter().filter(end_to_end).filter(is_close);
     assert!(got.eq(sent.iter().filter(is_close)), "{:?}", written.fields);
 }
 
-/// What is written is taken again, means the same, and is written again the same.
+/// Checks that the written head is accepted again, with the same meaning, and written again
+/// unchanged.
 fn check_again(
     head: &RequestHead<'_, '_>,
     written: &[u8],
@@ -239,20 +240,21 @@ fn check_again(
     );
 }
 
-/// The others see exactly this request with exactly this body, and then the next one.
+/// Checks that the other implementations read exactly this request with exactly this body, and
+/// then the next one.
 fn check_written_with_others(head: &RequestHead<'_, '_>, written: &[u8], plain: &PlainHead) {
     let framing = head.request.framing;
     let show = || written.escape_ascii().to_string();
     match strict_peer::request(written) {
         Ok(seen) => {
             assert_eq!(seen.length, written.len());
-            // To them, no framing fields and a length of nothing are one.
+            // They do not distinguish a length of 0 from no framing field.
             let same = seen.framing == framing
                 || (seen.framing == Framing::None && framing == Framing::Length(0));
             assert!(same, "{:?}: {}", seen.framing, show());
             assert_eq!(seen.fields, plain.fields);
         }
-        // Targets are sent on as they are, and may be stranger than RFC 3986 wants.
+        // Targets are forwarded unchanged, and may violate RFC 3986.
         Err(http_net::HttpError::InvalidTarget) => {}
         Err(error) => panic!("{error:?}: {}", show()),
     }
@@ -261,7 +263,7 @@ fn check_written_with_others(head: &RequestHead<'_, '_>, written: &[u8], plain: 
     let target_is_known = target.is_ok_and(|target| target.parse::<Uri>().is_ok());
     let (seen, well) = hyper_peer::serve(with_body_and_sentinel(written, framing));
     let Some(first) = seen.first() else {
-        // hyper keeps lengths of no use to anybody for itself.
+        // hyper refuses the two largest lengths, which it uses as markers.
         let is_endless = matches!(framing, Framing::Length(n) if n > u64::MAX - 2);
         assert!(!target_is_known || is_endless, "{}", show());
         return;
@@ -273,7 +275,8 @@ fn check_written_with_others(head: &RequestHead<'_, '_>, written: &[u8], plain: 
     check_boundary(&seen, well, framing, true, &show);
 }
 
-/// The others may refuse what came, but not see it end elsewhere.
+/// Checks the received head: the other implementations may refuse it, but must not see it end
+/// elsewhere.
 fn check_original_with_others(request: &Request, bytes: &[u8], range: std::ops::Range<usize>) {
     let framing = request.framing;
     let show = || bytes[..range.end].escape_ascii().to_string();
@@ -317,7 +320,7 @@ fn check_boundary(
     assert!(seen[0].is_whole, "{}", show());
     assert_eq!(seen[0].content, body.content, "{}", show());
     match &seen[1..] {
-        // The request itself asked for no more.
+        // The request itself asked for a close.
         [] => assert!(!goes_on, "{}", show()),
         [sentinel] => {
             assert_eq!(sentinel.start, "GET /sentinel", "{}", show());

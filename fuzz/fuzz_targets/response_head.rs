@@ -1,4 +1,4 @@
-//! Response heads: what is taken, and what is written for it.
+//! Response heads: which are accepted, and what is written to the client.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -85,7 +85,7 @@ fuzz_target!(|data: &[u8]| {
     checked.unwrap_or_else(|problem| panic!("parsed before: {problem}"));
 });
 
-/// From here on it is what forward.rs does with such a head.
+/// Handles the head as the forwarding of the program does, and checks the result.
 fn check(
     head: &ResponseHead<'_, '_>,
     original: &[u8],
@@ -98,7 +98,7 @@ fn check(
     if head.status == 101 && !(asked.upgrade && head.switches_to("websocket")) {
         return;
     }
-    // What is faulty is ours to read; others may do as they like with it.
+    // Other implementations may read faulty heads differently.
     let is_chunked = values(&came, "transfer-encoding").next().is_some();
     let is_old = original.starts_with(b"HTTP/1.0");
     assert!(!(head.persistent && (head.was_faulty || is_old)));
@@ -127,7 +127,7 @@ fn check(
     check_written_with_others(head, &written, &plain, asked, framing, close);
 }
 
-/// What is written says what it must, and of the rest exactly what came.
+/// Checks that the written head has the required fields, and the other fields exactly as received.
 fn check_fields(
     head: &ResponseHead<'_, '_>,
     original: &FieldList,
@@ -148,7 +148,7 @@ fn check_fields(
                 written.fields
             );
         }
-        // They tell what GET would have been told.
+        // These fields describe the response to GET.
         Framing::None => {
             assert!(lengths.len() + codings.len() <= 1, "{:?}", written.fields);
             assert!(request.minor == 1 || codings.is_empty());
@@ -168,7 +168,7 @@ fn check_fields(
     let connection: Vec<_> = written.values("connection").collect();
     if head.status == 101 {
         assert_eq!(connection, [b"Upgrade"]);
-        // Empty elements, which a list may have, are sent on.
+        // Empty elements, which a list may have, are forwarded.
         let protocols = upgrade.iter().flat_map(|value| value.split(|&b| b == b','));
         let mut protocols = protocols.map(<[u8]>::trim_ascii).filter(|p| !p.is_empty());
         let protocol = protocols.next().expect("a switch names its protocol");
@@ -188,7 +188,7 @@ fn check_fields(
         !FRAMING.contains(&name.as_str()) && !HOP_BY_HOP.contains(&name.as_str())
     };
     let named = connection_names(original);
-    // "host" means nothing in a response, and is kept all the same.
+    // Host has no meaning in a response, but is kept even if Connection names it.
     let is_dropped = |name: &String| named.contains(name) && name != "host";
     let sent = original
         .iter()
@@ -212,7 +212,7 @@ fn check_fields(
         .all(|name| values(&written.fields, name).next().is_none()));
 }
 
-/// What is written is taken again and means the same.
+/// Checks that the written head is accepted again, with the same meaning.
 fn check_again(
     head: &ResponseHead<'_, '_>,
     written: &[u8],
@@ -241,11 +241,11 @@ fn check_the_same(
     request: &Request,
     close: bool,
 ) {
-    // What goes to the client holds nothing that needs leniency.
+    // The head for the client never needs leniency.
     assert!(!again.was_faulty);
     assert_eq!(again.status, head.status);
     assert_eq!(again.framing, head.downstream_framing(request));
-    // To HEAD, a response that only a close would end is taken for the announcement of one.
+    // An unframed response to HEAD is read as an announcement of a close.
     let is_framed = ["content-length", "transfer-encoding"]
         .iter()
         .any(|name| plain.values(name).next().is_some());
@@ -257,7 +257,7 @@ fn check_the_same(
     }
 }
 
-/// A body for the framing, or the response that an interim one announces.
+/// A body for the framing, or the final response after an interim one.
 fn what_follows(status: u16, framing: Framing) -> Option<Body> {
     match status {
         100..=199 if status != 101 => Some(Body {
@@ -273,8 +273,8 @@ fn same_framing(theirs: Framing, ours: Framing) -> bool {
     theirs == ours || (theirs == Framing::None && ours == Framing::Length(0))
 }
 
-/// The others see exactly this response with exactly this body, and know whether
-/// another may follow.
+/// Checks that the other implementations read exactly this response with exactly this body, and
+/// agree on whether another may follow.
 fn check_written_with_others(
     head: &ResponseHead<'_, '_>,
     written: &[u8],
@@ -330,13 +330,13 @@ fn check_written_with_others(
                 show()
             );
         }
-        // A switched connection speaks something else.
+        // A switched connection no longer speaks HTTP.
         None => assert!(close || head.status == 101, "{}", show()),
     }
 }
 
-/// The others may refuse what came, but not see it end elsewhere; and where the
-/// connection would be used again, it must be good for that.
+/// Checks the received head: the other implementations may refuse it, but must not see it end
+/// elsewhere, and a connection that they use again must deliver the next response.
 fn check_original_with_others(head: &ResponseHead<'_, '_>, original: &[u8], asked: Asked) {
     let framing = head.framing;
     let show = || format!("{asked:?} {framing:?}: {}", original.escape_ascii());
@@ -355,7 +355,7 @@ fn check_original_with_others(head: &ResponseHead<'_, '_>, original: &[u8], aske
         None => (&[][..], false),
     };
     let sent = [original, wire].concat();
-    // The program itself always asks with HTTP/1.1.
+    // The program always sends HTTP/1.1 upstream.
     let asked = Asked {
         is_1_1: true,
         ..asked
@@ -373,7 +373,7 @@ fn check_original_with_others(head: &ResponseHead<'_, '_>, original: &[u8], aske
     }
 }
 
-/// Checks that a body was seen as it was sent. False where none was, because it is too long.
+/// Checks that a body was received as sent. False if none was sent because it would be too long.
 fn is_seen_whole(
     first: &Message,
     body: Option<Body>,

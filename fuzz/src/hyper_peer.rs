@@ -1,6 +1,6 @@
-//! The second opinion of hyper, the HTTP/1 implementation most used in Rust: its server
-//! and its client, whole, over a connection in memory. No runtime is needed, because
-//! nothing here ever waits for anything but bytes that are there or will never be.
+//! The second opinion of hyper, the most used HTTP/1 implementation in Rust: its complete server
+//! and client, over a connection in memory. No runtime is needed, because nothing waits for
+//! bytes that have yet to arrive.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -28,15 +28,15 @@ pub struct Message {
     pub start: String,
     /// Whether it is HTTP/1.1.
     pub is_1_1: bool,
-    /// The fields, in no order but that within one name.
+    /// The fields, grouped by name.
     pub fields: FieldList,
-    /// The length that the head announces, if it does.
+    /// The length that the head announces, if any.
     pub length: Option<u64>,
-    /// The body as far as it came.
+    /// The body as far as it was received.
     pub content: Vec<u8>,
     /// The trailer fields.
     pub trailers: FieldList,
-    /// Whether the body came to its end.
+    /// Whether the body was received completely.
     pub is_whole: bool,
 }
 
@@ -67,7 +67,7 @@ struct Pipe {
     at: usize,
     /// Whether the end of `input` is the end of the connection.
     ends: bool,
-    /// Nothing can be read before so many bytes were written.
+    /// Nothing can be read before this many bytes were written.
     gate: usize,
     written: usize,
     reader: Option<Waker>,
@@ -125,7 +125,7 @@ impl Wake for Woken {
     }
 }
 
-/// Polls until there is a result, or until nothing can happen any more.
+/// Polls until there is a result, or until a poll wakes nothing, so that none can follow.
 fn drive<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
     let woken = Arc::new(Woken(AtomicBool::new(false)));
     let waker = Waker::from(woken.clone());
@@ -156,8 +156,8 @@ async fn take_body(mut body: Incoming, message: &RefCell<Vec<Message>>, index: u
     message.borrow_mut()[index].is_whole = true;
 }
 
-/// What hyper's server makes of a connection that brings `input` and then ends: the
-/// requests that it saw, and whether it ended without a complaint.
+/// Runs hyper's server on a connection that delivers `input` and then ends. Returns the requests
+/// that it received, and whether it ended without an error.
 pub fn serve(input: Vec<u8>) -> (Vec<Message>, bool) {
     let pipe = Pipe {
         input,
@@ -190,25 +190,25 @@ pub fn serve(input: Vec<u8>) -> (Vec<Message>, bool) {
     (seen, result.is_ok())
 }
 
-/// What hyper's client made of a response.
+/// How hyper's client read a response.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // There is only ever one of them.
+#[allow(clippy::large_enum_variant)] // Only one exists at a time.
 pub enum Answer {
-    /// It would not have it.
+    /// It refused the response.
     Refused,
-    /// It takes what it got for the beginning of something longer.
+    /// It waits for more bytes.
     Unfinished,
-    /// It took it; the second response to a second request follows, where the
-    /// connection was still good for one.
+    /// It accepted the response. The second message is the response to a second request, if the
+    /// connection could be used for one.
     Taken(Message, Option<Message>),
 }
 
-/// The request that a response answers.
+/// The request of a response.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
-    /// HTTP/1.1 or else HTTP/1.0.
+    /// HTTP/1.1 instead of HTTP/1.0.
     pub is_1_1: bool,
-    /// HEAD or else GET.
+    /// HEAD instead of GET.
     pub is_head: bool,
     /// Whether it asks for a WebSocket.
     pub upgrade: bool,
@@ -217,8 +217,8 @@ pub struct Asked {
 /// The response to a second request on the same connection.
 const SECOND: &[u8] = b"HTTP/1.1 299 Second\r\nContent-Length: 6\r\n\r\nsecond";
 
-/// What hyper's client makes of `input` as the answer to its request. `ends` says that
-/// the connection ends behind it.
+/// Runs hyper's client with `input` as the response to its request. `ends` says that the
+/// connection ends after it.
 pub fn ask(asked: Asked, input: Vec<u8>, ends: bool) -> Answer {
     let pipe = Rc::new(RefCell::new(Pipe {
         input,
@@ -252,7 +252,7 @@ pub fn ask(asked: Asked, input: Vec<u8>, ends: bool) -> Answer {
             }
             exchange.as_mut().poll(context)
         });
-        // Whatever else the connection has to say, before it is asked for more.
+        // Lets the connection read the rest before the next request.
         drive(|context| {
             if !connection_ended {
                 connection_ended = connection.as_mut().poll(context).is_ready();
@@ -297,7 +297,7 @@ impl Asked {
     }
 }
 
-/// Whether a message is the response that a second request got.
+/// Whether a message is the response to a second request.
 pub fn is_second(message: &Message) -> bool {
     message.start == "299" && message.is_whole && message.content == b"second"
 }

@@ -1,13 +1,13 @@
-//! From the bytes of the fuzzer to a message, and to how it arrives.
+//! Turns the bytes of the fuzzer into a message and into the sizes in which it arrives.
 
 use std::ops::Range;
 
 use simple_proxy::config::MAX_HEAD_BYTES;
 use simple_proxy::http::head::{Extent, HeadError, Rules, Scan};
 
-/// The first three bytes of an input choose; the rest makes the message.
+/// An input: its first three bytes select options, the rest makes the message.
 pub struct Input<'a> {
-    /// What the target makes of them.
+    /// Options that each target defines.
     pub options: u8,
     /// How the message is split.
     pub splits: u8,
@@ -16,7 +16,7 @@ pub struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    /// None when there is nothing to choose from.
+    /// None if the input is shorter than three bytes.
     pub fn new(data: &'a [u8]) -> Option<Input<'a>> {
         match data {
             [mode, options, splits, rest @ ..] => Some(Input {
@@ -29,15 +29,15 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Whether option number `bit` is chosen.
+    /// Whether option number `bit` is set.
     pub fn option(&self, bit: u8) -> bool {
         self.options >> bit & 1 == 1
     }
 
-    /// The message. The bytes are either what they are, for which byte-wise mutation and
-    /// the dictionary are good, or each names one of `pieces`, counted through all groups,
-    /// which gets deep at once; and either all there is, or put between `before` and `after`,
-    /// so that most of what is tried gets past the first check.
+    /// The message. The bytes are either used as they are, which suits byte-wise mutation and
+    /// the dictionary, or each selects one of `pieces`, numbered across all groups, which reaches
+    /// deep states at once. The result is either the whole message, or put between `before` and
+    /// `after`, so that most inputs pass the first check.
     pub fn message(&self, pieces: &[&[&[u8]]], before: &[u8], after: &[u8]) -> Vec<u8> {
         let mut message = Vec::new();
         if self.mode & 2 != 0 {
@@ -46,7 +46,7 @@ impl<'a> Input<'a> {
         if self.mode & 1 != 0 {
             let pieces = pieces.concat();
             let mut rest = self.rest.iter();
-            // Runs that come near to and exceed the limit on heads; they are slow, so
+            // Long runs of one byte approach and exceed the limit for heads. They are slow, so
             // only some inputs may have them.
             let mut runs = if self.splits >= 0xe0 { 8 } else { 0 };
             while let Some(&b) = rest.next() {
@@ -79,7 +79,7 @@ impl Splits {
         Splits(u32::from(seed).wrapping_mul(0x9e37_79b9) | 1)
     }
 
-    /// The next size, most often a few bytes.
+    /// The next size, usually a few bytes.
     pub fn size(&mut self) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 17;
@@ -98,12 +98,12 @@ impl Splits {
 pub struct Found {
     /// Where it is.
     pub range: Range<usize>,
-    /// Some line ends in LF alone.
+    /// Whether some line ends in a bare LF.
     pub has_bare_lf: bool,
 }
 
-/// Where a head is, as the program finds it in bytes that arrive `size` by `size`:
-/// None while it has not ended. This is `head::read_head` without the stream.
+/// Finds a head as the program does, in bytes that arrive in pieces of `size` bytes; None if it
+/// is incomplete. This is `read::read_head` without the stream.
 fn find_head(
     bytes: &[u8],
     rules: &Rules,
@@ -141,11 +141,11 @@ fn find_head(
     }
 }
 
-/// Up to this many bytes, they also arrive one by one.
+/// Messages of up to this many bytes also arrive byte by byte.
 pub const MODEST: usize = 1024;
 
-/// `find_head` over several splits, which must all say the same. A fault in a field line may
-/// be met while the head arrives or when it is parsed, which `parses` does.
+/// Calls `find_head` with several splits, which must have the same result. A fault in a field
+/// line may be found while the head arrives or when it is parsed, which `parses` does.
 pub fn find_head_in_any_split(
     bytes: &[u8],
     rules: &Rules,

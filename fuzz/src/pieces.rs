@@ -1,13 +1,13 @@
-//! Pieces that heads of either kind are made of.
+//! Pieces of request and response heads.
 
-/// What lines are made of.
+/// Separators and single bytes.
 #[rustfmt::skip]
 pub const LINES: &[&[u8]] = &[
     b"\r\n", b"\r\n\r\n", b"\n", b"\r", b": ", b":", b" ", b"\t", b",", b", ", b";", b"\0",
     b"\x7f", b"\x0b", b"\xc3\xa9", b"\xff\xfe", b"\r\n ", b"\r\n\t", b" :", b"\r\r\n", b"\n\r\n",
 ];
 
-/// How a body ends, and all that looks like it.
+/// Framing fields, and what looks like them.
 #[rustfmt::skip]
 pub const FRAMING: &[&[u8]] = &[
     b"Content-Length: 0\r\n", b"Content-Length: 5\r\n", b"content-length: 44\r\n",

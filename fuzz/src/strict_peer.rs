@@ -1,5 +1,5 @@
-//! The second opinion of `http-net`: a strict HTTP/1 parser without I/O that shares no
-//! code with httparse, so that what httparse overlooks does not go unseen.
+//! The second opinion of `http-net`: a strict HTTP/1 parser without I/O that shares no code with
+//! httparse, so that it finds what httparse overlooks.
 
 use http_net::{
     parse_request_head, parse_response_head, Asked, BodyFraming, ChunkStep, ChunkedDecoder,
@@ -9,9 +9,9 @@ use simple_proxy::http::framing::Framing;
 
 use crate::FieldList;
 
-/// A head as the strict parser understands it.
+/// A head as the strict parser reads it.
 pub struct Head {
-    /// Its length, the empty line included: where the body begins.
+    /// Its length including the empty line, which is where the body begins.
     pub length: usize,
     /// How the body ends.
     pub framing: Framing,
@@ -43,7 +43,7 @@ fn fields(headers: Headers<'_>) -> FieldList {
     fields.collect()
 }
 
-/// The request head at the start of `bytes`.
+/// Parses the request head at the start of `bytes`.
 pub fn request(bytes: &[u8]) -> Result<Head, HttpError> {
     let mut room = [FieldSpan::default(); 256];
     match parse_request_head(bytes, &limits(), &mut room)? {
@@ -56,7 +56,7 @@ pub fn request(bytes: &[u8]) -> Result<Head, HttpError> {
     }
 }
 
-/// The response head at the start of `bytes`, for a HEAD or another request.
+/// Parses the response head at the start of `bytes`; `is_head` says that the request was HEAD.
 pub fn response(bytes: &[u8], is_head: bool) -> Result<Head, HttpError> {
     let mut room = [FieldSpan::default(); 256];
     let asked = Asked {
@@ -73,7 +73,7 @@ pub fn response(bytes: &[u8], is_head: bool) -> Result<Head, HttpError> {
     }
 }
 
-/// The chunked body at the start of `bytes`: what it means, and its length there.
+/// Decodes the chunked body at the start of `bytes`. Returns the content and the encoded length.
 pub fn chunked(bytes: &[u8]) -> Result<(Vec<u8>, usize), HttpError> {
     let mut decoder = ChunkedDecoder::new(&limits());
     let (mut content, mut at) = (Vec::new(), 0);

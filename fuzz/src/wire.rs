@@ -1,11 +1,10 @@
-//! What goes over the wire: a reader of heads that takes nothing but the plainest form,
-//! written for fuzzing alone, and bodies to go with a head.
+//! A parser for fuzzing that accepts only heads in canonical form, and bodies that fit a head.
 
 use simple_proxy::http::framing::Framing;
 
 use crate::FieldList;
 
-/// A head in its plainest form.
+/// A head in canonical form.
 pub struct PlainHead {
     /// The start line, without its CRLF.
     pub start: String,
@@ -14,10 +13,10 @@ pub struct PlainHead {
 }
 
 impl PlainHead {
-    /// Splits a head that the program wrote. Panics unless it is exactly lines that end
-    /// in CRLF, each field a token, `: ` and a value without blanks at its ends, no
-    /// control character anywhere but a tab inside a value, and an empty line at the end
-    /// and nowhere else. No two parsers can disagree on such a head.
+    /// Splits a head that the program wrote. Panics unless each line ends in CRLF, each field is
+    /// a token, `: ` and a value without blanks at its ends, the only control character is a tab
+    /// inside a value, and the only empty line is at the end. No two parsers can disagree on such
+    /// a head.
     pub fn of(head: &[u8]) -> PlainHead {
         let show = || head.escape_ascii().to_string();
         let lines = head.strip_suffix(b"\r\n\r\n");
@@ -35,7 +34,7 @@ impl PlainHead {
             let colon = line.windows(2).position(|pair| pair == b": ");
             let colon = colon.unwrap_or_else(|| panic!("a field has no colon: {}", show()));
             let (name, value) = (&line[..colon], &line[colon + 2..]);
-            assert!(is_token(name), "a name is no token: {}", show());
+            assert!(is_token(name), "a name is not a token: {}", show());
             let value_is_plain = value.iter().all(|&b| text_byte(b) || b == b'\t')
                 && value.trim_ascii().len() == value.len();
             assert!(value_is_plain, "a value is not plain: {}", show());
@@ -56,8 +55,8 @@ impl PlainHead {
     }
 }
 
-/// The fields of a request head that the program accepted. Panics if it should not have: this
-/// is the list of what must be refused, whatever another implementation would make of it.
+/// The fields of a request head that the program accepted. Panics if the program should have
+/// refused it, whatever other implementations do.
 pub fn accepted_fields(head: &[u8]) -> FieldList {
     let show = || head.escape_ascii().to_string();
     let lines = head.strip_suffix(b"\r\n\r\n");
@@ -68,7 +67,11 @@ pub fn accepted_fields(head: &[u8]) -> FieldList {
     }
     let fields = fields_of(head);
     for (name, _) in &fields {
-        assert!(is_token(name.as_bytes()), "a name is no token: {}", show());
+        assert!(
+            is_token(name.as_bytes()),
+            "a name is not a token: {}",
+            show()
+        );
     }
     let codings: Vec<_> = values(&fields, "transfer-encoding").collect();
     let lengths: Vec<_> = values(&fields, "content-length").collect();
@@ -87,9 +90,9 @@ pub fn accepted_fields(head: &[u8]) -> FieldList {
     fields
 }
 
-/// The fields of a response head that the program accepted, read as it must read them:
-/// lines that end in LF, folds, blanks in front of a colon and control characters are
-/// taken. Panics on what is in doubt all the same.
+/// The fields of a response head that the program accepted, read as leniently as the program must:
+/// with lines that end in LF, folds, blanks before a colon and control characters. Panics if the
+/// head is ambiguous nevertheless.
 pub fn lenient_fields(head: &[u8]) -> FieldList {
     let show = || head.escape_ascii().to_string();
     let mut lines = head.split(|&b| b == b'\n');
@@ -132,7 +135,7 @@ pub fn lenient_fields(head: &[u8]) -> FieldList {
             .take_while(|&&b| b == b' ' || b == b'\t')
             .count();
         let name = &name[..name.len() - blanks];
-        assert!(is_token(name), "a name is no token: {}", show());
+        assert!(is_token(name), "a name is not a token: {}", show());
         let name = String::from_utf8_lossy(name).to_ascii_lowercase();
         fields.push((name, vec![part(&value[1..])]));
     }
@@ -165,7 +168,7 @@ fn check_lengths(fields: &FieldList, show: &dyn Fn() -> String) {
     }
 }
 
-/// The fields of a head, however they are laid out.
+/// The fields of a head with CRLF lines, without any checks.
 pub fn fields_of(head: &[u8]) -> FieldList {
     let lines = head.strip_suffix(b"\r\n\r\n").unwrap_or(head);
     let fields = crlf_lines(lines).skip(1).map(|line| {
@@ -183,14 +186,14 @@ pub fn values<'a>(fields: &'a FieldList, name: &'a str) -> impl Iterator<Item = 
     named.map(|(_, value)| value.as_slice())
 }
 
-/// The names that the Connection fields name, in lower case.
+/// The options of the Connection fields, in lower case.
 pub fn connection_names(fields: &FieldList) -> Vec<String> {
     let elements = values(fields, "connection").flat_map(|value| value.split(|&b| b == b','));
     let elements = elements.map(|e| String::from_utf8_lossy(e.trim_ascii()).to_ascii_lowercase());
     elements.filter(|e| !e.is_empty()).collect()
 }
 
-/// Fields that may never be sent on as they came.
+/// Fields that must not be forwarded as received.
 pub const HOP_BY_HOP: [&str; 7] = [
     "connection",
     "keep-alive",
@@ -224,22 +227,21 @@ pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(is_tchar)
 }
 
-/// What follows a head: if a reader takes the body for anything else, it meets a request
-/// that nobody sent.
+/// The content of bodies: a reader that misjudges the framing finds a smuggled request in it.
 const SMUGGLED: &[u8] = b"GET /smuggled HTTP/1.1\r\nHost: evil\r\n\r\n0\r\n\r\n";
 
 /// A body that fits the framing.
 pub struct Body {
-    /// As it is sent.
+    /// The bytes on the wire.
     pub wire: Vec<u8>,
-    /// What it means.
+    /// The decoded content.
     pub content: Vec<u8>,
-    /// Whether only the end of the connection ends it.
+    /// Whether it ends with the connection.
     pub ends_with_connection: bool,
 }
 
 impl Body {
-    /// None when it would be too long to be sent here.
+    /// A body with this framing; None if it would be too long to send here.
     pub fn of(framing: Framing) -> Option<Body> {
         let (wire, content) = match framing {
             Framing::None => (Vec::new(), Vec::new()),
