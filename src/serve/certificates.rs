@@ -120,7 +120,7 @@ impl Certificates {
                 Ok(Some(identity)) => log::certificate_renewed(&identity),
                 Ok(None) if is_asked => log::certificate_unchanged(),
                 Ok(None) => {}
-                Err(problem) => log::certificate_kept(&self.certificate_file, &problem),
+                Err((file, problem)) => log::certificate_kept(file, &problem),
             }
             log::flush_waiting();
             seen = found;
@@ -133,15 +133,19 @@ impl Certificates {
 
     /// Reads the files, and uses their certificate for new connections. Returns it if it has
     /// changed.
-    fn renew(&self) -> Result<Option<Identity>, Words> {
-        let chain = identity::read_chain(&self.certificate_file)?;
-        let key = identity::read_key(&self.key_file)?;
-        let identity = Identity::new(chain, key)?;
+    /// On failure gives the file that is at fault, and why.
+    fn renew(&self) -> Result<Option<Identity>, (&str, Words)> {
+        let at = |file| move |problem| (file, problem);
+        let (certificate_file, key_file) = (self.certificate_file.as_str(), self.key_file.as_str());
+        let chain = identity::read_chain(certificate_file).map_err(at(certificate_file))?;
+        let key = identity::read_key(key_file).map_err(at(key_file))?;
+        let identity = Identity::new(chain, key).map_err(at(key_file))?;
         let old = self.current().1.clone();
         if old.chain == identity.chain && old.key.public_eq(&identity.key) {
             return Ok(None);
         }
-        let acceptor = Acceptor::new(&identity).map_err(|error| refusal(&error))?;
+        let acceptor = Acceptor::new(&identity);
+        let acceptor = acceptor.map_err(|error| (certificate_file, refusal(&error)))?;
         *self.current() = (acceptor, identity.clone());
         Ok(Some(identity))
     }

@@ -277,6 +277,14 @@ fn a_renewed_certificate_is_shown_to_new_connections() {
     log.wait_for_count("server certificate renewed: ", 2);
     secured.certificate = other;
     secured.connect();
+    // The file that cannot be read is the one that is named.
+    let key = secured.folder.path("key.pem");
+    std::fs::remove_file(&key).unwrap();
+    secured.proxy.guard.signal("HUP");
+    let log = &secured.proxy.log;
+    log.wait_for(&format!(
+        "the old one stays in use: {key}: cannot read the file"
+    ));
     // Open connections go on.
     old.send_bytes(&frame(b"still here", Some(*b"mask")));
     assert_eq!(old.frame().as_deref(), Some(&b"still here"[..]));
