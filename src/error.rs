@@ -142,11 +142,18 @@ impl Error {
     pub(crate) fn advice(&self, config: &Config) -> Text {
         let direct = config.route == Route::Direct;
         let certificate = self.token == "tls_certificate_error";
+        let on_unix_socket = self.address.starts_with("unix:");
         match self.stage {
             Stage::Resolve if direct => {
                 Text::new("check the spelling of the upstream's name, or use its IP address or a proxy that can resolve it", "请检查上游域名的拼写，或改用其 IP 地址，或设置能解析该域名的代理")
             }
             Stage::Resolve => Text::new("check the spelling of the proxy's name, or use its IP address", "请检查代理域名的拼写，或改用其 IP 地址"),
+            Stage::Connect if on_unix_socket => {
+                Text::new("check that the upstream listens on this socket, and that this user may connect to it", "请确认上游在监听此套接字，且当前用户有权连接")
+            }
+            Stage::ProxyConnect if on_unix_socket => {
+                Text::new("check that the proxy listens on this socket and speaks SOCKS5, and that this user may connect to it", "请确认代理在监听此套接字并支持 SOCKS5，且当前用户有权连接")
+            }
             Stage::Connect if self.timed_out => {
                 Text::new("a firewall may be dropping the packets; if only a proxy can reach the upstream, set one", "可能被防火墙拦截；如果只能经代理访问，请设置代理")
             }

@@ -108,6 +108,8 @@ pub fn an_upstream_on_a_unix_socket() {
         proxy
             .log
             .wait_for(&format!("[connect] unix:{path}: {cause}"));
+        let checked = check(&["-u", &format!("unix:{path}")], &[]);
+        checked.has("check that the upstream listens on this socket");
     }
 }
 
@@ -174,6 +176,7 @@ pub fn a_socks_proxy_on_a_unix_socket() {
     proxy
         .log
         .wait_for(&format!("[proxy-connect] unix:{none}: no such file"));
+    check(&args, &[]).has("check that the proxy listens on this socket");
 }
 
 /// The program, listening on a path.
