@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Counts the instructions that the program executes for one unit of work, outside the
-# kernel: a figure that a busy machine does not change. Each workload is run with N units
-# and with 2N; the difference, divided by N, has neither the start nor the end in it.
+# Counts the instructions that the program executes in user space for one unit of work, which
+# does not depend on the load of the machine. Each workload is run with N units and with 2N;
+# the difference, divided by N, excludes the start and the end of the program.
 #
 #   benches/instructions.sh [-n UNITS] [WORKLOAD]...
 #
-# Counts with `perf stat` where the processor's counter is to be had, else with valgrind.
-# COUNTER=perf or COUNTER=valgrind decides. Names of workloads: `make bench BENCH=--list`.
-# With another build of the program in BEFORE, both are counted, and compared.
+# Counts with `perf stat` if the processor's counter is available, else with valgrind;
+# COUNTER=perf or COUNTER=valgrind selects one. Names of workloads: `make bench BENCH=--list`.
+# If BEFORE names another build of the program, both are counted and compared.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -47,7 +47,7 @@ drive() {
   cargo bench --locked --quiet --bench compare -- --only "$contender" "$@"
 }
 
-# Gives the instructions of one run of $2 units of workload $1.
+# Prints the instructions of one run of $2 units of workload $1.
 count() {
   rm -f "$work/count"
   case $COUNTER in
@@ -67,7 +67,7 @@ count() {
   esac
 }
 
-# Gives the instructions of one unit of workload $1.
+# Prints the instructions of one unit of workload $1.
 unit() {
   once=$(count "$1" "$units")
   twice=$(count "$1" $((2 * units)))

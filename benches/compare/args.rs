@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What it understands.
+/// The help text.
 pub const USAGE: &str = "\
 cargo bench --bench compare -- [OPTION]... [WORKLOAD]...
   WORKLOAD         run only what has this in its name; =NAME for exactly that name
@@ -18,40 +18,40 @@ cargo bench --bench compare -- [OPTION]... [WORKLOAD]...
   --wrap COMMAND   start the program by this, for example under valgrind
 BEFORE=BINARY in the environment: another build of the program takes part";
 
-/// What was asked for.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Parts of names of workloads; none means all.
+    /// Parts of names of workloads; empty means all.
     pub filters: Vec<String>,
-    /// The short run.
+    /// The quick run.
     pub quick: bool,
-    /// Repetitions.
+    /// How often each workload is measured.
     pub repetitions: usize,
-    /// How long each is measured.
+    /// How long each measurement takes.
     pub duration: Duration,
-    /// How long the load runs before that.
+    /// How long the load runs before a measurement.
     pub warm_up: Duration,
-    /// How long memory is left to settle.
+    /// How long to wait before memory is measured.
     pub settle: Duration,
-    /// Names of contenders, in lower case; none means all.
+    /// Names of contenders, in lower case; empty means all.
     pub only: Vec<String>,
-    /// Threads of the generator, and of the upstream.
+    /// The threads of the generator, and of the upstream.
     pub generators: usize,
-    /// Threads of the program, where a workload has none of its own.
+    /// The threads of the program, unless a workload sets them.
     pub threads: usize,
-    /// Only tell how it is used.
+    /// Only print the help.
     pub help: bool,
-    /// Only name the workloads.
+    /// Only print the names of the workloads.
     pub list: bool,
     /// A workload to drive with a fixed count.
     pub drive: Option<String>,
-    /// That count.
+    /// The count to drive it with.
     pub count: u64,
-    /// Words before the program's name.
+    /// A command that runs the program, such as valgrind.
     pub wrap: Vec<String>,
 }
 
-/// Reads the arguments. None when this is no benchmark run at all, but a test run.
+/// Parses the arguments. None if cargo runs this as a test instead of a benchmark.
 pub fn parse(args: impl Iterator<Item = String>) -> Result<Option<Settings>, String> {
     let (mut benchmark, mut repetitions, mut seconds) = (false, None, None);
     let mut settings = Settings {

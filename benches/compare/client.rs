@@ -1,5 +1,5 @@
-//! The load generator: one epoll loop a thread, each with its share of the connections,
-//! every connection a closed loop of one task.
+//! The load generator: one epoll loop per thread, each with its share of the connections. Each
+//! connection repeats one task, and starts the next unit when the last one is done.
 
 use std::io::{self, ErrorKind::WouldBlock};
 use std::net::{SocketAddr, TcpStream};
@@ -16,41 +16,41 @@ use crate::secured::Connector;
 use crate::task::{message, Task};
 use crate::wire::{event_buffer, is_readable, Outgoing, Poll, Wire, ROOM};
 
-/// So many errors end a run.
+/// The number of errors that ends a run.
 const MAX_ERRORS: u64 = 100;
 
-/// On a connection that streams, the time of so many bytes is one latency.
+/// On a connection that streams, the time for this many bytes counts as one latency.
 const MARK: u64 = 1024 * 1024;
 
-/// What the generator's threads and whoever measures share.
+/// The counters that the generator's threads share with the measurement.
 pub struct Tally {
-    /// Connections that have had a first answer.
+    /// The connections that have received a first response.
     pub begun: AtomicU64,
-    /// Requests, messages or upgrades so far.
+    /// The requests, messages or upgrades so far.
     pub done: AtomicU64,
-    /// Bytes of long answers and of bulk so far.
+    /// The bytes of long responses and of bulk so far.
     pub received: AtomicU64,
-    /// What went wrong.
+    /// The errors so far.
     pub errors: AtomicU64,
     first_error: Mutex<Option<String>>,
-    /// Latencies count.
+    /// Whether latencies are recorded.
     pub measuring: AtomicBool,
     ended: AtomicBool,
     limit: u64,
 }
 
-/// What is loaded.
+/// The server under load.
 #[derive(Clone)]
 pub struct Target {
     /// Where it listens.
     pub address: SocketAddr,
-    /// With what it is spoken to, if in TLS.
+    /// The TLS connector, if it expects TLS.
     pub connector: Option<Connector>,
 }
 
 /// A running generator.
 pub struct Generator {
-    /// How far it is.
+    /// The counters.
     pub tally: Arc<Tally>,
     threads: Vec<JoinHandle<Vec<u32>>>,
 }
@@ -93,12 +93,12 @@ impl Generator {
         }
     }
 
-    /// Whether all its threads have ended by themselves.
+    /// Whether all threads have ended by themselves.
     pub fn is_finished(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    /// Ends it; gives the latencies in nanoseconds, sorted.
+    /// Ends the generator, and returns the latencies in nanoseconds, sorted.
     pub fn end(self) -> Vec<u32> {
         self.tally.ended.store(true, Relaxed);
         let mut all = Vec::new();
@@ -111,7 +111,7 @@ impl Generator {
 }
 
 impl Tally {
-    /// The first error, in words.
+    /// The text of the first error.
     pub fn first_error(&self) -> Option<String> {
         self.first_error.lock().ok().and_then(|error| error.clone())
     }
@@ -130,21 +130,21 @@ impl Tally {
     }
 }
 
-/// What a connection's next bytes are.
+/// What the next bytes of a connection are.
 enum Stage {
     Head(Vec<u8>),
     Body(u64),
     Chunks(Chunks),
-    /// Messages, of which so many bytes are still to come.
+    /// Messages, of which this many bytes are missing.
     Echo(usize),
     Bulk,
-    /// Nothing but the end.
+    /// Only the end of the connection.
     End,
 }
 
 struct Client {
     wire: Wire,
-    /// It has had a first answer.
+    /// Whether a first response was received.
     begun: bool,
     stage: Stage,
     out: Outgoing,
@@ -164,11 +164,11 @@ struct Loop<'a> {
     room: Vec<u8>,
 }
 
-/// Whether a connection goes on.
+/// Whether a connection is used again.
 #[derive(PartialEq)]
 enum Then {
     GoesOn,
-    /// A new one takes its place.
+    /// A new connection takes its place.
     IsOver,
 }
 
@@ -216,7 +216,7 @@ impl Loop<'_> {
     /// Opens a connection and sends the first request on it.
     fn open(&mut self) -> io::Result<()> {
         let since = Instant::now();
-        // On loopback this does not wait.
+        // On loopback, connecting does not block.
         let stream = TcpStream::connect(self.target.address)?;
         let mut client = Client {
             wire: Wire::client(stream, self.target.connector.as_ref())?,
@@ -252,7 +252,7 @@ impl Loop<'_> {
         Ok(Then::GoesOn)
     }
 
-    /// Takes in what has arrived, and what TLS holds of it behind a read.
+    /// Processes what has arrived, including what TLS still holds after a read.
     fn receive(&mut self, key: usize) -> io::Result<Then> {
         let Some(client) = self.clients.get_mut(key) else {
             return Ok(Then::GoesOn);
@@ -261,7 +261,7 @@ impl Loop<'_> {
             let n = match client.read(&mut self.room) {
                 Ok(n) => n,
                 Err(error) if error.kind() == WouldBlock => return Ok(Then::GoesOn),
-                // Not everybody ends TLS with close_notify.
+                // Not every server ends TLS with close_notify.
                 Err(_) if matches!(client.stage, Stage::End) => return Ok(Then::IsOver),
                 Err(error) => return Err(error),
             };
@@ -316,7 +316,7 @@ impl Client {
         self.out.send(&mut self.wire)
     }
 
-    /// Reads what is there; of long bodies not even that.
+    /// Reads what has arrived; bulk and long bodies are discarded in the kernel if possible.
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         match self.stage {
             Stage::Bulk => self.wire.discard(room),
@@ -328,7 +328,7 @@ impl Client {
         }
     }
 
-    /// Takes bytes in; gives how many were used, and whether a unit of the task is over.
+    /// Processes bytes. Returns how many were used, and whether a unit of the task is done.
     fn take(&mut self, bytes: &[u8], task: Task, tally: &Tally) -> io::Result<(usize, bool)> {
         let long = matches!(task, Task::Download | Task::Chunked);
         match &mut self.stage {
@@ -388,7 +388,7 @@ impl Client {
         }
     }
 
-    /// Acts upon a head; true when that was all.
+    /// Processes a head. True if the unit is done with it.
     fn begin(&mut self, head: &Head, task: Task) -> io::Result<bool> {
         let upgrades = matches!(task, Task::Echo | Task::Bulk | Task::Open);
         let wanted = if upgrades { 101 } else { 200 };

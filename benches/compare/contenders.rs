@@ -1,8 +1,8 @@
 //! The program and its peers: how each is started for the same work.
 //!
-//! Every one has one thread that serves, streams what it carries, keeps connections to the
-//! upstream, checks no certificate, and logs nothing unless logs are part of the work. What
-//! is not said here is left as the program has it.
+//! Each has one serving thread, streams bodies, keeps connections to the upstream, verifies no
+//! certificate, and logs nothing unless the workload has logs. Everything else is left at its
+//! default.
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::upstream::Route;
 /// The binary that cargo has built for this benchmark.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_simple-proxy");
 
-/// Who may take part.
+/// A program that may take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Contender {
     /// simple-proxy.
@@ -30,7 +30,7 @@ pub enum Contender {
     Haproxy,
     /// Caddy.
     Caddy,
-    /// Nobody: the generator speaks to the upstream itself.
+    /// No proxy: the generator connects to the upstream directly.
     Direct,
 }
 
@@ -39,21 +39,21 @@ pub enum Contender {
 pub struct Job {
     /// How it reaches the upstream.
     pub route: Route,
-    /// Where that is.
+    /// The address of the upstream.
     pub upstream: SocketAddr,
-    /// Whether clients speak TLS, with the certificate in the folder.
+    /// Whether clients connect with TLS, with the certificate in the folder.
     pub secured: bool,
     /// Whether it logs each request, to /dev/null.
     pub logs: bool,
-    /// Its threads; peers always have one.
+    /// The threads of the program; peers always have one.
     pub threads: usize,
 }
 
 impl Contender {
-    /// Those with whom the program is compared.
+    /// The programs that simple-proxy is compared with.
     pub const PEERS: [Contender; 3] = [Contender::Nginx, Contender::Haproxy, Contender::Caddy];
 
-    /// What it is called.
+    /// Its name in the tables.
     pub fn name(self) -> &'static str {
         match self {
             Contender::Ours => "simple-proxy",
@@ -81,7 +81,7 @@ impl Contender {
         candidates.find_map(|folder| Some(folder.join(name)).filter(|path| path.is_file()))
     }
 
-    /// What it says of its version, in a line.
+    /// The first line of its version output.
     pub fn version(self) -> Option<String> {
         let flag = match self {
             Contender::Direct => return None,
@@ -90,13 +90,13 @@ impl Contender {
             _ => "-v",
         };
         let output = Command::new(self.binary()?).arg(flag).output().ok()?;
-        // nginx says it on standard error.
+        // nginx prints its version on standard error.
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         text.lines().next().map(str::to_owned)
     }
 
-    /// Starts it in `folder`; gives it and where to connect to.
+    /// Starts it in `folder`. Returns the process and the address to connect to.
     pub fn start(
         self,
         job: &Job,
@@ -113,7 +113,7 @@ impl Contender {
             let mut command = self.command(job, address, folder, wrap)?;
             match Daemon::start(&mut command, address, &folder.join("said")) {
                 Ok(daemon) => return Ok((Some(daemon), address)),
-                // Somebody else may have taken the port.
+                // Another process may have taken the port.
                 Err(error) if attempts == 3 => return Err(error),
                 Err(_) => {}
             }
@@ -145,7 +145,7 @@ impl Contender {
         match self {
             Contender::Nginx => command.arg("-p").arg(folder).arg("-c").arg(file),
             Contender::Haproxy if job.logs => {
-                // Its log is its standard output.
+                // HAProxy logs to its standard output.
                 command = Command::new("sh");
                 let script = r#"exec "$0" -db -f "$1" >/dev/null"#;
                 command.args(["-c", script]);
@@ -196,7 +196,8 @@ fn ours(binary: &Path, job: &Job, address: SocketAddr, folder: &Path, wrap: &[St
     command
 }
 
-/// Streams are not buffered; small answers are, which suits nginx better.
+/// The configuration of nginx: buffering is off for streams, and on for small responses, which
+/// is faster.
 fn nginx(job: &Job, address: SocketAddr, folder: &Path) -> String {
     let Job { upstream, .. } = job;
     let log = if job.logs { "/dev/null" } else { "off" };

@@ -1,4 +1,4 @@
-//! The bytes that go to and fro.
+//! The bytes that the generator and the upstream send.
 
 use std::sync::OnceLock;
 
@@ -7,16 +7,16 @@ use crate::wire::ROOM;
 /// The length of a long body.
 pub const LONG: u64 = 16 * 1024 * 1024;
 
-/// Bytes of no meaning, sent as bodies and as bulk.
+/// Meaningless bytes, sent as bodies and as bulk.
 pub fn filler() -> &'static [u8] {
     static FILLER: OnceLock<Vec<u8>> = OnceLock::new();
     FILLER.get_or_init(|| vec![b'x'; ROOM])
 }
 
-/// The content of a chunk.
+/// The size of a chunk.
 pub const CHUNK: usize = 64 * 1024;
 
-/// A chunk with its coding.
+/// An encoded chunk.
 pub fn chunk() -> &'static [u8] {
     static CHUNKED: OnceLock<Vec<u8>> = OnceLock::new();
     CHUNKED.get_or_init(|| {
@@ -25,13 +25,13 @@ pub fn chunk() -> &'static [u8] {
     })
 }
 
-/// The small answer, 1 KiB of body.
+/// The small response, with a body of 1 KiB.
 pub fn small() -> &'static [u8] {
     static SMALL: OnceLock<Vec<u8>> = OnceLock::new();
     SMALL.get_or_init(|| answer(1024))
 }
 
-/// The answer of some size, 32 KiB of body.
+/// The medium response, with a body of 32 KiB.
 pub fn page() -> &'static [u8] {
     static PAGE: OnceLock<Vec<u8>> = OnceLock::new();
     PAGE.get_or_init(|| answer(32 * 1024))

@@ -1,4 +1,4 @@
-//! Whether what was sent arrives although the other direction ends, or does not.
+//! Whether bytes are delivered completely after the other direction has ended.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -9,7 +9,7 @@ use crate::idle::upgraded;
 use crate::stats::{Metric, Sample};
 use crate::upstream::FLOOD;
 
-/// What the slow client takes, and how often.
+/// How much the slow client reads at a time, and how long it pauses.
 const SIP: usize = 64 * 1024;
 const PAUSE: Duration = Duration::from_millis(3);
 
@@ -19,7 +19,7 @@ pub fn upstream_closes(address: SocketAddr) -> std::io::Result<Sample> {
     let mut received = 0;
     let mut room = vec![0; SIP];
     loop {
-        // What it sends is small: a failed write is not what is measured here.
+        // A failed write does not matter: only delivery to the client is measured.
         let _ = socket.write(&room[..512]);
         match socket.read(&mut room) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -31,7 +31,7 @@ pub fn upstream_closes(address: SocketAddr) -> std::io::Result<Sample> {
     Ok(delivered(received))
 }
 
-/// The client ends its side; what the upstream sends after that is still for it.
+/// The client ends its side, and the upstream sends much after that.
 pub fn client_ends(address: SocketAddr) -> std::io::Result<Sample> {
     let mut socket = upgraded(address, "/flood-at-end")?;
     socket.write_all(b"the end")?;

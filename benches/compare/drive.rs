@@ -1,4 +1,4 @@
-//! Gives the program an exact amount of work, for tools that count what it does.
+//! Gives the program an exact amount of work, for tools that count instructions.
 
 use std::io;
 use std::thread::sleep;
@@ -9,14 +9,14 @@ use crate::contenders::Contender;
 use crate::measure::Bench;
 use crate::workloads::{self, Kind};
 
-/// One connection: with several, how many are served at a wake would vary.
+/// One connection, because with several the number that are served per wakeup would vary.
 const CONNECTIONS: usize = 1;
 
-/// Under valgrind things take their time, but not for ever.
+/// The longest run; valgrind makes the program much slower.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Runs `--count` units of the workload of this name, and ends the program in order. With
-/// `--only before` it is the other build, which BEFORE names.
+/// Runs `--count` units of the workload of this name, and ends the program with SIGTERM. With
+/// `--only before` it drives the other build, which BEFORE names.
 pub fn drive(bench: &Bench, name: &str) -> io::Result<()> {
     let mut all = workloads::all().into_iter();
     let workload = all.find(|workload| workload.name == name);

@@ -1,4 +1,4 @@
-//! What the program has set itself to reach, as data, and whether it does.
+//! The performance goals of the program as data, and whether they are met.
 
 use std::fs;
 use std::path::Path;
@@ -15,19 +15,19 @@ use crate::workloads::{self, Field, Kind};
 struct Goal<'a> {
     work: &'a str,
     against: Against<'a>,
-    /// At most this, or at least this where more is better.
+    /// The maximum, or the minimum if more is better.
     limit: f64,
 }
 
-/// What is compared.
+/// The figure that has the limit.
 enum Against<'a> {
-    /// A ratio to the best of these peers.
+    /// The ratio to the best of these peers.
     Best(&'a str, Metric, &'static [Contender]),
     /// The program's own figure, times a factor, in a unit.
     Own(&'a str, Metric, f64, &'static str),
     /// The same in the worst repetition.
     Worst(&'a str, Metric, f64, &'static str),
-    /// Throughput with two threads through throughput with one.
+    /// Throughput with two threads divided by that with one.
     Threads,
     /// The size of the stripped binary, in MiB.
     Binary,
@@ -180,16 +180,16 @@ const fn goal<'a>(work: &'a str, against: Against<'a>, limit: f64) -> Goal<'a> {
     }
 }
 
-/// What became of a goal.
+/// Whether a goal is met.
 struct Verdict {
     measured: String,
     value: f64,
     more_is_better: bool,
-    /// Behind the limit: what it is a ratio to, or its unit.
+    /// The text after the limit: what it is a ratio to, or its unit.
     of: String,
 }
 
-/// The closing table, of what was measured.
+/// The final table, of the goals that were measured.
 pub fn table(results: &Results, folder: &Path) -> String {
     let mut rows = String::from("| work | goal | measured | met |\n| --- | --- | --- | --- |\n");
     let workloads = workloads::all();
@@ -279,7 +279,7 @@ fn own(value: f64, more_is_better: bool, unit: &str) -> Verdict {
     }
 }
 
-/// How large the program is without its symbols. None where there is no `strip`.
+/// The size of the program without its symbols; none if `strip` is not installed.
 fn stripped(folder: &Path) -> Option<f64> {
     let file = folder.join("stripped");
     let strip = Command::new("strip")

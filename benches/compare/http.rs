@@ -1,13 +1,13 @@
-//! As much of HTTP/1.1 as the generator and the upstream speak.
+//! The part of HTTP/1.1 that the generator and the upstream need.
 
 /// The head of a message.
 #[derive(Debug, Default)]
 pub struct Head {
-    /// Its length with the empty line.
+    /// Its length, including the empty line.
     pub length: usize,
-    /// A response's status.
+    /// The status of a response.
     pub status: u16,
-    /// A request's target.
+    /// The target of a request.
     pub target: String,
     /// Content-Length.
     pub content_length: u64,
@@ -20,7 +20,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// Reads a request's head. None while it is not complete.
+    /// Parses the head of a request; none while it is incomplete.
     pub fn request(bytes: &[u8]) -> Result<Option<Head>, String> {
         let mut fields = [httparse::EMPTY_HEADER; 32];
         let mut request = httparse::Request::new(&mut fields);
@@ -37,7 +37,7 @@ impl Head {
         Ok(Some(head))
     }
 
-    /// Reads a response's head. None while it is not complete.
+    /// Parses the head of a response; none while it is incomplete.
     pub fn response(bytes: &[u8]) -> Result<Option<Head>, String> {
         let mut fields = [httparse::EMPTY_HEADER; 32];
         let mut response = httparse::Response::new(&mut fields);
@@ -71,12 +71,12 @@ impl Head {
     }
 }
 
-/// Follows the chunked coding without keeping anything of it.
+/// Decodes the chunked coding without keeping the content.
 #[derive(Debug, Default)]
 pub struct Chunks {
     state: ChunkState,
     size: u64,
-    /// The line that is being read has a letter.
+    /// Whether the line that is being read is not empty.
     filled: bool,
 }
 
@@ -96,7 +96,7 @@ impl Chunks {
         self.state == ChunkState::Done
     }
 
-    /// Takes bytes in; gives how many belonged to the body, and how many were its content.
+    /// Decodes bytes. Returns how many belonged to the body, and how many were content.
     pub fn take(&mut self, bytes: &[u8]) -> Result<(usize, u64), String> {
         let (mut at, mut content) = (0, 0);
         while at < bytes.len() && !self.done() {

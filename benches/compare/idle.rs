@@ -1,4 +1,4 @@
-//! WebSockets that are opened one after the other and then rest.
+//! WebSockets that are opened one after the other and then stay idle.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::client::Target;
 use crate::task::{message, UPGRADE};
 
-/// No answer takes longer.
+/// A response that takes longer is an error.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Open WebSockets.
@@ -21,7 +21,7 @@ trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
 impl Sockets {
-    /// Opens so many.
+    /// Opens `count` WebSockets.
     pub fn open(target: &Target, count: usize) -> io::Result<Sockets> {
         let open = || -> io::Result<Box<dyn Stream>> {
             let socket = connect(target.address)?;
@@ -36,7 +36,7 @@ impl Sockets {
         sockets.collect::<io::Result<_>>().map(Sockets)
     }
 
-    /// Sends a message over each, and waits for it to come back.
+    /// Sends a message over each, and waits for its echo.
     pub fn exchange(mut self) -> io::Result<Sockets> {
         let mut echo = message();
         for socket in &mut self.0 {
@@ -47,7 +47,7 @@ impl Sockets {
     }
 }
 
-/// Opens one WebSocket; nothing may follow the head of the answer.
+/// Opens one WebSocket. On `/echo`, nothing may follow the head of the response.
 pub fn upgraded(address: SocketAddr, path: &str) -> io::Result<TcpStream> {
     upgrade(connect(address)?, path)
 }
@@ -65,7 +65,7 @@ fn upgrade<S: Read + Write>(mut socket: S, path: &str) -> io::Result<S> {
     socket.write_all(request.as_bytes())?;
     let mut head = Vec::new();
     let mut byte = [0];
-    // One byte at a time takes nothing of what follows.
+    // Other paths are read byte by byte, so that nothing after the head is consumed.
     let mut room = [0; 1024];
     while !head.ends_with(b"\r\n\r\n") {
         let n = match path {

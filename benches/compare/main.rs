@@ -1,5 +1,5 @@
-//! Compares simple-proxy with nginx, HAProxy and Caddy on the same work, interleaved in
-//! one run; README.md beside this folder says how to read what it prints.
+//! Compares simple-proxy with nginx, HAProxy and Caddy on the same workloads, interleaved in one
+//! run. `benches/README.md` explains the output.
 
 mod args;
 mod client;
@@ -40,10 +40,10 @@ use crate::results::Results;
 use crate::upstream::Upstream;
 use crate::workloads::{Field, Kind, Workload};
 
-/// The quick run begins nothing new after this.
+/// The quick run starts no measurement after this time.
 const QUICK: Duration = Duration::from_secs(95);
 
-/// No run goes on for longer; only a hang reaches this.
+/// The longest run, which only a hang reaches.
 const PATIENCE: Duration = Duration::from_secs(3 * 3600);
 
 fn main() -> ExitCode {
@@ -131,7 +131,7 @@ fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Runs a workload on all that take part, in turn, and again.
+/// Runs a workload on all contenders in turn, once per repetition.
 fn compare(bench: &Bench, workload: &Workload, field: &[Contender], results: &mut Results) {
     for repetition in 1..=bench.settings.repetitions {
         for contender in field
@@ -151,7 +151,7 @@ fn compare(bench: &Bench, workload: &Workload, field: &[Contender], results: &mu
     }
 }
 
-/// Those that are installed and wanted; says who is not.
+/// The contenders that are installed and selected; prints which are not installed.
 fn field(settings: &Settings) -> Vec<Contender> {
     let builds = [Contender::Ours, Contender::Before].into_iter();
     let all = builds.chain(Contender::PEERS);
@@ -193,7 +193,7 @@ impl Settings {
     }
 }
 
-/// Nothing that was started outlives a Ctrl-C, or a hang.
+/// Kills all started programs and exits on Ctrl-C or after a hang.
 fn clean_up_at_the_end(folder: PathBuf) -> std::io::Result<()> {
     let mut signals = Signals::new([Signal::Int, Signal::Term, Signal::Hup])?;
     thread::spawn(move || {
@@ -211,7 +211,7 @@ fn clean_up_at_the_end(folder: PathBuf) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Says so when the machine has other things to do.
+/// Prints a warning if the machine is busy.
 fn tell_if_busy() {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = text.split(' ').next().and_then(|load| load.parse().ok());
@@ -232,7 +232,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// A folder that goes when the run is over.
+/// A folder that is removed when the run is over.
 struct Folder(PathBuf);
 
 impl Folder {

@@ -1,4 +1,4 @@
-//! One workload on one contender, once.
+//! Measures one workload on one contender, once.
 
 use std::fs;
 use std::io;
@@ -20,27 +20,27 @@ use crate::task::Task;
 use crate::upstream::Upstream;
 use crate::workloads::{Field, Kind, Unit, Workload};
 
-/// The fresh processes of the test of restarts.
+/// How many fresh processes the test of restarts starts.
 const RESTARTS: usize = 10;
 
-/// Generators and upstreams where the program has several threads.
+/// The number of generator and upstream threads if the program has several.
 pub const MANY: usize = 4;
 
-/// Connections that do not open within this are not waited for.
+/// How long to wait for all connections to open.
 const OPENING: Duration = Duration::from_secs(10);
 
-/// The bench: what all measurements share.
+/// What all measurements share.
 pub struct Bench {
-    /// What was asked for.
+    /// The options of the run.
     pub settings: Settings,
-    /// The upstream of all but the tests of threads.
+    /// The upstream of all tests except those of threads.
     pub upstream: Upstream,
-    /// For configurations and what the programs say.
+    /// The folder for configurations and output of the programs.
     pub folder: PathBuf,
 }
 
 impl Bench {
-    /// What the generator loads.
+    /// The target of the generator.
     pub fn target(&self, workload: &Workload, address: SocketAddr) -> io::Result<Target> {
         let connector = workload.secured.then(Connector::new).transpose()?;
         Ok(Target { address, connector })
@@ -114,7 +114,7 @@ impl Bench {
         contender.start(&job, &self.folder, &self.settings.wrap)
     }
 
-    /// Loads the target for the time that was asked for.
+    /// Loads the target for the configured time.
     pub fn load(
         &self,
         load: &Load,
@@ -136,7 +136,7 @@ impl Bench {
         };
         let cpu = || daemon.map(Daemon::cpu).unwrap_or_default();
         sleep(self.settings.warm_up);
-        // What opening costs is not what is measured here, and differs.
+        // The cost of opening the connections is not measured here.
         let patience = Instant::now() + OPENING;
         while tally.begun.load(Relaxed) < load.connections as u64
             && Instant::now() < patience
@@ -161,7 +161,7 @@ impl Bench {
         sample
     }
 
-    /// The same load on fresh processes, one after the other.
+    /// Runs the same load on fresh processes, one after the other.
     fn restarts(&self, workload: &Workload, contender: Contender) -> io::Result<Sample> {
         let load = Load {
             task: Task::Echo,
@@ -185,10 +185,10 @@ impl Bench {
         Ok(sample)
     }
 
-    /// What idle WebSockets cost: once they are open, and once each was used.
+    /// Measures the memory of idle WebSockets, after they are opened and after each had a message.
     fn idle(&self, count: usize, daemon: Option<&Daemon>, target: &Target) -> io::Result<Sample> {
         let daemon = daemon.ok_or_else(|| io::Error::other("nothing to measure"))?;
-        // What the first connection of all brings along is not the connections' price.
+        // What the process allocates once, on the first connection, does not count.
         drop(Sockets::open(target, 1)?.exchange()?);
         sleep(self.settings.settle);
         let before = daemon.pss();
@@ -204,7 +204,7 @@ impl Bench {
         Ok(sample)
     }
 
-    /// What starting took; the connection that was tried for it has come and gone.
+    /// Measures the start. The connection that detected it has been closed.
     fn started(&self, daemon: Option<&Daemon>) -> Sample {
         let mut sample = Sample::default();
         if let Some(daemon) = daemon {
@@ -216,15 +216,15 @@ impl Bench {
     }
 }
 
-/// A load, and what it is counted in.
+/// A load.
 pub struct Load {
-    /// What is done.
+    /// What each connection does.
     pub task: Task,
-    /// On so many connections.
+    /// The number of connections.
     pub connections: usize,
-    /// By so many threads.
+    /// The number of generator threads.
     pub generators: usize,
-    /// Counted in these.
+    /// The unit that is counted.
     pub unit: Unit,
 }
 

@@ -1,5 +1,5 @@
-//! Programs under test: started in a process group of their own, watched, and killed
-//! whatever happens.
+//! Programs under test: each is started in its own process group, observed, and killed in any
+//! case.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{kill_process_group, Pid, Signal};
 
-/// A program that has not begun to listen by then has failed.
+/// How long a program may take to listen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The process groups that are running.
@@ -24,14 +24,14 @@ pub fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
-/// Kills all that is running.
+/// Kills all running process groups.
 pub fn kill_all() {
     for group in RUNNING.lock().map(|all| all.clone()).unwrap_or_default() {
         let _ = kill_process_group(group, Signal::KILL);
     }
 }
 
-/// A program that serves, with its children.
+/// A running server with its child processes.
 pub struct Daemon {
     child: Child,
     group: Pid,
@@ -40,7 +40,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it and waits until it listens. What it says goes to a file.
+    /// Starts the program and waits until it listens. Its output goes to a file.
     pub fn start(command: &mut Command, address: SocketAddr, says: &Path) -> io::Result<Daemon> {
         let output = fs::File::create(says)?;
         command.process_group(0).stdin(Stdio::null());
@@ -70,25 +70,26 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// The CPU time that the process and its children have used, user and system.
+    /// The CPU time of the process and its children, user and system.
     pub fn cpu(&self) -> Duration {
         let nanoseconds = self.processes().iter().map(|pid| cpu_of(pid)).sum();
         Duration::from_nanos(nanoseconds)
     }
 
-    /// The memory of the process and its children, in KiB: each shared page in parts.
+    /// The memory of the process and its children, in KiB, with shared pages divided among the
+    /// processes that share them (PSS).
     pub fn pss(&self) -> u64 {
         let processes = self.processes();
         processes.iter().map(|pid| rollup(pid, "Pss:")).sum()
     }
 
-    /// The memory of the process and its children, in KiB, shared pages and all.
+    /// The resident memory of the process and its children, in KiB, including shared pages.
     pub fn resident(&self) -> u64 {
         let processes = self.processes();
         processes.iter().map(|pid| rollup(pid, "Rss:")).sum()
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends SIGTERM, and waits until the process has ended.
     pub fn end(mut self) -> io::Result<()> {
         rustix::process::kill_process(self.group, Signal::TERM)?;
         let start = Instant::now();
@@ -98,7 +99,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// All processes of its group: those that it has started stay in it.
+    /// All processes of the group, which child processes inherit.
     fn processes(&self) -> Vec<String> {
         let mut pids = Vec::new();
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -123,7 +124,7 @@ impl Drop for Daemon {
     }
 }
 
-/// The fields of /proc/PID/stat behind the name, which may hold anything.
+/// The fields of /proc/PID/stat after the name, which may contain any character.
 fn stat(pid: &str) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields = &text[text.rfind(')')? + 1..];
@@ -134,8 +135,8 @@ fn group_of(pid: &str) -> Option<i32> {
     stat(pid)?.get(2)?.parse().ok()
 }
 
-/// From the scheduler's own account of each thread, in nanoseconds; where there is none,
-/// from the ticks, of which there are 100 in a second.
+/// The CPU time in nanoseconds, from the scheduler's statistics of each thread (schedstat), or
+/// else from the ticks, of which there are 100 per second.
 fn cpu_of(pid: &str) -> u64 {
     let threads = fs::read_dir(format!("/proc/{pid}/task"));
     let exact = threads.into_iter().flatten().flatten().map(|thread| {

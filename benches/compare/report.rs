@@ -1,11 +1,11 @@
-//! The tables of what was measured.
+//! The tables of results.
 
 use crate::contenders::Contender;
 use crate::results::{Results, Row};
 use crate::stats::Metric;
 use crate::workloads::{Kind, Workload};
 
-/// A workload's table: each contender's medians, and the program's ratios to it.
+/// The table of a workload: the medians of each contender, and the program's ratios to them.
 pub fn table(workload: &Workload, results: &Results) -> String {
     let columns = columns(workload);
     let ratios = columns.iter().filter(|column| column.ratio);
@@ -51,7 +51,7 @@ pub fn table(workload: &Workload, results: &Results) -> String {
 struct Column {
     metric: Metric,
     title: String,
-    /// The title of its ratio.
+    /// The title of the column with the ratio.
     short: &'static str,
     factor: f64,
     ratio: bool,
@@ -105,7 +105,7 @@ fn errors(row: &Row) -> String {
     }
 }
 
-/// Three digits that mean something.
+/// A number with three significant digits.
 pub fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),

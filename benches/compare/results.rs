@@ -1,4 +1,4 @@
-//! What was measured so far, and the comparisons that are made of it.
+//! What was measured so far, and comparisons of it.
 
 use crate::contenders::Contender;
 use crate::stats::{median, Metric, Sample};
@@ -9,14 +9,14 @@ pub struct Results {
     rows: Vec<Row>,
 }
 
-/// The samples of one contender in one workload, one of each repetition.
+/// The samples of one contender in one workload, one per repetition.
 #[derive(Debug)]
 pub struct Row {
     /// The workload's name.
     pub workload: String,
-    /// Whose they are.
+    /// The contender.
     pub contender: Contender,
-    /// What they are; none of a repetition that failed.
+    /// The samples; none for a repetition that failed.
     pub samples: Vec<Option<Sample>>,
 }
 
@@ -26,7 +26,7 @@ impl Metric {
         matches!(self, Metric::Rate | Metric::Delivered)
     }
 
-    /// The same as the tables say it.
+    /// The same as an arrow for the tables.
     pub fn arrow(self) -> &'static str {
         match self.more_is_better() {
             true => "↑",
@@ -48,7 +48,7 @@ impl Row {
 }
 
 impl Results {
-    /// Keeps what one repetition gave.
+    /// Adds the result of one repetition.
     pub fn add(&mut self, workload: &str, contender: Contender, sample: Option<Sample>) {
         let same = |row: &&mut Row| row.workload == workload && row.contender == contender;
         match self.rows.iter_mut().find(same) {
@@ -71,7 +71,7 @@ impl Results {
         self.row(workload, contender)?.median(metric)
     }
 
-    /// The worst of a contender's metric.
+    /// The worst value of a contender's metric.
     pub fn worst(&self, workload: &str, contender: Contender, metric: Metric) -> Option<f64> {
         let values = self.row(workload, contender)?.values(metric);
         match metric.more_is_better() {
@@ -98,8 +98,8 @@ impl Results {
         )
     }
 
-    /// The program's value through a peer's, the median over the repetitions in which
-    /// both were measured.
+    /// The program's value divided by a peer's: the median over the repetitions in which both
+    /// were measured.
     pub fn ratio(&self, workload: &str, metric: Metric, peer: Contender) -> Option<f64> {
         let ours = &self.row(workload, Contender::Ours)?.samples;
         let theirs = &self.row(workload, peer)?.samples;

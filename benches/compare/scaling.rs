@@ -1,4 +1,4 @@
-//! How cost grows with the number of WebSockets that are open and rest.
+//! How cost grows with the number of idle WebSockets.
 
 use std::io;
 use std::thread::sleep;
@@ -11,16 +11,16 @@ use crate::stats::{median, Metric};
 use crate::task::Task;
 use crate::workloads::{Unit, Workload};
 
-/// So many rest.
+/// The numbers of idle WebSockets.
 const STEPS: [usize; 5] = [1, 10, 100, 1000, 9000];
 
-/// The most of these in a quick run.
+/// The largest of these in a quick run.
 const QUICK: usize = 1000;
 
-/// So many are busy beside them.
+/// The number of WebSockets that exchange messages at the same time.
 const BUSY: usize = 100;
 
-/// What one run gave.
+/// The results of one run.
 struct Step {
     each: f64,
     whole: f64,
@@ -30,8 +30,8 @@ struct Step {
     p99: f64,
 }
 
-/// Measures and prints the table; the program alone, as each step needs what no two
-/// processes have at once.
+/// Measures the steps and makes the table, for the program alone: 9000 WebSockets need so many
+/// descriptors that two contenders could not run at once.
 pub fn table(bench: &Bench, workload: &Workload) -> io::Result<String> {
     let mut text = format!(
         "\n### {}: {}, and {BUSY} busy ones beside them\n\n\
@@ -47,7 +47,7 @@ pub fn table(bench: &Bench, workload: &Workload) -> io::Result<String> {
     let steps = STEPS.into_iter().filter(|step| *step <= most);
     let steps: Vec<usize> = steps.collect();
     let mut all: Vec<Vec<Step>> = steps.iter().map(|_| Vec::new()).collect();
-    // Interleaved too: whatever else happens on the machine meets every step.
+    // The steps are interleaved, so that other load on the machine affects all of them.
     for _ in 0..bench.settings.repetitions {
         for (count, samples) in steps.iter().zip(&mut all) {
             samples.push(step(bench, workload, *count)?);
@@ -91,7 +91,7 @@ fn step(bench: &Bench, workload: &Workload, count: usize) -> io::Result<Step> {
     if let Some(error) = sample.error {
         return Err(io::Error::other(error));
     }
-    // Those at rest must still be there.
+    // The idle ones must still be open.
     drop(idle.exchange()?);
     let get = |metric| sample.get(metric).unwrap_or(f64::NAN);
     Ok(Step {

@@ -1,4 +1,4 @@
-//! TLS between the generator and whoever is measured.
+//! TLS between the generator and the measured program.
 
 use std::fs;
 use std::io;
@@ -8,7 +8,7 @@ use openssl::ssl::{Ssl, SslConnector, SslMethod, SslVerifyMode};
 
 use crate::tls::certificate;
 
-/// Writes what clients are shown into `folder`: `cert.pem`, `key.pem`, and `both.pem`.
+/// Writes a server certificate into `folder`: `cert.pem`, `key.pem`, and `both.pem`.
 pub fn write_files(folder: &Path) -> io::Result<()> {
     let (certificate, key) = certificate()?;
     let (certificate, key) = (certificate.to_pem()?, key.private_key_to_pem_pkcs8()?);
@@ -22,7 +22,7 @@ pub fn write_files(folder: &Path) -> io::Result<()> {
 pub struct Connector(SslConnector);
 
 impl Connector {
-    /// One that trusts anybody.
+    /// A connector that verifies no certificate.
     pub fn new() -> io::Result<Connector> {
         let mut connector = SslConnector::builder(SslMethod::tls())?;
         connector.set_verify(SslVerifyMode::NONE);
@@ -30,7 +30,7 @@ impl Connector {
         Ok(Connector(connector.build()))
     }
 
-    /// The beginning of a handshake, which resumes nothing.
+    /// Begins a handshake without resumption.
     pub fn begin(&self) -> io::Result<Ssl> {
         Ok(self.0.configure()?.into_ssl("bench.example")?)
     }

@@ -1,11 +1,11 @@
-//! Medians, percentiles and what one run gave.
+//! Medians, percentiles and the results of one run.
 
 /// What is measured of one contender in one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
-    /// CPU time a unit, in seconds.
+    /// CPU time per unit, in seconds.
     Cpu,
-    /// Units a second.
+    /// Units per second.
     Rate,
     /// Median latency, in seconds.
     P50,
@@ -13,30 +13,30 @@ pub enum Metric {
     P99,
     /// KiB for each WebSocket that was opened.
     Opened,
-    /// KiB for each WebSocket at rest behind a message.
+    /// KiB for each WebSocket that is idle after one message.
     Memory,
     /// The part of the bytes that arrived.
     Delivered,
-    /// The largest cost over the smallest.
+    /// The largest cost divided by the smallest.
     Spread,
-    /// From the start to listening, in seconds.
+    /// The time from the start to listening, in seconds.
     Started,
-    /// Resident before the first request, in KiB.
+    /// Resident memory before the first request, in KiB.
     Resident,
 }
 
-/// What one run gave; a metric that does not apply is not there.
+/// The results of one run, with the metrics that apply.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
     values: Vec<(Metric, f64)>,
-    /// How often something went wrong, and the first time in words.
+    /// The number of errors.
     pub errors: u64,
-    /// The first of those in words.
+    /// The text of the first error.
     pub error: Option<String>,
 }
 
 impl Sample {
-    /// Without values yet.
+    /// A sample without values.
     pub fn with_errors(errors: u64, error: Option<String>) -> Sample {
         Sample {
             values: Vec::new(),
@@ -59,7 +59,7 @@ impl Sample {
     }
 }
 
-/// The middle one, or the mean of the two in the middle.
+/// The middle value, or the mean of the two in the middle.
 pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
@@ -71,7 +71,7 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     }
 }
 
-/// The value that so many of a hundred do not exceed, of sorted nanoseconds in seconds.
+/// A percentile of sorted nanoseconds, in seconds.
 pub fn percentile(sorted: &[u32], percent: usize) -> f64 {
     let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted

@@ -2,31 +2,31 @@
 
 use crate::content::LONG;
 
-/// What every connection does, over and over.
+/// What every connection does repeatedly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// A small answer on a connection that is kept.
+    /// A small response on a kept-alive connection.
     Request,
-    /// An answer of some size, on a connection that is kept.
+    /// A medium response on a kept-alive connection.
     Page,
-    /// A small answer on a connection of its own.
+    /// A small response on a new connection.
     NewConnection,
-    /// A long answer with a length.
+    /// A long response with a length.
     Download,
-    /// A long answer in chunks.
+    /// A long response in chunks.
     Chunked,
     /// A long request.
     Upload,
-    /// A WebSocket message of 64 bytes, there and back.
+    /// A WebSocket message of 64 bytes and its echo.
     Echo,
-    /// Bytes through an upgrade, both ways at once, as fast as they go.
+    /// Bytes through an upgrade, in both directions at once, as fast as possible.
     Bulk,
-    /// An upgrade on a connection of its own.
+    /// An upgrade on a new connection.
     Open,
 }
 
 impl Task {
-    /// What asks for it.
+    /// The head of the request for it.
     pub fn request(self) -> String {
         let (method, path) = match self {
             Task::Request | Task::NewConnection => ("GET", "/small"),
@@ -50,11 +50,11 @@ impl Task {
     }
 }
 
-/// The fields that ask for a WebSocket.
+/// The fields of a WebSocket upgrade.
 pub const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// A masked binary message of 64 bytes (RFC 6455 §5.2); the upstream returns it as it is.
+/// A masked binary message of 64 bytes (RFC 6455 §5.2), which the upstream echoes unchanged.
 pub fn message() -> [u8; 70] {
     let mut frame = [b'm'; 70];
     frame[..6].copy_from_slice(&[0x82, 0x80 | 64, 0, 0, 0, 0]);

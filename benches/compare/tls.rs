@@ -1,4 +1,5 @@
-//! A certificate, made on the fly and checked by nobody, and the upstream's side of TLS.
+//! A certificate that is generated for each run and verified by no client, and the upstream's
+//! side of TLS.
 
 use std::io;
 
@@ -13,7 +14,7 @@ use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslMethod};
 use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509Name, X509};
 
-/// A server's side of TLS, with session tickets for those who want them.
+/// The server's side of TLS, with session tickets.
 pub fn acceptor() -> io::Result<SslAcceptor> {
     Ok(builder()?.build())
 }
@@ -27,7 +28,7 @@ pub fn builder() -> io::Result<SslAcceptorBuilder> {
     Ok(acceptor)
 }
 
-/// A certificate that signs itself, and its key.
+/// A self-signed certificate and its key.
 pub fn certificate() -> Result<(X509, PKey<Private>), ErrorStack> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
     let key = PKey::from_ec_key(EcKey::generate(&group)?)?;

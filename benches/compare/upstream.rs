@@ -1,5 +1,5 @@
-//! The upstream: one epoll loop a thread that answers by the target of a request, plain,
-//! in TLS, or as if behind a SOCKS5 proxy.
+//! The upstream: one epoll loop per thread, which answers according to the target of a request,
+//! over plain TCP, TLS, or through a SOCKS5 proxy that it plays itself.
 
 use std::io::{self, ErrorKind::WouldBlock};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
@@ -16,26 +16,26 @@ use crate::http::Head;
 use crate::tls;
 use crate::wire::{event_buffer, is_readable, Outgoing, Poll, Wire, ROOM};
 
-/// What the closing tests send.
+/// How many bytes the delivery tests send.
 pub const FLOOD: u64 = 4 * 1024 * 1024;
 
-/// The answer to the one WebSocket key that the generator sends (RFC 6455 §1.3).
+/// The response to the one WebSocket key that the generator sends (RFC 6455 §1.3).
 const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-/// How the peer is spoken to.
+/// How the upstream is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// TCP alone.
+    /// Over plain TCP.
     Plain,
-    /// In TLS.
+    /// Over TLS.
     Tls,
-    /// A SOCKS5 proxy in front, which is played by the upstream itself.
+    /// Through a SOCKS5 proxy, which the upstream plays itself.
     Socks,
 }
 
 impl Route {
-    /// All of them.
+    /// All routes.
     pub const ALL: [Route; 3] = [Route::Plain, Route::Tls, Route::Socks];
 }
 
@@ -91,7 +91,7 @@ impl Upstream {
         })
     }
 
-    /// Where it listens for a route.
+    /// The address for a route.
     pub fn address(&self, route: Route) -> SocketAddr {
         self.addresses[route as usize]
     }
@@ -119,21 +119,22 @@ fn listen() -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// What a connection's next bytes are.
+/// What the next bytes of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// A SOCKS5 greeting, or the request behind it.
+    /// A SOCKS5 greeting.
     Greeting,
+    /// A SOCKS5 request.
     Connect,
-    /// A request's head.
+    /// The head of a request.
     Head,
-    /// So much of a request's body.
+    /// The body of a request, of which this many bytes are left.
     Body(u64),
-    /// Messages to be returned.
+    /// Messages to be echoed.
     Echo,
-    /// To be thrown away.
+    /// Bytes to be discarded.
     Discard,
-    /// To be thrown away until the end, upon which a flood is sent.
+    /// Bytes to be discarded until the end, after which a flood is sent.
     AwaitEnd,
 }
 
@@ -142,9 +143,9 @@ struct Connection {
     stage: Stage,
     input: Vec<u8>,
     out: Outgoing,
-    /// Watched for room.
+    /// Whether the socket is watched for writing.
     watches_room: bool,
-    /// Our side ends behind what is still to be sent.
+    /// Whether to end the sending side after the remaining bytes.
     closing: bool,
     shut: bool,
 }
@@ -193,12 +194,12 @@ impl Loop {
 
     fn accept(&mut self, listener: usize) -> io::Result<()> {
         let (route, listener) = &self.shared.listeners[listener];
-        // A few at a time: those that are open want a turn too.
+        // Only a few at a time, so that open connections are served in between.
         for _ in 0..16 {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == WouldBlock => break,
-                // One client that went away, or no descriptors: the figures will show it.
+                // A client that has gone, or too few descriptors, which the results will show.
                 Err(_) => break,
             };
             let acceptor = (*route == Route::Tls).then_some(&self.shared.acceptor);
@@ -267,7 +268,7 @@ impl Connection {
         Ok(!ended || self.closing && !self.out.is_empty())
     }
 
-    /// Tells the kernel what is waited for, when that has changed.
+    /// Updates the events to wait for if they have changed.
     fn watch(&mut self, poll: &Poll, key: usize) -> io::Result<()> {
         let wants_room = !self.out.is_empty();
         if wants_room != self.watches_room {
@@ -333,7 +334,7 @@ impl Connection {
         }
     }
 
-    /// Answers a request once its head is complete; gives what follows it.
+    /// Answers a request once its head is complete, and returns the bytes after it.
     fn head<'a>(&mut self, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
         let before = self.input.len();
         let parsed = match before {
@@ -398,5 +399,5 @@ impl Connection {
     }
 }
 
-/// A body may be thrown away unseen while more than a read's worth is left of it.
+/// A body is discarded in the kernel while at least this many bytes of it are left.
 const ROOM_LEFT: u64 = ROOM as u64 + 1;

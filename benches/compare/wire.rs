@@ -1,5 +1,5 @@
-//! One end of a connection, plain or in TLS, and what is still to be sent on it; the
-//! generator and the upstream are both made of these.
+//! One end of a connection, over plain TCP or TLS, and the bytes to be sent on it. The generator
+//! and the upstream both use it.
 
 use std::io::{self, ErrorKind::WouldBlock, Read, Write};
 use std::net::TcpStream;
@@ -12,22 +12,22 @@ use rustix::net::{recv, RecvFlags};
 
 use crate::secured::Connector;
 
-/// What a loop reads at once.
+/// The size of a loop's read buffer.
 pub const ROOM: usize = 256 * 1024;
 
-/// A connection that streams gives way to others after so many bytes.
+/// The number of bytes after which a connection that streams yields to others.
 const TURN: u64 = 1024 * 1024;
 
 /// A non-blocking connection.
 pub enum Wire {
-    /// TCP alone.
+    /// Plain TCP.
     Plain(TcpStream),
-    /// Either side of TLS; the handshake happens in the first reads and writes.
+    /// Either side of TLS; the first reads and writes perform the handshake.
     Tls(Box<SslStream<TcpStream>>),
 }
 
 impl Wire {
-    /// Takes a connection over; with an acceptor it speaks TLS.
+    /// Takes over a connection as the server; with TLS if there is an acceptor.
     pub fn new(stream: TcpStream, acceptor: Option<&SslAcceptor>) -> io::Result<Wire> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
@@ -39,7 +39,7 @@ impl Wire {
         Ok(Wire::Tls(Box::new(SslStream::new(ssl, stream)?)))
     }
 
-    /// The same as the client; with a connector it speaks TLS.
+    /// Takes over a connection as the client; with TLS if there is a connector.
     pub fn client(stream: TcpStream, connector: Option<&Connector>) -> io::Result<Wire> {
         let Some(connector) = connector else {
             return Wire::new(stream, None);
@@ -59,7 +59,7 @@ impl Wire {
         }
     }
 
-    /// Whether bytes can be sent, as far as TLS is concerned.
+    /// Whether the TLS handshake, if any, is done.
     pub fn is_open(&self) -> bool {
         match self {
             Wire::Plain(_) => true,
@@ -67,12 +67,12 @@ impl Wire {
         }
     }
 
-    /// Whether a short read may leave bytes that no event will announce.
+    /// Whether bytes may be left after a short read that no event will announce.
     pub fn reads_to_the_end(&self) -> bool {
         matches!(self, Wire::Tls(_))
     }
 
-    /// Whether a part of a record was read that no event will announce.
+    /// Whether TLS holds decrypted bytes that no event will announce.
     pub fn holds_more(&self) -> bool {
         match self {
             Wire::Plain(_) => false,
@@ -80,7 +80,7 @@ impl Wire {
         }
     }
 
-    /// Reads what is there.
+    /// Reads what has arrived.
     pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Wire::Plain(stream) => stream.read(buf),
@@ -88,7 +88,7 @@ impl Wire {
         }
     }
 
-    /// Reads what is there and throws it away; the kernel does not even copy it.
+    /// Discards what has arrived; over plain TCP without copying it from the kernel.
     pub fn discard(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Wire::Plain(stream) => Ok(recv(stream, buf, RecvFlags::TRUNC)?.1),
@@ -141,7 +141,7 @@ impl Outgoing {
         self.sent == self.first.len() && self.left == 0 && self.tail.is_empty()
     }
 
-    /// Sends until all is sent, or the socket takes no more, or others should have a turn.
+    /// Sends until everything is sent, the socket is full, or `TURN` bytes are sent.
     pub fn send(&mut self, wire: &mut Wire) -> io::Result<()> {
         match self.send_on(wire) {
             Err(error) if error.kind() == WouldBlock => Ok(()),
@@ -183,13 +183,13 @@ impl Poll {
         Ok(Poll { epoll })
     }
 
-    /// Watches a socket for bytes, and for room as well if asked to.
+    /// Watches a socket for reading, and also for writing if `room`.
     pub fn add(&self, socket: impl AsFd, key: usize, room: bool) -> io::Result<()> {
         let data = EventData::new_u64(key as u64);
         Ok(epoll::add(&self.epoll, socket, data, flags(room))?)
     }
 
-    /// Begins or ends watching a socket for room.
+    /// Starts or stops watching a socket for writing.
     pub fn modify(&self, socket: impl AsFd, key: usize, room: bool) -> io::Result<()> {
         let data = EventData::new_u64(key as u64);
         Ok(epoll::modify(&self.epoll, socket, data, flags(room))?)
@@ -217,12 +217,12 @@ fn flags(room: bool) -> EventFlags {
     }
 }
 
-/// Events taken at once.
+/// A buffer for the events of one wait.
 pub fn event_buffer() -> Vec<Event> {
     Vec::with_capacity(256)
 }
 
-/// Whether an event is about bytes, an end or a failure.
+/// Whether an event reports bytes, an end or an error.
 pub fn is_readable(event: &Event) -> bool {
     let flags = event.flags;
     flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR)

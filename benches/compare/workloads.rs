@@ -3,16 +3,16 @@
 use crate::task::Task;
 use crate::upstream::Route::{self, Plain, Socks, Tls};
 
-/// One piece of work that every contender is given.
+/// One workload that every contender runs.
 #[derive(Clone, Debug)]
 pub struct Workload {
     /// Its name on the command line.
     pub name: String,
-    /// What it is.
+    /// Its title in the tables.
     pub title: String,
     /// How the upstream is reached.
     pub route: Route,
-    /// Whether the generator speaks TLS.
+    /// Whether the generator connects with TLS.
     pub secured: bool,
     /// What is done.
     pub kind: Kind,
@@ -20,26 +20,26 @@ pub struct Workload {
     pub logs: bool,
     /// Who takes part.
     pub field: Field,
-    /// Whether it belongs to the quick run too.
+    /// Whether it belongs to the quick run, too.
     pub quick: bool,
 }
 
-/// The shape of a piece of work.
+/// The kind of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A task on so many connections.
+    /// A task on this many connections.
     Load(Task, usize),
-    /// WebSockets that were used once and rest: so many, and in the quick run.
+    /// WebSockets that are idle after one message: how many, and how many in the quick run.
     Idle(usize, usize),
     /// The upstream sends much and closes, while a slow client still sends.
     UpstreamCloses,
     /// The client ends its side, then the upstream sends much.
     ClientEnds,
-    /// A table of its own: cost against the number of idle WebSockets.
+    /// The cost by the number of idle WebSockets, in a separate table.
     Scaling,
-    /// Started, and nothing else.
+    /// Only the start of the program.
     Start,
-    /// The same load on freshly started processes: the largest cost over the smallest.
+    /// The same load on freshly started processes: the largest cost divided by the smallest.
     Restarts,
 }
 
@@ -48,29 +48,29 @@ pub enum Kind {
 pub enum Field {
     /// The program and its peers.
     Peers,
-    /// These, and for its limit the generator without a proxy.
+    /// The same, and the generator without a proxy, to show its limit.
     PeersAndDirect,
     /// The program alone.
     Alone,
-    /// The program alone, with so many threads.
+    /// The program alone, with this many threads.
     Threads(usize),
 }
 
 /// The unit that work is counted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// A request with its answer.
+    /// A request with its response.
     Request,
-    /// A message there and back.
+    /// A message and its echo.
     Message,
-    /// 2^30 bytes, both ways together.
+    /// 2^30 bytes, both directions together.
     GiB,
     /// A connection opened.
     Open,
 }
 
 impl Workload {
-    /// What its cost is counted in.
+    /// The unit of its cost.
     pub fn unit(&self) -> Unit {
         match self.kind {
             Kind::Load(Task::Download | Task::Chunked | Task::Upload | Task::Bulk, _) => Unit::GiB,
@@ -82,7 +82,7 @@ impl Workload {
 }
 
 impl Unit {
-    /// CPU time and how it is written: its name, and how many make a second.
+    /// The unit of CPU time in the tables, and how many of these make a second.
     pub fn cpu(self) -> (&'static str, f64) {
         match self {
             Unit::Request => ("us/request", 1e6),
@@ -92,7 +92,7 @@ impl Unit {
         }
     }
 
-    /// How throughput is written.
+    /// The unit of throughput in the tables.
     pub fn rate(self) -> &'static str {
         match self {
             Unit::Request => "requests/s",
@@ -103,7 +103,7 @@ impl Unit {
     }
 }
 
-/// Work as it is listed here, once for all routes.
+/// A workload as listed in this file, once for all routes.
 struct Work {
     name: &'static str,
     title: &'static str,
@@ -111,7 +111,7 @@ struct Work {
     logs: bool,
     field: Field,
     routes: &'static [Route],
-    /// By which of them it belongs to the quick run.
+    /// The routes by which it belongs to the quick run.
     quick: &'static [Route],
 }
 
@@ -154,7 +154,7 @@ impl Work {
         Work { field, ..self }
     }
 
-    /// The same for clients that speak TLS, over a plain upstream.
+    /// The same for clients with TLS, to an upstream without.
     fn secured(&self) -> Workload {
         let plain = self.by_route(Plain);
         Workload {
@@ -190,7 +190,7 @@ impl Work {
     }
 }
 
-/// All of it, in the order in which it is run.
+/// All workloads, in the order in which they run.
 pub fn all() -> Vec<Workload> {
     let mut all = Vec::new();
     for route in Route::ALL {
@@ -202,7 +202,7 @@ pub fn all() -> Vec<Workload> {
     all
 }
 
-/// What is measured with TLS for clients, too.
+/// The workloads that are also measured with TLS for clients.
 const SECURED: [&str; 9] = [
     "keepalive",
     "page",

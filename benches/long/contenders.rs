@@ -1,4 +1,4 @@
-//! Who takes part: the program, the peers that are installed, and the client by itself.
+//! The contenders: the program, the peers that are installed, and the client without a proxy.
 
 use std::cell::Cell;
 use std::fs;
@@ -28,29 +28,29 @@ pub enum Who {
 pub enum Route {
     Plain,
     Tls,
-    /// Plain, through a SOCKS5 proxy with a password.
+    /// Over plain TCP, through a SOCKS5 proxy with a password.
     Socks,
-    /// TLS, through the same for ours.
+    /// Over TLS; the program also goes through the SOCKS5 proxy.
     Both,
-    /// By a name that the name server knows, plain; nothing is kept. The peers know the
-    /// address from their start.
+    /// Over plain TCP, by a name that the name server resolves; no connection is kept. The peers
+    /// resolve the name when they start.
     Name,
-    /// The same; nginx asks the name server for each request.
+    /// The same, but nginx resolves the name for each request.
     NameAsked,
 }
 
-/// A proxy that listens.
+/// A running proxy.
 pub struct Proxy {
     address: SocketAddr,
     running: Running,
 }
 
 thread_local! {
-    /// Ports of this namespace are ours alone.
+    /// The network namespace is private, so any port is free.
     static NEXT_PORT: Cell<u16> = const { Cell::new(8000) };
 }
 
-/// The command of the program, but for the route.
+/// The command line of the program, without the route.
 fn program(port: u16, more: &[&str]) -> Vec<String> {
     let port = port.to_string();
     let all = ["-b", "127.0.0.1", "-p", &port, "-q", "--log-lang", "en"];
@@ -59,7 +59,7 @@ fn program(port: u16, more: &[&str]) -> Vec<String> {
 }
 
 impl Proxy {
-    /// None where the peer is not installed, or cannot go this way.
+    /// Starts a proxy; none if the peer is not installed or does not support the route.
     pub fn start(
         who: Who,
         route: Route,
@@ -83,7 +83,7 @@ impl Proxy {
         Proxy::start_with(who, route, &[&words[..], more].concat(), folder)
     }
 
-    /// The program with all of its options but where it listens; the peers have only a route.
+    /// Starts the program with all options except the listening address; peers only get a route.
     pub fn start_with(
         who: Who,
         route: Route,
@@ -149,8 +149,8 @@ impl Proxy {
         Ok(Some(Proxy { address, running }))
     }
 
-    /// How long one exchange takes from connecting to the end of the answer's head, which
-    /// must have this status; and the connection.
+    /// Does one exchange, whose response must have this status. Returns the time from connecting
+    /// to the end of the response's head, and the connection.
     pub fn exchange(&self, request: &[u8], status: &str) -> io::Result<(Duration, TcpStream)> {
         let start = Instant::now();
         let mut stream = TcpStream::connect(self.address)?;
@@ -169,7 +169,7 @@ impl Proxy {
         }
     }
 
-    /// How many threads it has (proc(5)).
+    /// The number of its threads (proc(5)).
     pub fn threads(&self) -> io::Result<f64> {
         let folder = format!("/proc/{}/task", self.running.0.id());
         Ok(fs::read_dir(folder)?.count() as f64)
@@ -202,7 +202,7 @@ fn upgrade(path: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Reads to the end of a head and no further.
+/// Reads to the end of a head, and nothing after it.
 fn head(stream: &mut impl Read) -> io::Result<String> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -213,7 +213,7 @@ fn head(stream: &mut impl Read) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-/// A connection to the upstream, by whatever way.
+/// A connection to the upstream, by any route.
 pub enum Wire {
     Plain(TcpStream),
     Tls(SslStream<TcpStream>),
@@ -242,7 +242,7 @@ impl Write for Wire {
 }
 
 impl Wire {
-    /// Over a proxy, or directly by a route.
+    /// Connects through a proxy, or directly by a route.
     pub fn open(proxy: Option<&Proxy>, route: Route) -> io::Result<Wire> {
         let to = match (proxy, route) {
             (Some(proxy), _) => proxy.address.to_string(),
@@ -274,7 +274,7 @@ impl Wire {
         }
     }
 
-    /// Sends a request and takes the head of the answer, with which the status begins.
+    /// Sends a request and reads the head of the response, whose status must begin with `status`.
     pub fn ask(&mut self, request: &[u8], status: &str) -> io::Result<()> {
         self.write_all(request)?;
         let head = head(self)?;
@@ -290,7 +290,7 @@ impl Wire {
     }
 }
 
-/// The client's side of what `far::login` reads.
+/// The client's side of the SOCKS5 handshake in `far::login`.
 fn login(stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(&[5, 1, 2])?;
     stream.read_exact(&mut [0; 2])?;

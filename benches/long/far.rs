@@ -1,5 +1,5 @@
-//! The far end: an upstream, plain and over TLS, directly and behind SOCKS5 proxies with a
-//! password, one of which allows few connections.
+//! The far end: an upstream over plain TCP and TLS, reachable directly and through SOCKS5 proxies
+//! with a password, one of which allows few connections.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,33 +10,33 @@ use std::time::Duration;
 
 use openssl::ssl::{SslAcceptor, SslVersion};
 
-/// The ports, in a namespace of their own.
+/// The ports, in a private network namespace.
 pub const PLAIN: u16 = 80;
 pub const TLS: u16 = 443;
-/// Plain, and never keeps a connection.
+/// Plain TCP, without kept connections.
 pub const CLOSING: u16 = 81;
-/// SOCKS5 to the upstream over TLS; with few connections; over TLS 1.2; to the plain one.
+/// SOCKS5 proxies: to the upstream over TLS; with few connections; over TLS 1.2; over plain TCP.
 pub const SOCKS: u16 = 1080;
 pub const FEW: u16 = 1081;
 pub const SOCKS_TLS_1_2: u16 = 1082;
 pub const SOCKS_PLAIN: u16 = 1083;
 
-/// What a sender of bulk ends with; the bulk has no such byte.
+/// The last byte of bulk, which occurs nowhere else in it.
 pub const MARK: u8 = b'!';
 
-/// A stream's messages: their size, how many, and how long after each other.
+/// The messages of a stream: their size, their number, and the time between them.
 pub const MESSAGE: usize = 64;
 pub const MESSAGES: usize = 150;
 const EVERY: Duration = Duration::from_millis(20);
 
-/// Connections that the proxy on `FEW` allows.
+/// The most connections that the proxy on `FEW` allows.
 const SLOTS: usize = 4;
 
-/// The answer to the one WebSocket key that the client sends (RFC 6455 §1.3).
+/// The response to the one WebSocket key that the client sends (RFC 6455 §1.3).
 const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-/// Says how long it keeps a connection, so that a POST may take a kept one.
+/// A response that promises to keep the connection, so that a POST may use a kept one.
 const ANSWER: &[u8] =
     b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=120\r\nContent-Length: 5\r\n\r\nhello";
 
@@ -57,7 +57,7 @@ impl Acceptors {
     }
 }
 
-/// Serves until it is killed. Says so once it listens.
+/// Serves until it is killed. Prints a line once it listens.
 pub fn serve() -> io::Result<()> {
     let acceptors = Arc::new(Acceptors::new()?);
     let open = Arc::new(AtomicUsize::new(0));
@@ -69,14 +69,14 @@ pub fn serve() -> io::Result<()> {
             for stream in listener.incoming().flatten() {
                 let (acceptors, open) = (acceptors.clone(), open.clone());
                 thread::spawn(move || {
-                    // A peer that goes away is not of interest.
+                    // Errors mean that the peer has closed, which does not matter.
                     let _ = connection(stream, port, &acceptors, &open);
                 });
             }
         });
     }
     println!("ready");
-    // Ends with the bench, whose pipe this is.
+    // The bench holds the other end of standard input, which ends with it.
     io::stdin().read_to_end(&mut Vec::new()).map(drop)
 }
 
@@ -93,7 +93,7 @@ fn connection(
     login(&mut stream)?;
     let taken = open.fetch_add(1, SeqCst);
     let served = if port == FEW && taken >= SLOTS {
-        // General failure, as proxies with too many connections say (RFC 1928 §6).
+        // General failure, as proxies with too many connections reply (RFC 1928 §6).
         stream.write_all(&[5, 1, 0, 1, 0, 0, 0, 0, 0, 0])
     } else {
         stream
@@ -114,7 +114,7 @@ fn upstream(stream: TcpStream, port: u16, acceptors: &Acceptors) -> io::Result<(
     requests(acceptor.accept(stream).map_err(io::Error::other)?, true)
 }
 
-/// Greeting, user and password (RFC 1929), and the request for a name.
+/// Reads the greeting, user and password (RFC 1929), and the request for a name.
 fn login(stream: &mut TcpStream) -> io::Result<()> {
     let mut two = [0; 2];
     let mut text = [0; 255];
@@ -176,7 +176,7 @@ fn requests(mut stream: impl Read + Write, keeps: bool) -> io::Result<()> {
     }
 }
 
-/// What stands behind an upgrade.
+/// Serves a connection after its upgrade.
 fn tunnel(mut stream: impl Read + Write, path: &str) -> io::Result<()> {
     let mut bytes = vec![0; 64 * 1024];
     if path == "/stream" {

@@ -13,16 +13,16 @@ use crate::name_server::{Mood, NameServer};
 use crate::way::Way;
 use crate::{far, Options, FAR, PATIENCE};
 
-/// Less than one whole round trip over a goal is noise.
+/// How much over a goal is noise, in round trips: less than a whole one.
 pub const NOISE: f64 = 0.75;
 
 pub const PEERS: [Who; 2] = [Who::Nginx, Who::Haproxy];
 
-/// What everything is measured in.
+/// The environment of all measurements.
 pub struct Lab<'a> {
     pub options: &'a Options,
     pub folder: &'a Path,
-    /// Whether the program has the flag.
+    /// Whether the program has the flag for spare connections.
     pub spares: bool,
     pub way: Arc<Way>,
     pub names: NameServer,
@@ -33,7 +33,7 @@ impl Lab<'_> {
         Proxy::start(who, route, more, self.folder)
     }
 
-    /// The program, through one of the SOCKS5 proxies to the upstream over TLS.
+    /// Starts the program with one of the SOCKS5 proxies, to the upstream over TLS.
     fn through(&self, who: Who, port: u16, more: &[&str]) -> io::Result<Proxy> {
         let socks = format!("socks5://user:word@{FAR}:{port}");
         let words = ["-u", "bench.example:443", "-s", &socks];
@@ -45,7 +45,7 @@ impl Lab<'_> {
         Some(took.as_secs_f64() / self.options.rtt.as_secs_f64())
     }
 
-    /// So many requests at once, and their answers, whatever they are.
+    /// Sends a request from each of `clients` clients at once, and waits for any responses.
     fn crowd(&self, proxy: &Proxy, clients: usize) -> io::Result<()> {
         let request = b"GET / HTTP/1.1\r\nHost: bench.example\r\n\r\n";
         let ask = |_| {
@@ -61,7 +61,7 @@ impl Lab<'_> {
     }
 }
 
-/// The least of five: noise of the machine only adds.
+/// The least of five times, because noise of the machine only adds.
 fn least(mut attempt: impl FnMut() -> io::Result<Duration>) -> io::Result<Duration> {
     let mut least = attempt()?;
     for _ in 1..5 {
@@ -70,7 +70,7 @@ fn least(mut attempt: impl FnMut() -> io::Result<Duration>) -> io::Result<Durati
     Ok(least)
 }
 
-/// What a line of the first table counts.
+/// The unit of a line in the first table.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Unit {
     Trips,
@@ -89,8 +89,8 @@ impl Unit {
     }
 }
 
-/// A line of the first table: what was done, how many it may take, which peers can do it, and
-/// how it is measured.
+/// A line of the first table: what is done, its goal, the peers that can do it, and how it is
+/// measured.
 pub struct Wait {
     pub name: &'static str,
     pub goal: f64,
@@ -111,7 +111,7 @@ pub const WAITS: [Wait; 13] = [
             };
             let took = least(|| {
                 proxy.get()?;
-                // The answer's end gives the connection back a moment later.
+                // The connection goes back to the pool shortly after the end of the response.
                 sleep(lab.options.rtt / 4);
                 proxy.websocket().map(|(took, _)| took)
             });
@@ -132,7 +132,7 @@ pub const WAITS: [Wait; 13] = [
             };
             drop(proxy.websocket()?);
             let took = least(|| {
-                // A spare takes the whole way, after the pause that it may begin with.
+                // A spare is dialed over the whole route, possibly after a pause.
                 sleep(lab.options.rtt * 10 + Duration::from_millis(500));
                 proxy.websocket().map(|(took, _)| took)
             });
@@ -237,7 +237,7 @@ pub const WAITS: [Wait; 13] = [
             };
             let alive = least(|| proxy.get())?;
             lab.names.is(Mood::Dead);
-            // The first one begins the lookup that those behind it find under way.
+            // The first request begins a lookup, which the later ones find in progress.
             let dead = proxy.get();
             lab.names.is(Mood::Alive);
             Ok(Some(dead?.as_secs_f64() - alive.as_secs_f64()))
@@ -249,7 +249,7 @@ pub const WAITS: [Wait; 13] = [
         unit: Unit::Seconds,
         peers: &[Who::Nginx],
         measure: |who, lab| {
-            // Both answers, and then one lost; a fresh program each time.
+            // With both answers, and then with one lost; a fresh program each time.
             let mut took = [Mood::Alive, Mood::LosesAaaa].map(|mood| {
                 least(|| {
                     lab.names.is(Mood::Alive);
@@ -306,39 +306,39 @@ pub const WAITS: [Wait; 13] = [
     },
 ];
 
-/// How long a GET takes whose kept connection is silently lost.
+/// The time of a GET whose kept connection is silently lost.
 fn forgotten(who: Who, route: Route, lab: &Lab) -> io::Result<Option<f64>> {
     let Some(proxy) = lab.start(who, route, &["--threads", "1"])? else {
         return Ok(None);
     };
     proxy.get()?;
-    // As long as a NAT takes at least, with which the program counts.
+    // The program expects a NAT to forget a connection after 5 seconds of silence at the earliest.
     sleep(Duration::from_secs(6));
     lab.way.nat.lock().expect("no panic holds it").forget();
     Ok(Some(proxy.get()?.as_secs_f64()))
 }
 
-/// A line of the second table: what the client sees by itself and over a proxy.
+/// A line of the second table: what the client sees without a proxy and through one.
 pub struct Beside {
     pub name: &'static str,
     pub unit: &'static str,
     pub route: Route,
     pub goal: Goal,
-    /// How often it is measured, each time by a fresh program.
+    /// How often it is measured, each time with a fresh program.
     pub attempts: usize,
-    /// One figure, or a median and a p99.
+    /// Measures one figure, or a median and a p99.
     pub measure: fn(Option<&Proxy>, Route, &Lab) -> io::Result<Vec<f64>>,
 }
 
-/// What is good.
+/// A goal, compared with the client without a proxy.
 #[derive(Clone, Copy)]
 pub enum Goal {
-    /// At least this part of what the client has by itself.
+    /// At least this fraction of its figure.
     AtLeast(f64),
-    /// At most so many times what it has by itself; a difference of so much is the noise of
-    /// the machine.
+    /// At most this multiple of its figure; a difference up to the second value is noise of the
+    /// machine.
     AtMost(f64, f64),
-    /// At most this, whatever it has by itself.
+    /// At most this, whatever its figure is.
     Is(f64),
 }
 
@@ -368,16 +368,16 @@ impl Goal {
     }
 }
 
-/// What is moved for a throughput, and what a client notices of a difference.
+/// How many bytes are moved to measure throughput, and the goal: clients notice larger losses.
 const SIZE: usize = 64 << 20;
 const THROUGHPUT: Goal = Goal::AtLeast(0.97);
 const LATENCY: Goal = Goal::AtMost(1.03, 2.0);
 
-/// Connections at the same time, where latency is looked at, and exchanges on each.
+/// The number of connections at a time for measuring latency, and of exchanges on each.
 const CONNECTIONS: usize = 16;
 const EXCHANGES: usize = 40;
 
-/// The way of the line about bulk, in bits per second.
+/// The rate of the path for the line about bulk, in bits per second.
 const NARROW: u64 = 2_000_000;
 
 pub const BESIDES: [Beside; 10] = [
@@ -506,7 +506,7 @@ fn percentiles(times: Vec<io::Result<Vec<Duration>>>) -> io::Result<Vec<f64>> {
     Ok(vec![at(50), at(99)])
 }
 
-/// Does it on each of the connections.
+/// Runs the same on each of `CONNECTIONS` connections at once.
 fn on_each(
     proxy: Option<&Proxy>,
     route: Route,
@@ -526,7 +526,7 @@ fn on_each(
     percentiles(times)
 }
 
-/// Messages of these sizes in one piece, until all are back.
+/// Sends messages of these sizes in one piece, and waits for all echoes.
 fn echo(proxy: Option<&Proxy>, route: Route, sizes: &[usize]) -> io::Result<Vec<f64>> {
     let bytes = vec![b'.'; sizes.iter().sum()];
     on_each(proxy, route, "/echo", |mut wire| {
@@ -556,8 +556,8 @@ fn stream(proxy: Option<&Proxy>, route: Route, _: &Lab) -> io::Result<Vec<f64>> 
     })
 }
 
-/// A client that sends as fast as the connection takes it, itself with little unsent in its
-/// socket, and then a message to which it wants the answer.
+/// A client that sends as fast as the connection allows, with little unsent in its own socket,
+/// and then a message whose response is timed.
 fn behind_bulk(proxy: Option<&Proxy>, route: Route, lab: &Lab) -> io::Result<Vec<f64>> {
     let mut wire = Wire::open(proxy, route)?;
     wire.upgrade("/mark")?;
@@ -591,7 +591,8 @@ fn wait_behind(wire: &mut Wire) -> io::Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Waits for at most a tenth of a second for room in the socket, less than its limit unsent.
+/// Waits at most a tenth of a second until the socket is writable, that is until less than its
+/// limit is unsent.
 fn is_writable(socket: &TcpStream) -> io::Result<bool> {
     use rustix::event::{poll, PollFd, PollFlags, Timespec};
     let mut sockets = [PollFd::new(socket, PollFlags::OUT)];

@@ -1,11 +1,12 @@
-//! `make bench-long`: what users wait for over a long way, counted in round trips.
+//! `make bench-long`: how long users wait over a path with a long delay, in round trips.
 //!
-//! Two network namespaces joined by an emulated way (`way.rs`): the program, its client and a
-//! name server here, proxies and upstream there (`far.rs`). `contenders.rs` starts the program
-//! and the peers, `lines.rs` has the lines of the tables. Whole round trips are what is judged,
-//! and the best of five attempts: noise of the machine only adds. Options: `--rtt MILLISECONDS`,
-//! `--rest SECONDS` (how long a connection is left alone), `--rate MBIT`, `--loss PER_MILLION`,
-//! `--only WORDS` (lines whose name has them), `--counts` (only round trips and numbers, nothing that is a time).
+//! An emulated path (`way.rs`) joins two network namespaces: one has the program, its client and
+//! a name server, the other the proxies and the upstream (`far.rs`). `contenders.rs` starts the
+//! program and the peers, `lines.rs` has the lines of the tables. Goals are in whole round trips,
+//! and the best of five attempts counts, because noise of the machine only adds. Options:
+//! `--rtt MILLISECONDS`, `--rest SECONDS` (how long a connection is left idle), `--rate MBIT`,
+//! `--loss PER_MILLION`, `--only WORDS` (lines whose name contains them), `--counts` (only round
+//! trips and numbers, no times).
 
 mod contenders;
 mod far;
@@ -36,7 +37,7 @@ pub const BODY: &[u8] = b"name=value";
 
 const FAR: &str = "10.77.0.2";
 
-/// Nothing here takes longer than a way of some seconds.
+/// How long any step may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Options {
@@ -93,7 +94,7 @@ fn main() {
     }
 }
 
-/// Becomes the same program in a network namespace of its own, or says why it cannot.
+/// Runs the same program again in its own network namespace, or returns why it cannot.
 fn enter() -> io::Result<()> {
     let mut reasons = Vec::new();
     if !rustix::process::geteuid().is_root() {
@@ -126,7 +127,7 @@ fn find(name: &str) -> Option<PathBuf> {
     folders.find_map(|folder| Some(folder.join(name)).filter(|path| path.is_file()))
 }
 
-/// Ends with its guard.
+/// A process that is killed when this is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -144,7 +145,7 @@ fn run(words: &[&str]) -> io::Result<()> {
     }
 }
 
-/// The far end, and the way to it.
+/// Starts the far end and the emulated path to it.
 fn lay(options: &Options) -> io::Result<(Arc<way::Way>, Running)> {
     let mut command = Command::new("unshare");
     command.arg("--net").arg(env::current_exe()?).arg("far");
@@ -200,7 +201,7 @@ fn failure(error: &io::Error) -> String {
     format!("failed: {}", words.lines().next().unwrap_or_default())
 }
 
-/// Prints the table of what users wait for, and gives the number of goals that were missed.
+/// Prints the table of waits, and returns the number of missed goals.
 fn waits(lab: &Lab) -> usize {
     let (milliseconds, rest) = (lab.options.rtt.as_millis(), lab.options.rest.as_secs());
     println!("How many round trips of {milliseconds} ms a user waits, where no unit is named: less is better,");
@@ -241,7 +242,8 @@ fn waits(lab: &Lab) -> usize {
     missed
 }
 
-/// Prints the table of what the client has by itself and over each proxy.
+/// Prints the table of the client without a proxy and through each, and returns the number of
+/// missed goals.
 fn besides(lab: &Lab) -> usize {
     let wanted = || BESIDES.iter().filter(|line| lab.options.wants(line.name));
     if wanted().next().is_none() || lab.options.counts {

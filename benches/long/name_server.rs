@@ -1,4 +1,4 @@
-//! A name server of our own, and programs whose system resolver asks it.
+//! A name server for the benchmark, and programs whose system resolver uses it.
 
 use std::fs;
 use std::io;
@@ -8,24 +8,24 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// Where it listens: a resolver's configuration has no place for another port than 53.
+/// Its address; the port is 53, because resolv.conf cannot name another one.
 pub const ADDRESS: &str = "127.0.0.53";
 
 /// The type of a question for IPv6 addresses (RFC 3596 §2.1).
 const AAAA: u16 = 28;
 
-/// What it does with questions.
+/// Which questions it answers.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Mood {
-    /// It answers.
+    /// All questions.
     Alive,
-    /// Questions for AAAA get no answer.
+    /// All questions except those for AAAA.
     LosesAaaa,
-    /// No question gets an answer.
+    /// None.
     Dead,
 }
 
-/// Knows every name, each with the same A and no AAAA.
+/// A name server that resolves every name to the same A record and no AAAA record.
 #[derive(Clone)]
 pub struct NameServer(Arc<Mutex<Mood>>);
 
@@ -57,9 +57,9 @@ impl NameServer {
     }
 }
 
-/// An answer to a question, which it repeats (RFC 1035 §4.1).
+/// The answer to a question, which it repeats (RFC 1035 §4.1).
 fn answer(question: &[u8], address: Ipv4Addr, mood: Mood) -> Option<Vec<u8>> {
-    // The type stands behind the name, which ends with an empty label.
+    // The type follows the name, which ends with an empty label.
     let end = 13 + question.get(12..)?.iter().position(|&byte| byte == 0)?;
     let kind = u16::from_be_bytes(question.get(end..end + 2)?.try_into().ok()?);
     if mood == Mood::Dead || (mood == Mood::LosesAaaa && kind == AAAA) {
@@ -69,17 +69,17 @@ fn answer(question: &[u8], address: Ipv4Addr, mood: Mood) -> Option<Vec<u8>> {
     answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0]);
     if kind == 1 {
         answer[7] = 1;
-        // The question's name, A, IN, no time to live.
+        // A pointer to the name in the question, type A, class IN, TTL 0, 4 bytes of data.
         answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
         answer.extend(address.octets());
     }
     Some(answer)
 }
 
-/// Starts other commands in a mount namespace in which the resolver asks the name server.
+/// A command that runs another one in a mount namespace whose resolver uses the name server.
 pub fn asking(folder: &Path) -> Command {
     let mut command = Command::new("unshare");
-    // It gives up after five seconds.
+    // The resolver gives up after five seconds.
     command.env("RES_OPTIONS", "timeout:5 attempts:1");
     let script = "mount --bind \"$1/resolv.conf\" /etc/resolv.conf && \
         mount --bind \"$1/nsswitch.conf\" /etc/nsswitch.conf && shift && exec \"$@\"";

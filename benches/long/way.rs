@@ -1,6 +1,6 @@
-//! The long way: two TUN devices joined by a forwarder that delays, paces and loses packets,
-//! and forgets connections as a NAT does. It needs no queueing discipline of the kernel's,
-//! which many kernels lack.
+//! The emulated path: two TUN devices joined by a forwarder that delays, paces and drops packets,
+//! and forgets connections as a NAT does. It needs no queueing discipline (netem), which many
+//! kernels lack.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -13,19 +13,19 @@ use std::time::{Duration, Instant};
 
 use rustix::ioctl::{ioctl, opcode, Setter};
 
-/// What happens to packets in each direction.
+/// The properties of the path, in each direction.
 pub struct Way {
-    /// How long one is on its way.
+    /// The delay of a packet.
     pub delay: Duration,
-    /// Bits per second; may change at any time.
+    /// The rate in bits per second, which may change at any time.
     pub rate: AtomicU64,
-    /// How many of a million are lost.
+    /// How many packets of a million are lost.
     pub loss: u64,
     /// The connections, by the port at the near end.
     pub nat: Mutex<Nat>,
 }
 
-/// What the middlebox remembers.
+/// The connections that the emulated NAT knows and has forgotten.
 #[derive(Default)]
 pub struct Nat {
     known: HashSet<u16>,
@@ -33,12 +33,12 @@ pub struct Nat {
 }
 
 impl Nat {
-    /// Forgets all connections: what is sent on them is lost from now on.
+    /// Forgets all connections, so that their packets are dropped from now on.
     pub fn forget(&mut self) {
         self.forgotten.extend(self.known.drain());
     }
 
-    /// Whether a packet passes. One that opens a connection always does.
+    /// Whether a packet passes. One that opens a connection always passes.
     fn passes(&mut self, packet: &[u8], is_outbound: bool) -> bool {
         /// The protocol's number in an IPv4 header (RFC 9293 §7).
         const TCP: u8 = 6;
@@ -59,7 +59,7 @@ impl Nat {
     }
 }
 
-/// More than this waiting to be sent is dropped, as a router's queue would.
+/// The longest queue, as in a router: further packets are dropped.
 const QUEUE: Duration = Duration::from_secs(1);
 
 /// `struct ifreq` as TUNSETIFF takes it (netdevice(7)).
@@ -70,14 +70,14 @@ struct Request {
     rest: [u8; 22],
 }
 
-/// IP packets (IFF_TUN), without a header of the driver's own (IFF_NO_PI).
+/// IP packets (IFF_TUN), without the driver's header (IFF_NO_PI).
 const FLAGS: u16 = 0x0001 | 0x1000;
 
-/// The number that the kernel's headers give as `_IOW('T', 202, int)`.
+/// The ioctl number, `_IOW('T', 202, int)` in the kernel's headers.
 const TUNSETIFF: rustix::ioctl::Opcode = opcode::write::<i32>(b'T', 202);
 
-/// Makes a TUN device in the namespace of this process. It can be moved to another one; the
-/// file goes on to hold its packets.
+/// Creates a TUN device in the namespace of this process. It can be moved to another one, and
+/// the file keeps carrying its packets.
 pub fn device(name: &str) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -89,8 +89,8 @@ pub fn device(name: &str) -> io::Result<File> {
         rest: [0; 22],
     };
     request.name[..name.len()].copy_from_slice(name.as_bytes());
-    // SAFETY: TUNSETIFF reads one `struct ifreq`, which `Request` has the layout and the size
-    // of, and keeps no pointer to it.
+    // SAFETY: TUNSETIFF reads one `struct ifreq`, whose layout and size `Request` has, and keeps
+    // no pointer to it.
     #[allow(unsafe_code)]
     unsafe {
         ioctl(&file, Setter::<TUNSETIFF, Request>::new(request))?;
@@ -139,7 +139,7 @@ fn carry(mut from: File, to: File, way: Arc<Way>, is_outbound: bool) {
 fn deliver(mut to: File, due: Receiver<(Instant, Vec<u8>)>) {
     for (at, packet) in due {
         thread::sleep(at.saturating_duration_since(Instant::now()));
-        // A device that is down takes none, like a line that is cut.
+        // Writing fails while the device is down, which counts as a lost packet.
         let _ = to.write(&packet);
     }
 }
