@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Attacks on the program and on what people use in its place; prints a table in Markdown.
+"""Attacks on the program and on other proxies; prints a table in Markdown.
 
 benches/attacks.py PROGRAM [--old PROGRAM] [--only WORDS]: PROGRAM is "now", that of --old is
-"before". nginx, HAProxy and Caddy are attacked where they are installed, each with one thread,
-kept upstream connections and heads of 64 KiB allowed. Everything is on loopback. An attack that
-one of them has no setting for is a dash. CPU is that of the attacked process, of the scheduler's
-account; where it is compared, the least of several runs counts. Ways that lose packets are made
-in network namespaces with iptables, as root; without it, their rows say that they were not
-measured.
+"before". nginx, HAProxy and Caddy are attacked if they are installed, each with one thread, kept
+upstream connections and heads of 64 KiB allowed. Everything is on loopback. A dash marks an
+attack for which a proxy has no setting. CPU is that of the attacked process, from the scheduler's
+statistics; where it is compared, the least of several runs counts. Network paths that lose
+packets are made in network namespaces with iptables, as root; without root, their rows say that
+they were not measured.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# What takes longer is not waited for.
+# The longest wait, in seconds.
 PATIENCE = 20
 LIMIT = 64
 GET = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
@@ -42,7 +42,7 @@ SWITCHING = (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnect
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 DASH = "—"
 
-# Beside a costly field.
+# Further fields of a head with a costly field.
 SHORT_FIELDS = b"".join(b"f%d: b\r\n" % n for n in range(120))
 
 folder = Path(tempfile.mkdtemp(prefix="simple-proxy-attacks-"))
@@ -51,11 +51,11 @@ folder = Path(tempfile.mkdtemp(prefix="simple-proxy-attacks-"))
 # ---- Both ends of connections.
 
 class Ended(Exception):
-    """A connection ended where more was expected."""
+    """A connection ended although more was expected."""
 
 
 class Wire:
-    """One end of a connection, with what was read too far."""
+    """One end of a connection, with the bytes that were read and not yet used."""
 
     def __init__(self, sock):
         self.sock = sock
@@ -120,7 +120,7 @@ def field(head, name):
 
 
 def serve(script, tls=None):
-    """Runs the script for each connection, in a thread; gives the address."""
+    """Runs the script for each connection, in a thread. Returns the port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
 
     def one(sock):
@@ -139,7 +139,7 @@ def serve(script, tls=None):
 
 
 def answering(wire):
-    """An upstream that answers each request in two bytes, whatever it is."""
+    """An upstream that answers every request with two bytes."""
     while True:
         wire.until(b"\r\n\r\n")
         wire.send(OK)
@@ -161,7 +161,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-# ---- Those who are attacked.
+# ---- The attacked programs.
 
 class Running:
     """A process that listens on a port."""
@@ -170,7 +170,7 @@ class Running:
         self.log = tempfile.TemporaryFile(dir=folder)
         limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
         environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "GOMAXPROCS": "1"}
-        # In a session of its own, as a service is: without a terminal.
+        # In a new session and so without a terminal, like a service.
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log,
                                         stderr=self.log, preexec_fn=limit, env=environment,
                                         start_new_session=True)
@@ -201,7 +201,7 @@ class Running:
         return Wire(socket.create_connection(("127.0.0.1", port or self.port), timeout=PATIENCE))
 
     def cpu(self):
-        """Seconds of CPU so far."""
+        """The CPU time so far, in seconds."""
         total = 0
         for task in Path(f"/proc/{self.pid}/task").iterdir():
             with contextlib.suppress(OSError):
@@ -322,7 +322,7 @@ http://127.0.0.1:{port}, http://a.example:{port} {{
         return Running(["caddy", "run", "--adapter", "caddyfile", "--config", str(conf)], port)
 
 
-# ---- The attacks: each takes one who is attacked and gives what it cost, in words.
+# ---- The attacks: each takes a program and returns the result as text.
 
 def seconds(taken, patience=PATIENCE):
     if taken is None:
@@ -331,7 +331,7 @@ def seconds(taken, patience=PATIENCE):
 
 
 def timed(action):
-    """How long an action takes, or None where it takes too long."""
+    """How long an action takes, or None if it takes too long."""
     began = time.monotonic()
     try:
         action()
@@ -341,7 +341,7 @@ def timed(action):
 
 
 def identity(peer):
-    """Strangers behind one who has logged in by NTLM on a kept upstream connection."""
+    """Strangers who are served as a user who logged in by NTLM on a kept upstream connection."""
     def upstream(wire):
         user = b""
         while True:
@@ -371,7 +371,7 @@ def identity(peer):
 
 
 def surplus(peer):
-    """An upstream that sends a response too many: strangers who get it."""
+    """An upstream that sends a surplus response: strangers who get it."""
     def upstream(wire):
         while True:
             wire.until(b"\r\n\r\n")
@@ -391,8 +391,8 @@ POST = b"POST /%d HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi"
 
 
 class Posts:
-    """POSTs with numbers, from clients that repeat one whose kept connection was closed in
-    silence, as curl and browsers do (RFC 9112 section 9.3.1)."""
+    """Numbered POSTs, from clients that repeat one if their kept connection was closed without a
+    response, as curl and browsers do (RFC 9112 section 9.3.1)."""
 
     def __init__(self):
         self.arrived = collections.Counter()
@@ -400,14 +400,15 @@ class Posts:
         self.lock = threading.Lock()
 
     def arrive(self, wire, head):
-        """Reads one behind its head, in the upstream; whether it was there before."""
+        """Reads the body of a POST in the upstream. Returns whether the POST had arrived before."""
         wire.exactly(2)
         with self.lock:
             self.arrived[head.split()[1]] += 1
             return self.arrived[head.split()[1]] > 1
 
     def send(self, running, wire, number):
-        """Sends one, over a kept connection if there is any; the connection, if it is kept."""
+        """Sends a POST, over a kept connection if there is one. Returns the connection if it is
+        kept."""
         is_kept = wire is not None
         wire = wire or running.connect()
         try:
@@ -430,9 +431,9 @@ class Posts:
 
 def at_work(work):
     def attack(peer):
-        """50 POSTs on kept connections, that the upstream closes having worked on them."""
+        """50 POSTs on kept connections, which the upstream closes after processing them."""
         posts = Posts()
-        # Each has a connection of its own, which serves two requests before.
+        # Each has its own connection, which has served two requests before.
         meeting = threading.Barrier(50)
 
         def upstream(wire):
@@ -459,7 +460,7 @@ def at_work(work):
 
 
 def unannounced(peer):
-    """8 clients with 100 POSTs each; the upstream closes up to 10 ms behind each response."""
+    """8 clients with 100 POSTs each; the upstream closes up to 10 ms after each response."""
     posts = Posts()
 
     def upstream(wire):
@@ -479,7 +480,7 @@ def unannounced(peer):
 
 
 def in_namespace(action):
-    """Does it in a network namespace of its own, which its threads and processes share."""
+    """Runs the action in a new network namespace, which its threads and processes share."""
     def inside():
         if ctypes.CDLL(None).unshare(0x4000_0000):  # CLONE_NEWNET
             raise PermissionError("root is needed, for a network namespace")
@@ -491,15 +492,15 @@ def in_namespace(action):
 
 
 def forget(ends):
-    """Drops what is sent on an upstream connection from now on, as a NAT that has forgotten it
-    does. Its ends are those that the upstream sees."""
+    """Drops all packets of an upstream connection from now on, as a NAT that has forgotten it
+    does. `ends` are its two addresses as the upstream sees them."""
     for sender, receiver in (ends, ends[::-1]):
         subprocess.run(["iptables", "-A", "INPUT", "-p", "tcp", "--sport", str(sender[1]),
                         "--dport", str(receiver[1]), "-j", "DROP"], check=True)
 
 
 def dead_kept(peer):
-    """A way dies while a kept connection is idle for 6 s: how long the next GET takes."""
+    """A path dies while a kept connection is idle for 6 s: how long the next GET takes."""
     def inside():
         ends = []
 
@@ -525,12 +526,12 @@ def dead_kept(peer):
     return in_namespace(inside)
 
 
-# A WebSocket on a dead way is waited for so long.
+# The longest wait for the end of a WebSocket on a dead path, in seconds.
 LONGEST = 150
 
 
 def dead_tunnel(peer):
-    """The way of a WebSocket dies: until it is ended, behind a message that is lost."""
+    """The path of a WebSocket dies: the time from a lost message to the end."""
     def inside():
         ends = []
 
@@ -558,7 +559,8 @@ def dead_tunnel(peer):
 
 
 def urgent(peer):
-    """Urgent data (MSG_OOB) within a WebSocket, either way: until what is behind it arrives."""
+    """Urgent data (MSG_OOB) in a WebSocket, in both directions: the time until the bytes after it
+    arrive."""
     opened = []
 
     def upstream(wire):
@@ -573,7 +575,7 @@ def urgent(peer):
         client.until(b"\r\n\r\n")
         longest = 0
         for sender, receiver in ((client, opened[0]), (opened[0], client)):
-            # So that all of it is there when the first of it is read.
+            # The program is stopped, so that everything has arrived when it reads the first byte.
             os.kill(running.pid, signal.SIGSTOP)
             time.sleep(0.1)
             sender.send(b"before")
@@ -588,7 +590,7 @@ def urgent(peer):
 
 
 def head_cost(running, head):
-    """Microseconds of CPU for one head, the least of five runs; and the status."""
+    """The CPU time of one head in microseconds, the least of five runs, and the status."""
     wire = running.connect()
     costs = []
     for _ in range(5):
@@ -604,7 +606,7 @@ def head_cost(running, head):
 
 def heads(value_of):
     def attack(peer):
-        """A head of 32 KB that is costly to interpret, beside a harmless one of its size."""
+        """A head of 32 KB that is costly to interpret, and a harmless one of the same size."""
         start = b"GET / HTTP/1.1\r\nHost: a.example\r\n"
         name, value = value_of
         worst = start + SHORT_FIELDS + name + b": " + value + b"\r\n\r\n"
@@ -621,7 +623,7 @@ def heads(value_of):
     return attack
 
 
-# What is interpreted, in fields of 31 KB that are as costly as they may be.
+# Fields that proxies interpret, with 31 KB each and as costly as possible.
 INTERPRETED = {
     "Connection with commas": b"Connection: zz" + b"," * 31_000,
     "Connection with options": b"Connection: " + b"a," * 15_500 + b"a",
@@ -638,7 +640,7 @@ INTERPRETED = {
 
 
 def with_field(line):
-    """A request that holds such a field."""
+    """A request with this field."""
     host = b"" if line.startswith(b"Host") else b"Host: a.example\r\n"
     return b"GET / HTTP/1.1\r\n" + host + SHORT_FIELDS + line + b"\r\n\r\n"
 
@@ -652,8 +654,8 @@ COSTLY = {
 
 
 def any_head(peer):
-    """The costliest of these requests, refused or not, beside a harmless one; a connection
-    each."""
+    """The costliest of these requests, refused or not, and a harmless one; each on a new
+    connection."""
     with peer.start(serve(answering)) as running:
         def cost(head):
             costs = []
@@ -661,7 +663,7 @@ def any_head(peer):
                 before = running.cpu()
                 for _ in range(40):
                     wire = running.connect()
-                    # One that refuses may close within what is sent.
+                    # A proxy that refuses the request may close before all of it is sent.
                     with contextlib.suppress(OSError, Ended):
                         wire.send(head)
                         wire.until(b"\r\n\r\n")
@@ -676,7 +678,7 @@ def any_head(peer):
 
 def idle(silent, path=b"/"):
     def attack(peer):
-        """Idle clients take every slot: how long a new one waits."""
+        """Idle clients occupy every slot: how long a new client waits."""
         extra = ["--health-path", "/healthz"]
         with peer.start(serve(answering), limit=LIMIT, extra=extra) as running:
             held = []
@@ -691,7 +693,7 @@ def idle(silent, path=b"/"):
             def new():
                 end = time.monotonic() + PATIENCE
                 while time.monotonic() < end:
-                    # One that is closed upon tries again.
+                    # A client whose connection is closed tries again.
                     with contextlib.suppress(ConnectionError, Ended):
                         wire = running.connect()
                         wire.send(GET.replace(b"/", path, 1))
@@ -705,7 +707,7 @@ def idle(silent, path=b"/"):
 
 
 def load(running, clients, duration):
-    """So many clients that ask for a while: their requests, and how many of those failed."""
+    """Clients that send requests for a while: how many requests, and how many of them failed."""
     end = time.monotonic() + duration
     done, failed = [0] * clients, [0] * clients
 
@@ -730,7 +732,7 @@ def load(running, clients, duration):
 
 
 def together(client, count):
-    """Runs so many clients, each with its number, to their end."""
+    """Runs `count` clients, each with its number, and waits for all."""
     threads = [threading.Thread(target=client, args=(n,)) for n in range(count)]
     for thread in threads:
         thread.start()
@@ -739,14 +741,14 @@ def together(client, count):
 
 
 def busy(peer):
-    """More busy clients than slots: requests that met a closed connection."""
+    """More busy clients than slots: requests that failed."""
     with peer.start(serve(answering), limit=LIMIT) as running:
         done, failed = load(running, 100, 4)
         return f"{failed / done:.0%} of {done}"
 
 
 def hang_up(peer):
-    """SIGHUP to a process without a terminal, within a second of load."""
+    """SIGHUP to a process without a terminal, under load."""
     def upstream(wire):
         while True:
             wire.until(b"\r\n\r\n")
@@ -764,7 +766,7 @@ def hang_up(peer):
 
 def leaves(begun, request=GET):
     def attack(peer):
-        """A client leaves while the upstream is silent: when the upstream sees it."""
+        """A client closes while the upstream is silent: the time until the upstream sees it."""
         arrived, noticed = threading.Event(), threading.Event()
 
         def upstream(wire):
@@ -789,7 +791,7 @@ def leaves(begun, request=GET):
 
 
 def half_closed(peer):
-    """A client ends its side alone, as nc -N does; the upstream answers 0.2 s later."""
+    """A client ends only its sending side, as nc -N does; the upstream answers 0.2 s later."""
     def upstream(wire):
         wire.until(b"\r\n\r\n")
         time.sleep(0.2)
@@ -803,7 +805,7 @@ def half_closed(peer):
 
 
 def given_up(peer):
-    """100 clients give up on a SOCKS proxy that says nothing: descriptors 2 s later."""
+    """100 clients give up while a SOCKS proxy does not reply: descriptors 2 s later."""
     if not peer.is_ours:
         raise NotImplementedError
     proxy = serve(lambda wire: wire.rest())
@@ -857,7 +859,8 @@ def gone_in_dial(peer):
 
 
 def tunnel(peer):
-    """A client resets a WebSocket that gets a frame all the time: when the upstream sees it."""
+    """A client resets a WebSocket that receives frames continuously: the time until the upstream
+    sees it."""
     noticed = threading.Event()
 
     def upstream(wire):
@@ -881,7 +884,8 @@ def tunnel(peer):
 
 
 def tls_flood(peer):
-    """8 clients reset below a flood over TLS, on one thread: the longest wait of another."""
+    """8 clients reset during a flood over TLS, on one thread: the longest wait of another
+    client."""
     def upstream(wire):
         while True:
             head = wire.until(b"\r\n\r\n")
@@ -932,7 +936,7 @@ def loop(peer):
 
 
 def metrics(peer):
-    """16 silent connections to the port of the metrics: how long the 17th waits."""
+    """16 silent connections to the metrics port: how long the 17th waits."""
     if not peer.is_ours:
         raise NotImplementedError
     with peer.start(serve(answering), extra=["--metrics-listen", "127.0.0.1:0"]) as running:
@@ -951,7 +955,7 @@ def metrics(peer):
 
 def small_chunks(version):
     def attack(peer):
-        """A body in chunks of one byte: CPU of a byte."""
+        """A body in chunks of one byte: CPU time per byte."""
         size = 300_000
         body = b"1\r\nx\r\n" * size + b"0\r\n\r\n"
 
@@ -976,7 +980,7 @@ def small_chunks(version):
 
 
 def uploads(peer):
-    """An upload in chunks of one byte, each with an extension: CPU of a byte of the body."""
+    """An upload in chunks of one byte, each with an extension: CPU time per byte of the body."""
     size = 20_000
     body = b"1;" + b"e" * 60 + b"\r\nx\r\n"
     request = (b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -1048,12 +1052,12 @@ ATTACKS = [
 ]
 
 
-# Most of what these take is waiting, so they are made on all at once.
+# These mostly wait, so all programs are attacked at once.
 AT_ONCE = [dead_kept, dead_tunnel]
 
 
 def circumstances():
-    """When, where, and which peers."""
+    """The date, the machine and the versions of the other proxies."""
     versions = []
     path = os.environ["PATH"] + ":/usr/sbin"
     for command in (["nginx", "-v"], ["haproxy", "-v"], ["caddy", "version"]):
@@ -1094,7 +1098,7 @@ def main():
                 return attack(peer)
             except NotImplementedError:
                 return DASH
-            except Exception as error:  # One that cannot be measured must not end the rest.
+            except Exception as error:  # An attack that fails must not end the others.
                 print(f"{words}: {name}: {error!r}", file=sys.stderr)
                 return "not measured"
 
