@@ -101,7 +101,7 @@ fn name(name: &X509NameRef) -> String {
 
 fn days_left(certificate: &X509) -> Result<i32, ErrorStack> {
     let left = Asn1Time::days_from_now(0)?.diff(certificate.not_after())?;
-    // One that expired less than a day ago has no whole day, and a number of seconds, below none.
+    // A certificate that expired less than a day ago has 0 days and a negative number of seconds.
     Ok(left.days - i32::from(left.secs < 0))
 }
 

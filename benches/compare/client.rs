@@ -384,7 +384,7 @@ impl Client {
                 }
                 Ok((bytes.len(), over))
             }
-            Stage::End => Err(io::Error::other("bytes behind the answer")),
+            Stage::End => Err(io::Error::other("bytes after the response")),
         }
     }
 

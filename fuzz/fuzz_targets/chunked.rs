@@ -170,7 +170,7 @@ fuzz_target!(|data: &[u8]| {
         ..decoded
     };
     assert_eq!(again, Ok(expected), "{}", encoded.escape_ascii());
-    check_with_others(&encoded, &again.expect("it is equal to one"), true);
+    check_with_others(&encoded, &again.expect("it equals an Ok"), true);
 });
 
 /// Decodes a complete chunked body directly by RFC 9112 §7.1. Returns the content and where the

@@ -138,7 +138,7 @@ fn drive<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
             return None;
         }
     }
-    panic!("hyper runs in circles");
+    panic!("hyper keeps waking itself without progress");
 }
 
 async fn take_body(mut body: Incoming, message: &RefCell<Vec<Message>>, index: usize) {
@@ -231,7 +231,7 @@ pub fn ask(asked: Asked, input: Vec<u8>, ends: bool) -> Answer {
     let mut handshake = pin!(client.handshake(End(Rc::clone(&pipe))));
     let handshake = drive(|context| handshake.as_mut().poll(context));
     let Some(Ok((mut sender, connection))) = handshake else {
-        panic!("there is no handshake that could fail");
+        panic!("the handshake failed");
     };
     let mut connection = pin!(connection);
     let mut connection_ended = false;

@@ -75,7 +75,7 @@ mod tests {
             field("Connection", "Close, x-a ,,"),
             field("connection", "X-B\t,host, content-length"),
         ];
-        let options = ConnectionOptions::of(&fields).expect("few");
+        let options = ConnectionOptions::of(&fields).expect("few options");
         assert!(options.close && !options.keep_alive && !options.upgrade);
         for (name, dropped) in [
             ("X-A", true),

@@ -443,7 +443,7 @@ mod tests {
                 https,
                 https,
             ),
-            // The upstream is not told what is for this hop only.
+            // An X-Forwarded-Proto that Connection names is not forwarded.
             (
                 Case {
                     tls: false,

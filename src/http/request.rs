@@ -634,7 +634,7 @@ mod tests {
                 "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Host: a:80\r\n\
                  X-Forwarded-Proto: http\r\n",
             ),
-            // What is for this hop only has said nothing.
+            // Fields that Connection names are replaced.
             (
                 "X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Host: f\r\nX-Forwarded-Proto: wss\r\n\
                  Connection: X-Forwarded-For, X-Forwarded-Host, X-Forwarded-Proto\r\n",

@@ -95,8 +95,8 @@ pub(super) fn target_of<'b>(method: &str, target: &'b [u8]) -> Result<Target<'b>
             reason: "CONNECT is not supported",
         });
     }
-    // Clients never send a fragment (RFC 9110 §4.2.5). Upstreams differ on whether one in a
-    // target is a fragment or part of the path, so it is refused.
+    // A target has no fragment (RFC 9110 §4.2.5). Upstreams differ on whether they read one as
+    // such or as part of the path, so it is refused.
     if find_near(b'#', target).is_some() {
         return Err(bad("a fragment in the request target"));
     }

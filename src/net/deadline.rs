@@ -449,7 +449,7 @@ mod tests {
             let minute = Duration::from_secs(60);
             let wait = idle.limit_idle(minute, way, future::pending::<()>());
             assert_eq!(future::or(wait, drain).await, Err(TimedOut));
-            // A wait that begins during the drain, without a limit of its own.
+            // A wait that begins during the drain, without a time limit.
             let wait = idle.limit_idle(Duration::ZERO, way, future::pending::<()>());
             assert_eq!(wait.await, Err(TimedOut));
             assert_eq!(busy.limit(Duration::ZERO, async { 1 }).await, Ok(1));

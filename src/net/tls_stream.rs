@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn a_stream_of_key_updates_does_not_starve_the_thread() {
         const UPDATES: usize = 1000;
-        let acceptor = Acceptor::new(&identity().expect("OpenSSL works")).expect("a good pair");
+        let acceptor = Acceptor::new(&identity().expect("OpenSSL works")).expect("a matching pair");
         let (here, there) = pair();
         there.set_nodelay(true).expect("a socket");
         let peer = thread::spawn(move || {

@@ -64,7 +64,7 @@ pub fn block_on<T>(
 }
 
 /// How often poll(2) checks whether a socket that nobody reads from has ended.
-const QUESTIONS: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long the end of a detached source may go unnoticed: `poll_stirred` is ready this often.
 pub const BLIND: Duration = Duration::from_millis(500);
@@ -98,7 +98,7 @@ pub struct Source<T> {
     readable: Cell<bool>,
     writable: Cell<bool>,
     waits: [Cell<bool>; 2],
-    next_question: RefCell<Option<Timer>>,
+    next_check: RefCell<Option<Timer>>,
 }
 
 impl<T: AsFd> Source<T> {
@@ -109,7 +109,7 @@ impl<T: AsFd> Source<T> {
             readable: Cell::new(false),
             writable: Cell::new(true),
             waits: Default::default(),
-            next_question: RefCell::default(),
+            next_check: RefCell::default(),
         })
     }
 
@@ -120,7 +120,7 @@ impl<T: AsFd> Source<T> {
 
     /// Ends the wait for an end of the connection; the source must not be used until `attach`.
     pub fn detach(&mut self) {
-        *self.next_question.borrow_mut() = None;
+        *self.next_check.borrow_mut() = None;
     }
 
     /// Makes a detached source usable on this thread.
@@ -206,10 +206,10 @@ impl<T: AsFd> Source<T> {
 
     /// Asks the kernel at intervals, because `Async` cannot wait for an end alone.
     fn poll_end(&self, cx: &mut Context<'_>, ends: PollFlags) -> Poll<()> {
-        let mut next = self.next_question.borrow_mut();
-        let timer = next.get_or_insert_with(|| Timer::after(QUESTIONS));
+        let mut next = self.next_check.borrow_mut();
+        let timer = next.get_or_insert_with(|| Timer::after(CHECK_INTERVAL));
         while Pin::new(&mut *timer).poll(cx).is_ready() {
-            timer.set_after(QUESTIONS);
+            timer.set_after(CHECK_INTERVAL);
             if self.has(ends) {
                 return Poll::Ready(());
             }
