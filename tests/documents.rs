@@ -4,6 +4,8 @@
 
 use libtest_mimic::Trial;
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use simple_proxy::cli::flags;
 
@@ -13,6 +15,7 @@ pub fn trials() -> Vec<Trial> {
         every_flag_and_variable_is_documented,
         promised_log_lines_are_documented,
         every_event_and_status_is_in_the_manual,
+        every_link_leads_to_a_file,
     ]
 }
 
@@ -154,6 +157,36 @@ pub fn promised_log_lines_are_documented() {
             assert!(found, "the {document} lacks the line {line:?}");
         }
     }
+}
+
+/// Pictures included.
+pub fn every_link_leads_to_a_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut links = 0;
+    for document in [
+        "README.md",
+        "README.zh-CN.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "benches/README.md",
+        "fuzz/README.md",
+        "docs/scaling.md",
+        "docs/settings.md",
+        "docs/settings.zh-CN.md",
+    ] {
+        let path = root.join(document);
+        let text = fs::read_to_string(&path).expect(document);
+        for link in text.split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            links += 1;
+            let target = path.parent().expect("a folder").join(target);
+            assert!(target.exists(), "{document} links to {target:?}");
+        }
+    }
+    assert!(links > 30, "only {links} links were found");
 }
 
 pub fn every_event_and_status_is_in_the_manual() {

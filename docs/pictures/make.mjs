@@ -132,7 +132,8 @@ const picture = async (page, name) => {
 
 const english = await watched('en');
 const chinese = await watched('zh');
-for (let number = 0; number < 62; number += 1) {
+let number = 0;
+async function onward() {
   const until = Date.now() + 1000;
   if (number === 50) {
     // The proxy refuses for a moment.
@@ -145,7 +146,12 @@ for (let number = 0; number < 62; number += 1) {
   }
   await Promise.all([english, chinese].map(of => second(of, number)));
   await pause(Math.max(0, until - Date.now()));
+  number += 1;
 }
+while (number < 62) await onward();
+// The traffic goes on while the pictures are taken.
+let goes = true;
+const traffic = (async () => { while (goes) await onward(); })();
 await show(english.page, 1080, 800, 'light');
 await picture(english.page, 'status-light.png');
 await show(english.page, 1080, 800, 'dark');
@@ -154,6 +160,8 @@ await show(english.page, 390, 844, 'light');
 await picture(english.page, 'status-phone.png');
 await show(chinese.page, 1080, 800, 'light');
 await picture(chinese.page, 'status-light.zh-CN.png');
+goes = false;
+await traffic;
 
 // The terminal: what the demo prints, as a page.
 async function terminal(locale, language, name) {

@@ -108,13 +108,13 @@ impl fmt::Display for Report<'_> {
         if self.walk.origins.translated {
             let words = both!(
                 "origin: a local browser uses {outer}, which the upstream sees as {inner}",
-                "源：本机浏览器用 {outer} 访问，上游看到的是 {inner}"
+                "源: 本机浏览器用 {outer} 访问，上游看到的是 {inner}"
             );
             wrap(f, words.say(language), 0, 2)?;
         } else if outer != inner {
             let words = both!(
                 "origin: {outer} for a local browser, {inner} for the upstream, not translated",
-                "源：本机浏览器用 {outer} 访问，上游自身是 {inner}，不作转换"
+                "源: 本机浏览器用 {outer} 访问，上游自身是 {inner}，不作转换"
             );
             wrap(f, words.say(language), 0, 2)?;
         }

@@ -318,7 +318,7 @@ flags! {
         zh: "向客户端出示的证书（PEM 文件）；客户端须使用 TLS",
         metavar: "FILE",
         values: Offer::Files,
-        default: Default::Words(Text::new("none: no TLS", "无，不使用 TLS")),
+        default: Default::Words(Text::new("none (no TLS)", "无（不使用 TLS）")),
         group: Group::Addresses,
     }
     Single listen_key: Option<Key> = private_key {

@@ -374,14 +374,14 @@ pub(super) fn time_above_zero(text: &str) -> Read<Duration> {
     seconds(text)
         .filter(|time| !time.is_zero())
         .ok_or(Words::new(
-            "must be a time above 0: a number of seconds, or with the unit ms, s, m or h",
+            "must be a time above 0, in seconds or with the unit ms, s, m or h",
             "须为大于 0 的时间：秒数，或带单位 ms、s、m、h 的数",
         ))
 }
 
 pub(super) fn time(text: &str) -> Read<Duration> {
     seconds(text).ok_or(Words::new(
-        "must be a time: a number of seconds, or with the unit ms, s, m or h",
+        "must be a time, in seconds or with the unit ms, s, m or h",
         "须为时间：秒数，或带单位 ms、s、m、h 的数",
     ))
 }

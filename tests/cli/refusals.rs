@@ -20,7 +20,7 @@ type Row = (&'static str, &'static str, &'static str, [&'static str; 2]);
 
 const FILE: [&str; 2] = ["check its path and permissions", "请检查路径和权限"];
 const TIME: [&str; 2] = [
-    "a number of seconds, or with the unit ms, s, m or h",
+    "in seconds or with the unit ms, s, m or h",
     "秒数，或带单位 ms、s、m、h 的数",
 ];
 const PORT: [&str; 2] = ["a number from 1 to 65535", "1 到 65535 的整数"];
