@@ -10,12 +10,14 @@ const page = (request, response) => {
   response.end('<!doctype html><title>page</title>');
 };
 const server = createServer({ cert: readFileSync(cert), key: readFileSync(key) }, page);
-const allowRequest = (request, done) => {
-  // A browser sends no Origin in a GET to the page's own origin.
+const io = new Server(server);
+// `allowRequest` would see the first request alone, a GET, with which a browser sends no Origin
+// to its own.
+io.engine.use((request, response, next) => {
   const { origin: sent = origin } = request.headers;
-  done(null, sent === origin);
-};
-new Server(server, { allowRequest }).on('connection', socket => {
+  next(sent === origin ? undefined : new Error(`${sent} is refused`));
+});
+io.on('connection', socket => {
   socket.on('say', (text, done) => done(`heard ${text}`));
 });
 server.listen(Number(port), address);
