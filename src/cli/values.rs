@@ -223,14 +223,22 @@ pub(super) fn header_lines(text: &str) -> Read<FieldEdits> {
     let Some(path) = text.strip_prefix('@') else {
         return Ok(FieldEdits(vec![header_line(text)?]));
     };
-    let lines = std::fs::read_to_string(path).map_err(|error| {
+    let bytes = std::fs::read(path).map_err(|error| {
         let cause = describe(&error);
         both!(
             "cannot read the file: {cause}; check its path and permissions",
             "无法读取文件：{cause}；请检查路径和权限"
         )
     })?;
-    let lines = lines.lines().enumerate();
+    let text = String::from_utf8(bytes).map_err(|_| {
+        Words::new(
+            "the file is not UTF-8 text; save it as UTF-8",
+            "文件不是 UTF-8 文本；请另存为 UTF-8",
+        )
+    })?;
+    // Editors on Windows begin a file with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let lines = text.lines().enumerate();
     let lines = lines.filter(|(_, line)| !line.trim().is_empty());
     let edits = lines.map(|(number, line)| {
         header_line(line).map_err(|problem| {

@@ -196,7 +196,7 @@ pub fn configured_fields_are_set_and_removed() {
     let folder = Folder::new("fields");
     let file = folder.write(
         "secrets",
-        "Authorization: Bearer s3cret\r\n\nX-Empty;\nCookie:\n",
+        "\u{feff}Authorization: Bearer s3cret\r\n\nX-Empty;\nCookie:\n",
     );
     let from_file = format!("@{file}");
     let flags = [
@@ -283,9 +283,14 @@ pub fn a_configured_x_forwarded_proto_sets_the_upstream_scheme() {
 pub fn fields_that_cannot_be_set_are_refused_without_their_value() {
     let folder = Folder::new("bad-fields");
     let file = format!("@{}", folder.write("bad", "X-Good: 1\nHost: s3cret\n"));
+    let utf_16 = "X-A: s3cret\n".encode_utf16().flat_map(u16::to_le_bytes);
+    let utf_16: Vec<u8> = [0xff, 0xfe].into_iter().chain(utf_16).collect();
+    std::fs::write(folder.path("utf-16"), utf_16).unwrap();
+    let utf_16 = format!("@{}", folder.path("utf-16"));
     for (line, words) in [
         ("Host: s3cret", "Host is set with --host-header"),
         (&file, "line 2 of the file: Host is set with --host-header"),
+        (&utf_16, "the file is not UTF-8 text; save it as UTF-8"),
         (
             "Content_Length: s3cret",
             "Content_Length applies to a single",
