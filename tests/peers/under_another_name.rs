@@ -32,7 +32,11 @@ pub fn trials() -> Vec<Trial> {
         Need::Command("apache2"),
         Need::Path(APACHE_MODULES),
     ];
-    let registry = [curl, Need::Command("docker-registry")];
+    let registry = [
+        curl,
+        Need::Command("docker-registry"),
+        Need::Command("skopeo"),
+    ];
     let front = [
         curl,
         Need::Command("nginx"),
@@ -375,6 +379,25 @@ fn registry_push_and_pull() {
     let accept = format!("Accept: {manifest_type}");
     assert_eq!(curl_text(&["-H", &accept, &target]), manifest);
     let pulled = curl(&["-L", &proxy.url(&format!("/v2/image/blobs/{blob}"))]).output;
+    assert!(pulled == layer, "{} bytes came", pulled.len());
+
+    // skopeo pulls and pushes as Docker and Podman do: by blobs, in pieces.
+    let address = proxy.0.address;
+    let local = format!("dir:{}", folder.path("pulled"));
+    let [old, new] = ["image", "copy"].map(|name| format!("docker://{address}/{name}:latest"));
+    for (from, to) in [(&old, &local), (&local, &new)] {
+        let mut command = command("skopeo");
+        command.args(["--insecure-policy", "copy", "--preserve-digests"]);
+        command.args([
+            "--src-tls-verify=false",
+            "--dest-tls-verify=false",
+            from,
+            to,
+        ]);
+        command.env("HOME", &folder.0);
+        run("skopeo", &mut command, 2 * PATIENCE);
+    }
+    let pulled = curl(&["-L", &proxy.url(&format!("/v2/copy/blobs/{blob}"))]).output;
     assert!(pulled == layer, "{} bytes came", pulled.len());
 }
 
