@@ -12,7 +12,8 @@ use crate::http::request::RequestHead;
 use crate::http::syntax::split_port;
 
 /// Refuses requests that a foreign page makes a browser send. If the proxy adds a credential to
-/// each request, such a page could otherwise use it.
+/// each request, such a page could otherwise use it. TRACE is refused then too, because its
+/// response contains the request as the upstream received it (RFC 9110 §9.3.8).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteGuard {
     /// Whether the Host of a request must be safe.
@@ -63,6 +64,13 @@ impl SiteGuard {
                 status: 421,
                 reason: "requests for this Host are not served, because a foreign page could \
                          have sent them; list the Host with --allow-host if it is yours",
+            });
+        }
+        if self.checks_host && head.method == "TRACE" {
+            return Some(Rejection {
+                status: 403,
+                reason: "TRACE is not served where the proxy adds a credential, because the \
+                         response could show it",
             });
         }
         if !self.checks_origin {
@@ -187,6 +195,7 @@ mod tests {
             // The Host is checked first.
             ("GET Host: rebound.example|Origin: http://evil.example|", 421),
             ("GET Host:|", 200),
+            ("TRACE Host: localhost:8080|", 403),
             ("POST Host: localhost:8080|Origin: http://localhost:8080|", 200),
             ("POST Host: LOCALHOST:8080|Origin: http://localhost:8080|", 200),
             ("POST Host: localhost|Origin: http://localhost:80|", 200),
@@ -261,6 +270,7 @@ mod tests {
                 200,
             ),
             ("GET Host: rebound.example|Sec-Fetch-Site: none|", 200, 200),
+            ("TRACE Host: localhost|", 200, 200),
             (
                 "GET Host: rebound.example|Origin: http://app.example|",
                 200,

@@ -366,6 +366,7 @@ pub fn foreign_pages_are_refused_with_a_credential() {
             403,
             "--allow-origin",
         ),
+        ("TRACE / HTTP/1.1\r\nHost: localhost", 403, "TRACE"),
         (
             "GET /health HTTP/1.1\r\nHost: rebound.example",
             200,
