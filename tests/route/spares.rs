@@ -194,7 +194,7 @@ pub fn an_old_spare_is_renewed() {
         connections.load(Ordering::SeqCst) >= 3
     });
     assert_eq!(proxy.get("/").status(), 200);
-    proxy.log.wait_for("spare upstream connection taken");
+    proxy.log.wait_for("uses a spare upstream connection");
     let page = proxy.metrics_page();
     for line in [
         "simple_proxy_spare_lookups_total{result=\"hit\"} 1",
