@@ -98,7 +98,8 @@ pub fn the_report_exists_in_chinese() {
 
 pub fn origins_and_their_problems_are_shown() {
     let upstream = tls_origin("app.example.com", |mut client| {
-        client.head();
+        // The connection with which the certificate is verified sends nothing.
+        let Some(_) = client.try_head() else { return };
         let fields = "Location: https://app.example.com/x\r\n\
                       Set-Cookie: s=1; Domain=.example.com; Secure\r\n";
         client.send(&format!(

@@ -74,11 +74,12 @@ impl Lines {
                 return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero(),
-                "no {count} lines with {needle:?} in:\n{}",
-                lines.join("\n")
-            );
+            if left.is_zero() {
+                let all = lines.join("\n");
+                // A panic with the lock held would make `text` panic too, in a destructor.
+                drop(lines);
+                panic!("no {count} lines with {needle:?} in:\n{all}");
+            }
             lines = self.0 .1.wait_timeout(lines, left).unwrap().0;
         }
     }

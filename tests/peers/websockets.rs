@@ -127,7 +127,7 @@ fn websocket(client: Talker, via: Option<Proxying>, with_tls: bool) {
             },
             via.flags(server.address, Some(via.password_in_url())),
         ),
-        None => ("direct", vec!["--direct".to_owned()]),
+        None => ("直连", vec!["--direct".to_owned()]),
     };
     // Without --tls, the port decides about TLS.
     let proxy = Tested::start(origin.address, &flags);
