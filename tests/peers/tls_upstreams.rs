@@ -70,7 +70,7 @@ fn client_certificate(folder: &Folder) -> [String; 2] {
     [chain, folder.write("client.key", &certificate.key_pem())]
 }
 
-const MISSING: &str = "asks for a client certificate: --tls-cert and --tls-key";
+const MISSING: &str = "asks for a client certificate; set --tls-cert and --tls-key";
 
 fn nginx_that_demands_a_client_certificate() {
     let clients = open_folder("clients");
