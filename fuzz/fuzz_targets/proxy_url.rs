@@ -146,6 +146,8 @@ fn known_words() -> &'static [String] {
             "u@a",
             ":p@a",
             "a%3A:b@a",
+            "a,b",
+            "unix:/a,unix:/b",
         ];
         for url in urls.map(str::to_owned).into_iter().chain([
             format!("{long}:p@a"),

@@ -310,7 +310,9 @@ fn check_written_with_others(
         Answer::Taken(first, second) => (first, second),
         other => {
             let is_endless = matches!(framing, Framing::Length(n) if n > u64::MAX - 2);
-            assert!(is_endless, "{other:?}: {}", show());
+            // The http crate, on which hyper builds, takes names of up to 65,535 bytes.
+            let has_long_name = plain.fields.iter().any(|(name, _)| name.len() > 65_535);
+            assert!(is_endless || has_long_name, "{other:?}: {}", show());
             return;
         }
     };
