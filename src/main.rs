@@ -9,7 +9,6 @@ use std::sync::Arc;
 use async_signal::{Signal, Signals};
 use futures_lite::StreamExt;
 
-use simple_proxy::authority::Host;
 use simple_proxy::both;
 use simple_proxy::check;
 use simple_proxy::cli::manner::Manner;
@@ -104,21 +103,17 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), Complaint> {
 
     let mut signals = Interruptions::new()?;
     let addresses = listeners.addresses();
-    // The addresses of unix sockets do not parse and are left out.
-    let own: Vec<SocketAddr> = addresses
-        .iter()
-        .filter_map(|address| address.parse().ok())
-        .collect();
+    let own = Own::of(&addresses);
     // An inherited socket and one on port 0 have a port that only the kernel knows.
-    if let Some(address) = own.first() {
-        config.listen.port = address.port();
+    if let Some(port) = own.port() {
+        config.listen.port = port;
     }
     let config = Arc::new(config);
-    refuse_itself(&config, &own, &addresses, source("--upstream-host"))?;
+    refuse_itself(&config, &own, source("--upstream-host"))?;
     let certificates = config.listen.tls.as_ref();
     let certificates = certificates.map(|tls| Certificates::new(tls, source("--listen-cert")));
     let certificates = certificates.transpose()?.map(Arc::new);
-    let dialer = Dialer::new(config.clone())?.never_to(&own);
+    let dialer = Dialer::new(config.clone())?.never_to(own);
     let Listeners { of_threads, file } = listeners;
     let address_of = |listener: &Option<TcpListener>| {
         let listener = listener.as_ref();
@@ -176,26 +171,10 @@ fn serve(mut config: Config, settings: Vec<Setting>) -> Result<(), Complaint> {
 }
 
 /// Refuses an upstream that is the program's own listening address, since the program would send
-/// requests to itself for ever. `own` are the TCP addresses among all `addresses`; `source` is
-/// the flag or the variable that names the upstream.
-fn refuse_itself(
-    config: &Config,
-    own: &[SocketAddr],
-    addresses: &[String],
-    source: &str,
-) -> Result<(), Complaint> {
+/// requests to itself for ever. `source` is the flag or the variable that names the upstream.
+fn refuse_itself(config: &Config, own: &Own, source: &str) -> Result<(), Complaint> {
     let upstream = &config.upstream;
-    let is_own = match (&config.route, &upstream.host) {
-        (Route::Direct, Host::Ip(ip)) => {
-            Own::new(own).includes(SocketAddr::new(*ip, upstream.port))
-        }
-        (Route::Direct, Host::Unix(path)) => {
-            let mut paths = addresses.iter().filter_map(|own| own.strip_prefix("unix:"));
-            paths.any(|own| is_same_file(own, path))
-        }
-        _ => false,
-    };
-    if !is_own {
+    if !matches!(config.route, Route::Direct) || !own.includes(upstream) {
         return Ok(());
     }
     let problem = both!(
@@ -204,16 +183,6 @@ fn refuse_itself(
         "{upstream} 是本程序自己监听的地址；请填写真正的上游，或换一个监听端口"
     );
     Err(Complaint::new(source, problem))
-}
-
-/// Whether two paths name the same file.
-fn is_same_file(one: &str, other: &str) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let identity = |path| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.dev(), metadata.ino()))
-    };
-    identity(one).is_some_and(|file| identity(other) == Some(file))
 }
 
 /// The signals that end the program.

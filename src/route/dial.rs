@@ -2,7 +2,7 @@
 //! TLS. Decides the server name for TLS. Leaves to `connect` how the first hop is resolved and
 //! connected to, and to `own` which addresses are this program's.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -96,8 +96,7 @@ impl Dialer {
 
     /// A dialer that refuses direct connections to these addresses, at which this program
     /// listens.
-    pub fn never_to(self, own: &[SocketAddr]) -> Dialer {
-        let own = Own::new(own);
+    pub fn never_to(self, own: Own) -> Dialer {
         Dialer { own, ..self }
     }
 

@@ -1,25 +1,52 @@
 //! The addresses at which this program itself listens, so that no route leads back to it.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use crate::authority::{Authority, Host};
 use crate::net::socket::Socket;
 
 /// The addresses at which this program itself listens.
 #[derive(Clone, Default)]
-pub struct Own(Arc<[SocketAddr]>);
+pub struct Own {
+    tcp: Arc<[SocketAddr]>,
+    /// Paths of unix sockets.
+    unix: Arc<[String]>,
+}
 
 impl Own {
-    /// The addresses of these listeners.
-    pub fn new(addresses: &[SocketAddr]) -> Own {
-        Own(addresses.into())
+    /// The addresses of listeners, as `Listeners::addresses` gives them: `ADDRESS:PORT` or
+    /// `unix:PATH`.
+    pub fn of(addresses: &[String]) -> Own {
+        let tcp = addresses.iter().filter_map(|address| address.parse().ok());
+        let unix = addresses
+            .iter()
+            .filter_map(|address| address.strip_prefix("unix:"));
+        Own {
+            tcp: tcp.collect(),
+            unix: unix.map(str::to_owned).collect(),
+        }
     }
 
-    /// Whether a connection to `address` would reach one of them.
-    pub fn includes(&self, address: SocketAddr) -> bool {
-        // An address that can be bound belongs to this machine.
-        let is_local = |ip| UdpSocket::bind((ip, 0)).is_ok();
-        self.0.iter().any(|own| reaches(*own, address, is_local))
+    /// The port of the first one that is not a unix socket.
+    pub fn port(&self) -> Option<u16> {
+        self.tcp.first().map(SocketAddr::port)
+    }
+
+    /// Whether a connection to `authority` would reach one of them. Does not resolve names.
+    pub fn includes(&self, authority: &Authority) -> bool {
+        match &authority.host {
+            Host::Ip(ip) => {
+                let address = SocketAddr::new(*ip, authority.port);
+                // An address that can be bound belongs to this machine.
+                let is_local = |ip| UdpSocket::bind((ip, 0)).is_ok();
+                self.tcp.iter().any(|own| reaches(*own, address, is_local))
+            }
+            Host::Unix(path) => self.unix.iter().any(|own| is_same_file(own, path)),
+            Host::Name(_) | Host::Zoned(..) => false,
+        }
     }
 
     /// Whether a connection has reached one of them.
@@ -34,8 +61,17 @@ impl Own {
                     .local()
                     .is_ok_and(|local| local.ip().to_canonical() == ip)
         };
-        self.0.iter().any(|own| reaches(*own, peer, is_local))
+        self.tcp.iter().any(|own| reaches(*own, peer, is_local))
     }
+}
+
+/// Whether two paths lead to the same file.
+fn is_same_file(one: &str, other: &str) -> bool {
+    let identity = |path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    identity(one).is_some_and(|file| identity(other) == Some(file))
 }
 
 /// Whether a connection to `address` reaches a listener at `own`.
