@@ -75,7 +75,7 @@ fn refusal(error: &io::Error) -> Words {
             "{cause}；请换一个，或停止占用它的程序"
         ),
         io::ErrorKind::AlreadyExists => Words::new(
-            "there is a file that is no socket; choose another path, or remove it",
+            "the file there is not a socket; choose another path, or remove the file",
             "该路径上已有文件，且不是套接字；请换一个路径，或删除该文件",
         ),
         io::ErrorKind::AddrNotAvailable => both!(
@@ -355,7 +355,7 @@ mod tests {
         let refused = bind_unix(path, 0o600).map(drop).expect_err("it is taken");
         assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
         let words = refusal(&refused);
-        assert!(words.say(Language::English).contains("no socket"));
+        assert!(words.say(Language::English).contains("not a socket"));
         assert_eq!(fs::read(path).expect("the file exists"), b"precious");
         fs::remove_file(path).expect("the file exists");
     }

@@ -254,16 +254,21 @@ pub fn clients_on_a_unix_socket() {
     drop(guard);
 }
 
-pub fn an_inherited_unix_socket() {
-    let folder = Folder::new("unix-inherited");
-    let path = folder.path("listen.sock");
-    let listener = UnixListener::bind(&path).unwrap();
+/// A program that inherits this listener, and its log.
+fn start_with_inherited(listener: UnixListener) -> (Guard, Lines) {
     let upstream = answering(|_| ok("fine")).to_string();
     let tcp_like = std::net::TcpListener::from(OwnedFd::from(listener));
     let mut command = inheriting(&tcp_like, "", &["-u", &upstream, "--log-lang", "en"]);
     command.stderr(std::process::Stdio::piped());
     let mut guard = Guard::spawn(&mut command);
     let log = Lines::collect(guard.0.stderr.take().unwrap());
+    (guard, log)
+}
+
+pub fn an_inherited_unix_socket() {
+    let folder = Folder::new("unix-inherited");
+    let path = folder.path("listen.sock");
+    let (mut guard, log) = start_with_inherited(UnixListener::bind(&path).unwrap());
     log.wait_for(&format!("listening on unix:{path}"));
     let mut client = connect_to(&path);
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -280,13 +285,7 @@ pub fn an_inherited_abstract_unix_socket() {
     use std::os::unix::net::{SocketAddr, UnixStream};
     let name = format!("simple-proxy-{}-inherited", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
-    let listener = UnixListener::bind_addr(&address).unwrap();
-    let upstream = answering(|_| ok("fine")).to_string();
-    let tcp_like = std::net::TcpListener::from(OwnedFd::from(listener));
-    let mut command = inheriting(&tcp_like, "", &["-u", &upstream, "--log-lang", "en"]);
-    command.stderr(std::process::Stdio::piped());
-    let mut guard = Guard::spawn(&mut command);
-    let log = Lines::collect(guard.0.stderr.take().unwrap());
+    let (_guard, log) = start_with_inherited(UnixListener::bind_addr(&address).unwrap());
     log.wait_for(&format!("listening on unix:@{name}"));
     let stream = UnixStream::connect_addr(&address).unwrap();
     let mut client = Client::new(OwnedFd::from(stream).into());
