@@ -90,3 +90,102 @@ pub fn cookie_domain(value: &[u8]) -> Option<&[u8]> {
         .last()?;
     Some(domain.value.strip_prefix(b".").unwrap_or(domain.value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a cookie is sent as, by the inner and the outer host and whether TLS is lost.
+    fn written(came: &str, inner: &str, outer: &str, loses_tls: bool) -> String {
+        let mut out = Vec::new();
+        let hosts = (inner.as_bytes(), outer.as_bytes());
+        write_cookie(&mut out, "Set-Cookie", came.as_bytes(), hosts, loses_tls);
+        let line = String::from_utf8(out).expect("text");
+        let value = line.strip_prefix("Set-Cookie: ");
+        let value = value.and_then(|value| value.strip_suffix("\r\n"));
+        value.expect("one field").to_owned()
+    }
+
+    #[test]
+    fn cookies_where_tls_is_lost() {
+        for (came, expected) in [
+            ("s=1; Domain=example.com; Secure; SameSite=None", "s=1"),
+            ("s=1", "s=1"),
+            ("s=1; Path=/; HttpOnly", "s=1; Path=/; HttpOnly"),
+            ("s=1;Secure;Path=/", "s=1;Path=/"),
+            ("s=1; SECURE ; path=/ ;", "s=1; path=/ ;"),
+            ("s=1; secure=1; Max-Age=5", "s=1; Max-Age=5"),
+            ("s=1; Secure; SameSite=Lax", "s=1; SameSite=Lax"),
+            ("s=1; Secure; samesite = none ; Partitioned", "s=1"),
+            // A browser refuses this for the upstream's own origin as well.
+            ("s=1; SameSite=None", "s=1; SameSite=None"),
+            ("s=1; Partitioned", "s=1; Partitioned"),
+            // A Domain that covers only the inner host is removed from every cookie.
+            ("s=1; Domain=.Example.com", "s=1"),
+            ("s=1; domain=APP.example.com; Path=/", "s=1; Path=/"),
+            ("s=1; Domain=other.example", "s=1; Domain=other.example"),
+            ("s=1; Domain=pp.example.com", "s=1; Domain=pp.example.com"),
+            ("s=1; Domain=", "s=1; Domain="),
+            ("s=1; Domain=localhost", "s=1; Domain=localhost"),
+            ("s=1; Secure; Domain=localhost", "s=1"),
+            ("s=1; Secure; Domain=other.example", "s=1"),
+            // A browser accepts these on localhost, and only with Secure.
+            (
+                "__Secure-s=1; Secure; SameSite=None; Partitioned",
+                "__Secure-s=1; Secure; SameSite=None; Partitioned",
+            ),
+            (
+                "__secure-s=1; Secure; Domain=localhost",
+                "__secure-s=1; Secure; Domain=localhost",
+            ),
+            (
+                "__Secure-s=1; Secure; Domain=example.com",
+                "__Secure-s=1; Secure",
+            ),
+            ("__Host-s=1; Secure; Path=/", "__Host-s=1; Secure; Path=/"),
+            ("__Http-s=1; Secure", "__Http-s=1; Secure"),
+            ("__Host-Http-s=1; Secure", "__Host-Http-s=1; Secure"),
+            ("x__Host-s=1; Secure", "x__Host-s=1"),
+            // Only attributes are removed, not the name and value of the cookie.
+            ("Secure", "Secure"),
+            ("Domain=example.com; Secure", "Domain=example.com"),
+            ("s=\"a,b\"; Secure", "s=\"a,b\""),
+            ("", ""),
+        ] {
+            let got = written(came, "App.example.com", "localhost", true);
+            assert_eq!(got, expected, "{came}");
+        }
+        // A Domain that covers both hosts is removed only together with Secure.
+        for (came, expected) in [
+            ("s=1; Domain=example.com", "s=1; Domain=example.com"),
+            ("s=1; Domain=example.com; Secure", "s=1"),
+        ] {
+            let got = written(came, "app.example.com", "app.example.com", true);
+            assert_eq!(got, expected, "{came}");
+        }
+        for (came, expected) in [
+            ("s=1; Domain=192.0.2.1", "s=1"),
+            ("s=1; Domain=2.1", "s=1; Domain=2.1"),
+        ] {
+            let got = written(came, "192.0.2.1", "localhost", true);
+            assert_eq!(got, expected, "{came}");
+        }
+    }
+
+    #[test]
+    fn cookies_where_tls_is_kept() {
+        for (came, expected) in [
+            (
+                "s=1; Domain=app.example.com; Secure; SameSite=None; Partitioned",
+                "s=1; Secure; SameSite=None; Partitioned",
+            ),
+            (
+                "s=1; Domain=example.com; Secure",
+                "s=1; Domain=example.com; Secure",
+            ),
+        ] {
+            let got = written(came, "App.example.com", "front.example.com", false);
+            assert_eq!(got, expected, "{came}");
+        }
+    }
+}

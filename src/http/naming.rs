@@ -661,113 +661,27 @@ mod tests {
     }
 
     #[test]
-    fn refresh() {
-        for (value, expected) in [
-            ("5", "5"),
-            ("0;url=O/x", "0;url=I/x"),
-            ("0; URL=O/x", "0; URL=I/x"),
-            ("0.5 , url = O/x", "0.5 , url = I/x"),
-            ("0; url='O/x'", "0; url='I/x'"),
-            ("0; url='O'", "0; url='I'"),
-            ("0; url=\"O/'\"x", "0; url=\"I/'\"x"),
-            ("0; O/x", "0; I/x"),
-            ("0; url", "0; url"),
-            ("0; url=/O", "0; url=/O"),
-            ("0; url=https://evil/O", "0; url=https://evil/O"),
-            ("0; url=//app.example.com/", "0; url=//localhost:8080/"),
-            ("", ""),
-        ] {
-            let came = value.replace('O', "https://app.example.com");
-            let expected = expected.replace('O', "https://app.example.com");
-            let expected = expected.replace('I', "http://localhost:8080");
-            assert_eq!(RENAMED.response("Refresh", &came), expected, "{came}");
-        }
-    }
-
-    #[test]
-    fn cookies_where_tls_is_lost() {
-        for (came, expected) in [
-            ("s=1; Domain=example.com; Secure; SameSite=None", "s=1"),
-            ("s=1", "s=1"),
-            ("s=1; Path=/; HttpOnly", "s=1; Path=/; HttpOnly"),
-            ("s=1;Secure;Path=/", "s=1;Path=/"),
-            ("s=1; SECURE ; path=/ ;", "s=1; path=/ ;"),
-            ("s=1; secure=1; Max-Age=5", "s=1; Max-Age=5"),
-            ("s=1; Secure; SameSite=Lax", "s=1; SameSite=Lax"),
-            ("s=1; Secure; samesite = none ; Partitioned", "s=1"),
-            // A browser refuses this for the upstream's own origin as well.
-            ("s=1; SameSite=None", "s=1; SameSite=None"),
-            ("s=1; Partitioned", "s=1; Partitioned"),
-            // A Domain that covers only the inner host is removed from every cookie.
-            ("s=1; Domain=.Example.com", "s=1"),
-            ("s=1; domain=APP.example.com; Path=/", "s=1; Path=/"),
-            ("s=1; Domain=other.example", "s=1; Domain=other.example"),
-            ("s=1; Domain=pp.example.com", "s=1; Domain=pp.example.com"),
-            ("s=1; Domain=", "s=1; Domain="),
-            ("s=1; Domain=localhost", "s=1; Domain=localhost"),
-            ("s=1; Secure; Domain=localhost", "s=1"),
-            ("s=1; Secure; Domain=other.example", "s=1"),
-            // A browser accepts these on localhost, and only with Secure.
-            (
-                "__Secure-s=1; Secure; SameSite=None; Partitioned",
-                "__Secure-s=1; Secure; SameSite=None; Partitioned",
-            ),
-            (
-                "__secure-s=1; Secure; Domain=localhost",
-                "__secure-s=1; Secure; Domain=localhost",
-            ),
-            (
-                "__Secure-s=1; Secure; Domain=example.com",
-                "__Secure-s=1; Secure",
-            ),
-            ("__Host-s=1; Secure; Path=/", "__Host-s=1; Secure; Path=/"),
-            ("__Http-s=1; Secure", "__Http-s=1; Secure"),
-            ("__Host-Http-s=1; Secure", "__Host-Http-s=1; Secure"),
-            ("x__Host-s=1; Secure", "x__Host-s=1"),
-            // Only attributes are removed, not the name and value of the cookie.
-            ("Secure", "Secure"),
-            ("Domain=example.com; Secure", "Domain=example.com"),
-            ("s=\"a,b\"; Secure", "s=\"a,b\""),
-            ("", ""),
-        ] {
-            assert_eq!(RENAMED.response("Set-Cookie", came), expected, "{came}");
-        }
-        // With the client's Host, the Domain covers both origins and is removed only together
-        // with Secure.
+    fn refresh_and_cookies() {
+        let refresh = RENAMED.response("Refresh", "0; url='https://app.example.com/x'");
+        assert_eq!(refresh, "0; url='http://localhost:8080/x'");
+        let refresh = RENAMED.response("Refresh", "0; url=//app.example.com/");
+        assert_eq!(refresh, "0; url=//localhost:8080/");
+        let cookie = "s=1; Domain=example.com; Secure";
+        assert_eq!(RENAMED.response("Set-Cookie", cookie), "s=1");
+        // With the client's Host, the Domain covers both origins, and TLS is lost all the same.
         let kept = Case {
             host: "app.example.com",
             ..KEPT
         };
-        for (came, expected) in [
-            ("s=1; Domain=example.com", "s=1; Domain=example.com"),
-            ("s=1; Domain=example.com; Secure", "s=1"),
-        ] {
-            assert_eq!(kept.response("Set-Cookie", came), expected, "{came}");
-        }
-    }
-
-    #[test]
-    fn cookies_where_tls_is_kept() {
+        let domain = "s=1; Domain=example.com";
+        assert_eq!(kept.response("Set-Cookie", domain), domain);
+        assert_eq!(kept.response("Set-Cookie", cookie), "s=1");
         let front = Case {
             host: "front.example.com",
             fields: "X-Forwarded-Proto: https\r\n",
             ..RENAMED
         };
-        let came = "s=1; Domain=app.example.com; Secure; SameSite=None; Partitioned";
-        let expected = "s=1; Secure; SameSite=None; Partitioned";
-        assert_eq!(front.response("Set-Cookie", came), expected);
-        let both = "s=1; Domain=example.com; Secure";
-        assert_eq!(front.response("Set-Cookie", both), both);
-        let address = Case {
-            host_header: Some("192.0.2.1"),
-            ..RENAMED
-        };
-        for (came, expected) in [
-            ("s=1; Domain=192.0.2.1", "s=1"),
-            ("s=1; Domain=2.1", "s=1; Domain=2.1"),
-        ] {
-            assert_eq!(address.response("Set-Cookie", came), expected);
-        }
+        assert_eq!(front.response("Set-Cookie", cookie), cookie);
     }
 
     #[test]

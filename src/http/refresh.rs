@@ -32,3 +32,31 @@ pub(super) fn url_range(value: &[u8]) -> Range<usize> {
         _ => at..value.len(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        for (value, expected) in [
+            ("5", ""),
+            ("0;url=O/x", "O/x"),
+            ("0; URL=O/x", "O/x"),
+            ("0.5 , url = O/x", "O/x"),
+            ("0; url='O/x'", "O/x"),
+            ("0; url='O'", "O"),
+            ("0; url=\"O/'\"x", "O/'"),
+            ("0; O/x", "O/x"),
+            ("0; url", "url"),
+            ("0; url=/O", "/O"),
+            ("0; url=https://evil/O", "https://evil/O"),
+            ("0; url=//O/", "//O/"),
+            ("", ""),
+        ] {
+            let value = value.replace('O', "https://app.example.com");
+            let expected = expected.replace('O', "https://app.example.com");
+            assert_eq!(&value[url_range(value.as_bytes())], expected, "{value}");
+        }
+    }
+}
