@@ -19,6 +19,8 @@ pub fn trials() -> Vec<Trial> {
         Need::Path(GSSAPI),
         Need::Path(NTLM_MECHANISM),
         Need::Python("requests_ntlm"),
+        // Of requests_ntlm 1.2 and newer: Apache refuses the logins of older ones.
+        Need::Python("spnego"),
     ];
     let express = [
         Need::Command("node"),
